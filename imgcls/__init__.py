@@ -1,0 +1,1 @@
+"""Train and test image classifiers on ImageNet, every choice a Hydra config."""
