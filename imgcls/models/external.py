@@ -1,0 +1,104 @@
+"""Networks from elsewhere: any classifier of torchvision, and of timm where it is installed."""
+
+import difflib
+import importlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torchvision
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+def torchvision_model(
+    arch: str, num_classes: int = 1000, *, in_channels: int = 3, weights: str | None = None, **options: Any
+) -> nn.Module:
+    """The classifier that torchvision calls `arch`, such as convnext_tiny.
+
+    In training googlenet and inception_v3 return NamedTuples: the logits, then those of the auxiliary heads.
+
+    Args:
+        weights: None for random ones, or the name of published ones (`DEFAULT`, `IMAGENET1K_V1`), which torchvision
+            downloads. With another number of classes than theirs the last layer starts afresh.
+        options: what else the network's constructor takes, such as dropout, or image_size of the vit family.
+
+    Raises:
+        ValueError: an unknown `arch`, `weights` or option, or `in_channels` other than 3.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        raise ValueError(
+            f"model.arch={arch} is no classifier of torchvision {torchvision.__version__}{nearest(arch, known)}"
+        )
+    if in_channels != 3:
+        raise ValueError(
+            f"model.in_channels={in_channels}: torchvision's {arch} takes 3; set data.channels=3, "
+            "or use model=timm or one of the networks written here, which take any"
+        )
+    # Their default initialisation warns that it may change; to name it keeps it.
+    defaults = {"init_weights": True} if arch in ("googlenet", "inception_v3") else {}
+    if weights is None:
+        return build(torchvision.models.get_model, arch, {"num_classes": num_classes, **defaults, **options})
+
+    published = torchvision.models.get_model_weights(arch)
+    if weights not in published.__members__:
+        names = ", ".join(published.__members__)
+        raise ValueError(
+            f"model.weights={weights} is not published for torchvision's {arch}; use null or one of {names}"
+        )
+    pretrained = build(torchvision.models.get_model, arch, {"weights": published[weights], **options})
+    if num_classes == len(published[weights].meta["categories"]):
+        return pretrained
+    if defaults:
+        # The published ones were trained on inputs scaled in another way, which transform_input restores.
+        defaults["transform_input"] = True
+    model = build(torchvision.models.get_model, arch, {"num_classes": num_classes, **defaults, **options})
+    own = model.state_dict()
+    fits = {name: value for name, value in pretrained.state_dict().items() if own[name].shape == value.shape}
+    model.load_state_dict(fits, strict=False)
+    log.info("%s keeps its published weights but for %s", arch, ", ".join(sorted(own.keys() - fits.keys())))
+    return model
+
+
+def timm_model(
+    arch: str, num_classes: int = 1000, *, in_channels: int = 3, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    """The network that timm calls `arch`, such as resnet50d.
+
+    Args:
+        pretrained: start from the weights that timm publishes, which it downloads.
+        options: what else timm.create_model and the network take, such as drop_path_rate or img_size.
+
+    Raises:
+        ValueError: timm is not installed, or an unknown `arch` or option.
+    """
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise ValueError(
+            f"model.arch={arch} is to come from timm, which is not installed ({error}); "
+            "pip install timm, or install this project as imgcls[timm]"
+        ) from error
+    if not timm.is_model(arch):
+        raise ValueError(
+            f"model.arch={arch} is no network of timm {timm.__version__}{nearest(arch, timm.list_models())}"
+        )
+    arguments = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained, **options}
+    return build(timm.create_model, arch, arguments)
+
+
+def build(create: Callable[..., nn.Module], arch: str, arguments: dict[str, Any]) -> nn.Module:
+    """Call the library's factory; an option that the network does not have is the user's mistake."""
+    try:
+        return create(arch, **arguments)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(f"model.arch={arch} does not take all of {', '.join(arguments)}: {error}") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else "; its documentation lists the names"
