@@ -1,0 +1,242 @@
+"""From a split to the pixels of a batch: read, plan the boxes, decode, crop, resample, mirror.
+
+Three ways of holding a split give three ways to fill a part of a batch buffer; the loader does not know which it has.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from imgcls.data import keyed
+from imgcls.data.crops import Crop
+from imgcls.data.decode import BadImageError, decode_box, decode_whole, read_size, resample_box
+from imgcls.data.sources import ArraySplit, FolderSplit, Split
+
+log = logging.getLogger(__name__)
+
+Failures = list[tuple[int, BadImageError]]  # position in what was to be filled, and why it was not
+
+
+class Plan:
+    """Which box of each image, and whether mirrored: a function of (seed, epoch, sample index)."""
+
+    def __init__(self, crop: Crop, *, image_size: int, flip: float, seed: int) -> None:
+        self.crop = crop
+        self.image_size = image_size
+        self.flip = flip
+        self.seed = seed
+
+    def boxes(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """(B, 4) boxes for images of `sizes` (B, 2)."""
+        draws = keyed.uniforms(self.seed, epoch, indices, self.crop.num_draws, stream=keyed.CROP)
+        return self.crop.boxes(sizes, draws, image_size=self.image_size)
+
+    def flips(self, epoch: int, indices: np.ndarray) -> np.ndarray:
+        """(B,) bool."""
+        if self.flip == 0:
+            return np.zeros(len(indices), bool)
+        return keyed.uniforms(self.seed, epoch, indices, 1, stream=keyed.FLIP)[:, 0] < self.flip
+
+
+class Pixels(Protocol):
+    """Fills parts of batch buffers, from any thread."""
+
+    chunk_size: int  # images that are worth one call
+
+    def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        """Write the planned crops of images `indices` (n,) into `out` (n, H, W, C) uint8."""
+        ...
+
+
+class FilePixels:
+    """Decodes each time, only what the box needs where the native decoder takes the file."""
+
+    chunk_size = 16
+
+    def __init__(self, split: FolderSplit) -> None:
+        self.split = split
+
+    def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        failures: Failures = []
+        data: list[bytes] = []
+        for position, index in enumerate(indices):
+            try:
+                data.append(self.split.read(int(index)))
+            except BadImageError as error:
+                data.append(b"")
+                failures.append((position, error))
+        failed = {position for position, _ in failures}
+        native = _native()
+        sizes = np.ones((len(data), 2), np.int64)
+        by_pillow = set(range(len(data))) - failed
+        if native is not None:
+            known, status = native.read_sizes(data)
+            taken = {position for position in by_pillow if status[position] == 0}
+            sizes[sorted(taken)] = known[sorted(taken)]
+            by_pillow -= taken
+        for position in sorted(by_pillow):
+            try:
+                sizes[position] = read_size(data[position], self.split.path(int(indices[position])))
+            except BadImageError as error:
+                failures.append((position, error))
+                failed.add(position)
+
+        boxes = plan.boxes(epoch, indices, sizes)
+        flips = plan.flips(epoch, indices)
+        left = set(range(len(data))) - failed
+        if native is not None and _all_inside(boxes, sizes):
+            status = native.decode(data, boxes, flips, out)
+            left = {position for position in left if status[position] != 0}
+        for position in sorted(left):
+            name = self.split.path(int(indices[position]))
+            try:
+                decode_box(data[position], boxes[position], out[position], flip=bool(flips[position]), name=name)
+            except BadImageError as error:
+                failures.append((position, error))
+        return sorted(failures, key=lambda failure: failure[0])
+
+
+class KeptPixels:
+    """Decodes each image once, whole, and keeps its pixels: for sets of small size and images of any shape.
+
+    The crops are Pillow's from full resolution, so they differ from `FilePixels`' by its rounding, or by libjpeg's
+    reduced sizes where the native decoder is missing; what is kept is a function of the set and of data.cache_gb.
+    """
+
+    chunk_size = 32
+
+    def __init__(self, split: FolderSplit, sizes: np.ndarray, channels: int) -> None:
+        self.split = split
+        self.sizes = sizes  # (N, 2)
+        self.channels = channels
+        lengths = sizes.astype(np.int64).prod(axis=1) * channels
+        self.offsets = np.concatenate([[0], lengths.cumsum()])
+        self.blob = np.empty(self.offsets[-1], np.uint8)
+        self.is_kept = np.zeros(len(split), bool)
+
+    def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        failures: Failures = []
+        boxes = plan.boxes(epoch, indices, self.sizes[indices])
+        flips = plan.flips(epoch, indices)
+        for position, index in enumerate(indices):
+            try:
+                pixels = self._whole(int(index))
+            except BadImageError as error:
+                failures.append((position, error))
+                continue
+            resample_box(pixels, boxes[position], out[position], flip=bool(flips[position]))
+        return failures
+
+    def _whole(self, index: int) -> np.ndarray:
+        height, width = self.sizes[index]
+        kept = self.blob[self.offsets[index] : self.offsets[index + 1]].reshape(height, width, self.channels)
+        if not self.is_kept[index]:  # two threads may both decode it: they write the same
+            kept[:] = decode_whole(self.split.read(index), self.channels, self.split.path(index))
+            self.is_kept[index] = True
+        return kept
+
+
+class ArrayPixels:
+    """Crops from images of one size that are already an array; a crop that only copies is one gather for the batch."""
+
+    chunk_size = 1 << 16
+
+    def __init__(self, split: ArraySplit) -> None:
+        self.split = split
+
+    def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        images = self.split.images
+        sizes = np.broadcast_to(np.array(images.shape[1:3]), (len(indices), 2))
+        boxes = plan.boxes(epoch, indices, sizes)
+        flips = plan.flips(epoch, indices)
+        corners = boxes[:, :2].astype(np.int64)
+        if (boxes == np.hstack([corners, corners + [out.shape[2], out.shape[1]]])).all():
+            _copy(images, indices, corners, out)
+            if flips.any():
+                out[flips] = out[flips, :, ::-1]
+        else:
+            for position, index in enumerate(indices):
+                resample_box(images[index], boxes[position], out[position], flip=bool(flips[position]))
+        return []
+
+
+def hold(split: Split, channels: int, *, cache_gb: float) -> Pixels:
+    """The way to hold `split`: arrays as they are, files kept decoded if all fit in `cache_gb`, else read each time."""
+    if isinstance(split, ArraySplit):
+        return ArrayPixels(split)
+    sizes = _sizes_within(split, channels, num_bytes=cache_gb * 1e9)
+    return FilePixels(split) if sizes is None else KeptPixels(split, sizes, channels)
+
+
+def decoder() -> str:
+    """Which decoder reads JPEG files, and what to do for the fast one, in words."""
+    try:
+        from imgcls.data import native
+    except ImportError as error:
+        return f"Pillow ({error})"
+    return "libjpeg-turbo, native" if native.available() else f"Pillow ({native.why_not()})"
+
+
+def _native():  # noqa: ANN202  the module, or None
+    try:
+        from imgcls.data import native
+    except ImportError:
+        return None
+    return native if native.available() else None
+
+
+def _sizes_within(split: FolderSplit, channels: int, *, num_bytes: float) -> np.ndarray | None:
+    # Reads headers until the budget is spent, so a set too large to keep costs no more than one that is kept.
+    if num_bytes <= 0:
+        return None
+    sizes = np.empty((len(split), 2), np.int32)
+    left = num_bytes
+    for index in range(len(split)):
+        try:
+            sizes[index] = read_size(split.read(index), split.path(index))
+        except BadImageError:
+            sizes[index] = 1, 1  # named when its turn comes
+        left -= float(sizes[index].astype(np.int64).prod()) * channels
+        if left < 0:
+            return None
+    return sizes
+
+
+def _all_inside(boxes: np.ndarray, sizes: np.ndarray) -> bool:
+    return bool((boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= sizes[:, ::-1]).all())
+
+
+def _copy(images: np.ndarray, indices: np.ndarray, corners: np.ndarray, out: np.ndarray) -> None:
+    # Boxes of the output's own size, possibly past the edge, where it is black.
+    height, width = images.shape[1:3]
+    rows, columns = out.shape[1:3]
+    if (rows, columns) == (height, width) and not corners.any():
+        np.take(images, indices, axis=0, out=out)
+        return
+    before = np.maximum(-corners.min(axis=0), 0)
+    after = np.maximum(corners.max(axis=0) + [columns - width, rows - height], 0)
+    padded = np.zeros(
+        (len(indices), before[1] + height + after[1], before[0] + width + after[0], out.shape[3]), np.uint8
+    )
+    padded[:, before[1] : before[1] + height, before[0] : before[0] + width] = images[indices]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), axis=(1, 2))  # (B, y, x, C, H, W)
+    picked = windows[np.arange(len(indices)), corners[:, 1] + before[1], corners[:, 0] + before[0]]
+    out[:] = picked.transpose(0, 2, 3, 1)
+
+
+def check_channels(split: Split, channels: int) -> None:
+    """Hold an array's channels against what the network is to see.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if isinstance(split, ArraySplit) and split.images.shape[3] != channels:
+        raise ValueError(f"data.channels={channels} but the images have {split.images.shape[3]}; set it to that")
+
+
+def describe(failures: Sequence[BadImageError]) -> str:
+    """The first few bad images, by name and reason."""
+    shown = "; ".join(str(failure) for failure in failures[:3])
+    return shown + (f"; and {len(failures) - 3} more" if len(failures) > 3 else "")

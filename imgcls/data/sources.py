@@ -1,0 +1,119 @@
+"""Where images come from: a split is labels, and images by index; an image set is two splits over the same classes."""
+
+import dataclasses
+import difflib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imgcls.data.decode import BadImageError
+
+
+class FolderSplit:
+    """Image files in one folder per class, as packed arrays: a million files cost megabytes, not a million objects.
+
+    `names` holds every path relative to `root` one after another, as bytes; file i's are offsets[i]:offsets[i + 1].
+    """
+
+    def __init__(self, root: str | Path, names: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> None:
+        self.root = os.fsencode(root)
+        self.names = names  # uint8
+        self.offsets = offsets  # int64, one more than there are files
+        self.labels = labels.astype(np.int64, copy=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """Where image `index` lies, as the user would type it."""
+        return os.fsdecode(self._path(index))
+
+    def read(self, index: int) -> bytes:
+        """The bytes of the file of image `index`.
+
+        Raises:
+            BadImageError: it cannot be read, tried twice: network filesystems fail now and then.
+        """
+        path = self._path(index)
+        try:
+            return _read_file(path)
+        except FileNotFoundError:
+            raise BadImageError(os.fsdecode(path), "is gone since the folder was listed") from None
+        except OSError:
+            time.sleep(0.05)
+        try:
+            return _read_file(path)
+        except OSError as error:
+            raise BadImageError(os.fsdecode(path), f"cannot be read: {error.strerror or error}") from error
+
+    def _path(self, index: int) -> bytes:
+        return self.root + b"/" + self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+
+class ArraySplit:
+    """Images of one size, already decoded: (N, H, W, C) uint8."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, *, name: str = "array") -> None:
+        self.images = images
+        self.labels = labels.astype(np.int64, copy=False)
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """What to call image `index`."""
+        return f"{self.name}[{index}]"
+
+
+Split = FolderSplit | ArraySplit
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """What is trained and validated on; a label is a position in `classes`."""
+
+    train: Split
+    val: Split
+    classes: list[str]
+    channels: int
+
+    def check_num_classes(self, num_classes: int | None) -> int:
+        """The number of classes, held against what the config says.
+
+        Raises:
+            ValueError: the config names another number.
+        """
+        found = len(self.classes)
+        if num_classes is not None and num_classes != found:
+            raise ValueError(
+                f"data.num_classes={num_classes} but the data has {found} classes "
+                f"({', '.join(self.classes[:3])}, ...); set data.num_classes=null to follow the data"
+            )
+        return found
+
+
+def arrays(
+    train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: Sequence[str], *, name: str
+) -> ImageSet:
+    """An image set from (images, labels) pairs held in memory; images (N, H, W, C) uint8."""
+    return ImageSet(
+        train=ArraySplit(*train, name=f"{name}/train"),
+        val=ArraySplit(*val, name=f"{name}/val"),
+        classes=list(classes),
+        channels=train[0].shape[3],
+    )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint in words at the most similar of `names`, or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (nearest: {close[0]!r})" if close else ""
+
+
+def _read_file(path: bytes) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
