@@ -1,0 +1,427 @@
+"""The configuration: its schema, the checks across its fields, and the command line's errors.
+
+Imports no torch, so that help and every config error come at once. What a user chooses lives in conf/; this module
+says which keys exist, which values they take, and turns a mistake into one line that ends the search.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+log = logging.getLogger(__name__)
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+BAD_IMAGE_POLICIES = ("raise", "skip")
+AUGMENT_POLICIES = ("randaugment", "trivialaugment")
+LR_SCALINGS = ("none", "linear")
+
+
+class ConfigError(ValueError):
+    """A mistake in what the user asked for: its text names the key, the value and the way out."""
+
+
+@dataclass
+class Scale:
+    """The size of a run that a tiny data set brings in place of the recipe's; null keeps the recipe's."""
+
+    image_size: int | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+
+
+@dataclass
+class DataConfig:
+    """Where images come from and how they are read."""
+
+    name: str = MISSING
+    source: Any = MISSING
+    root: str | None = None
+    num_classes: int | None = None
+    channels: int = 3
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+    scale: Scale = field(default_factory=Scale)
+    num_threads: int | None = None
+    prefetch: int = 4
+    cache_gb: float = 2.0
+    on_bad_image: str = "raise"
+
+
+@dataclass
+class AugmentConfig:
+    """What happens to a training image, and the crop that validation takes."""
+
+    crop: Any = MISSING
+    eval_crop: Any = MISSING
+    flip: float = 0.0
+    pca_std: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    policy: str | None = None
+    policy_ops: int = 2
+    policy_magnitude: int = 9
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass
+class RecipeConfig:
+    """The scale of a paper's training procedure; what a tiny data set may replace by its own."""
+
+    name: str = MISSING
+    paper: str = MISSING
+    batch_size: int = MISSING
+    image_size: int = MISSING
+    epochs: int = MISSING
+
+
+@dataclass
+class CheckpointConfig:
+    """When a run is saved."""
+
+    every_minutes: float = 10.0
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    model: Any = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+
+    batch_size: int = MISSING
+    image_size: int = MISSING
+    epochs: int = MISSING
+
+    label_smoothing: float = 0.0
+    auxiliary_weight: float = 0.3
+    ema_decay: float = 0.0
+    clip_grad_norm: float | None = None
+    decay_norms_and_biases: bool = True
+    lr_scaling: str = "none"
+
+    name: str | None = None
+    seed: int = 0
+    overwrite: bool = False
+    max_steps: int | None = None
+    min_val_top1: float | None = None
+
+    device: str = "auto"
+    precision: str = "auto"
+    microbatch: int | None = None
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+
+    log_every_steps: int = 20
+    tensorboard: bool = True
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+# What does not change a run's result, or only says where its parts lie: left out of the run directory's name, and
+# free to differ when a run is taken up again.
+INCIDENTAL = (
+    "name",
+    "overwrite",
+    "data.root",
+    "data.num_threads",
+    "data.prefetch",
+    "data.cache_gb",
+    "min_val_top1",
+    "tensorboard",
+    "checkpoint",
+)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` for the known name nearest to `word`, or nothing where none is near."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def check(config: Config) -> None:
+    """Hold every field, and the fields against each other, to what they mean.
+
+    Raises:
+        ConfigError: naming the key, the value and the way out.
+    """
+    _one_of("precision", config.precision, PRECISIONS)
+    _one_of("lr_scaling", config.lr_scaling, LR_SCALINGS)
+    _one_of("data.on_bad_image", config.data.on_bad_image, BAD_IMAGE_POLICIES)
+    if config.augment.policy is not None:
+        _one_of("augment.policy", config.augment.policy, AUGMENT_POLICIES)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise ConfigError(f"device={config.device} is none of auto, cpu, cuda, cuda:N")
+    for key in ("batch_size", "image_size", "epochs", "microbatch", "max_steps", "log_every_steps", "data.prefetch"):
+        _at_least(key, _select(config, key), 1)
+    _at_least("data.num_threads", config.data.num_threads, 1)
+    _at_least("data.num_classes", config.data.num_classes, 2)
+    _at_least("seed", config.seed, 0)
+    for key in ("auxiliary_weight", "clip_grad_norm", "data.cache_gb", "checkpoint.every_minutes"):
+        _at_least(key, _select(config, key), 0)
+    for key in ("brightness", "contrast", "saturation", "hue", "pca_std", "mixup", "cutmix"):
+        _at_least(f"augment.{key}", getattr(config.augment, key), 0)
+    for key in ("flip", "erasing"):
+        _between(f"augment.{key}", getattr(config.augment, key), 0, 1)
+    _between("label_smoothing", config.label_smoothing, 0, 1)
+    _between("min_val_top1", config.min_val_top1, 0, 100)
+    if not 0 <= config.ema_decay < 1:
+        raise ConfigError(f"ema_decay={config.ema_decay} must be at least 0 (no averaging) and below 1")
+    if config.microbatch is not None and config.microbatch > config.batch_size:
+        raise ConfigError(
+            f"microbatch={config.microbatch} is larger than batch_size={config.batch_size}; "
+            f"use microbatch={config.batch_size} or less, or leave it out"
+        )
+    if config.precision == "fp16" and config.device == "cpu":
+        raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
+    if config.data.channels not in (1, 3):
+        raise ConfigError(f"data.channels={config.data.channels} must be 1 (gray) or 3 (RGB)")
+    for key in ("mean", "std"):
+        values = getattr(config.data, key)
+        if len(values) not in (1, config.data.channels):
+            raise ConfigError(
+                f"data.{key}={values} has {len(values)} values for data.channels={config.data.channels}; "
+                "give one value a channel, or one for all"
+            )
+    for plug in ("model", "optimizer", "schedule", "data.source", "augment.crop", "augment.eval_crop"):
+        node = _select(config, plug)
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(f"{plug}={node} has no _target_; choose one of conf/{plug.split('.')[0]}")
+
+
+def to_config(cfg: DictConfig) -> Config:
+    """Turn Hydra's composed tree into the plain, checked Config that the rest of the program reads.
+
+    Raises:
+        ConfigError: a mandatory value is missing, or `check` refuses a field.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def flatten(config: Config | dict[str, Any]) -> dict[str, Any]:
+    """Return the config as dotted keys and plain values: `{"optimizer.lr": 0.1, ...}`."""
+    tree = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{sub}": leaf for sub, leaf in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
+    """Return what of `flatten(config)` a run's result depends on."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in INCIDENTAL)
+    }
+
+
+def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Config:
+    """Compose a Config from conf/ in a program or a test: `compose(["model=vgg16"])`.
+
+    Raises:
+        ConfigError: as `check`, and for an override that Hydra refuses.
+    """
+    register()
+    try:
+        with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+            return to_config(hydra.compose(config_name, overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def register() -> None:
+    """Make the schema and the resolvers that conf/ uses known to Hydra; calling it again changes nothing."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def _first(*values: Any) -> Any:
+    """Return the first value that is not null: `${first:${data.scale.epochs},${recipe.epochs}}`."""
+    return next((value for value in values if value is not None), None)
+
+
+def _run_name(name: str | None, override_dirname: str) -> str:
+    """Name a run by what it is: `name=` where given, else the overrides that matter, short enough for any disk."""
+    name = name or override_dirname or "default"
+    safe = re.sub(r"[^\w.,=+-]+", "_", name)
+    if len(safe) > 120:
+        safe = f"{safe[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return safe
+
+
+@dataclass
+class Outcome:
+    """How one job of a sweep ended: the run's directory, and the error where there was one."""
+
+    run_dir: str
+    error: str | None = None
+
+
+def command_line(task: Callable[[Config, Path], None], *, config_name: str = "config") -> list[Outcome]:
+    """Run `task(config, run_dir)` as Hydra composes it from sys.argv, once, or for each job of a sweep (`-m`).
+
+    A user's mistake ends with one line and exit code 2, without a traceback; an exception that brings an `exit_code`
+    of its own ends with its text and that code. In a sweep a failing job is reported and the next one runs.
+
+    Returns:
+        The outcomes of a sweep's jobs in this process; empty after a single run.
+    """
+    register()
+    outcomes: list[Outcome] = []
+
+    def job(cfg: DictConfig) -> None:
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        try:
+            task(to_config(cfg), run_dir)
+        except Exception as error:
+            if not sweep:
+                raise
+            expected = _exit_code(error) is not None
+            text = _one_line(error) if expected else f"{type(error).__name__}: {error}"
+            log.error(text, exc_info=None if expected else error)
+            outcomes.append(Outcome(str(run_dir), error=text))
+        else:
+            outcomes.append(Outcome(str(run_dir)))
+        return None
+
+    try:
+        _run_hydra(job, config_name)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 130)) from None
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(code) from None
+    return outcomes if len(outcomes) > 1 or any(outcome.error for outcome in outcomes) else []
+
+
+def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run Hydra's own main so that its errors reach the caller as exceptions instead of a printed page."""
+    raised: list[BaseException] = []
+
+    def keep(cfg: DictConfig) -> None:
+        # Hydra prints a line of its own before it passes a job's exception on; hand ours over behind its back.
+        try:
+            job(cfg)
+        except Exception as error:
+            raised.append(error)
+
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(keep)()
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+    if raised:
+        raise raised[0]
+
+
+def _exit_code(error: BaseException) -> int | None:
+    """Return the exit code of an error that its text explains, or None for a fault of the program.
+
+    A user's mistake has 2; a fault of the program needs its traceback.
+    """
+    users = isinstance(error, ValueError | FileNotFoundError | HydraException | OmegaConfBaseException)
+    return getattr(error, "exit_code", 2 if users else None)
+
+
+def _one_line(error: BaseException) -> str:
+    return explain(error) if isinstance(error, HydraException | OmegaConfBaseException) else str(error)
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what is wrong with an override, with the nearest right name.
+
+    Hydra's own messages run over several lines, name no alternatives, and end in advice that does not fit here.
+    """
+    text = str(error)
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        return f"{group}={choice}: there is no such {group}{nearest(choice, options)}; one of {', '.join(options)}"
+    if isinstance(error, OverrideParseException):
+        return " ".join(text.split())
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match.group(1).split("@")[0]
+        groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
+        *path, leaf = key.split(".")
+        parent = getattr(cause, "parent_node", None)
+        known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+        if not path:
+            known = [f.name for f in dataclasses.fields(Config)] + groups
+        prefix = "".join(f"{part}." for part in path)
+        # An option of the class behind a plug may be added with a +; an own key that does not exist may not.
+        also = f"; to pass it to {prefix}_target_ all the same: +{key}=..." if path and "_target_" in known else ""
+        known = [name for name in known if not name.startswith("_")]
+        where = f"{'.'.join(path)} has {', '.join(known)}" if path and known else "see --help for the keys there are"
+        return f"{key}: there is no such key{nearest(leaf, known)}; {where}{also}"
+    if isinstance(error, ConfigCompositionException) and cause is not None:
+        head = text.splitlines()[0].removeprefix("Error merging override ")
+        return f"{head}: {str(cause).splitlines()[0]}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line)
+
+
+def _select(config: Config, key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key}={value} is none of {', '.join(known)}{nearest(value, known)}")
+
+
+def _at_least(key: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise ConfigError(f"{key}={value} is too small; use at least {least}")
+
+
+def _between(key: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ConfigError(f"{key}={value} must lie between {low} and {high}")

@@ -1,0 +1,129 @@
+"""One process for each GPU: who this process is among them, and the few things they say to each other.
+
+`torchrun` and Slurm's `srun` both work; without either there is one rank, and every function here costs nothing.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Tell whether this is the rank that writes files and speaks."""
+    return rank() == 0
+
+
+def _environment() -> tuple[int, int, int] | None:
+    """Return (rank, world size, local rank) as torchrun or Slurm set them, or None for a run of one process."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
+    # SLURM_STEP_NUM_TASKS is set by srun alone; a plain `python train.py` inside an allocation stays one process.
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return (
+            int(os.environ["SLURM_PROCID"]),
+            int(os.environ["SLURM_STEP_NUM_TASKS"]),
+            int(os.environ["SLURM_LOCALID"]),
+        )
+    return None
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[torch.device]:
+    """Join the other ranks, if there are any, and give this rank's device.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N. With several ranks a node, each takes the GPU of its local rank.
+
+    Raises:
+        ValueError: CUDA was asked for and there is none, or no GPU of that number; Slurm gives no MASTER_ADDR.
+    """
+    place = _environment()
+    local_rank = place[2] if place else 0
+    chosen = _device(device, local_rank)
+    if place is None:
+        yield chosen
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise ValueError(
+            "several Slurm tasks, but MASTER_ADDR is not set; in the job script: "
+            'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) MASTER_PORT=29500'
+        )
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    # gloo beside nccl: flags and strings of the hosts travel without waiting for the GPUs.
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", rank=place[0], world_size=place[1]
+    )
+    if place[0] != 0:
+        # What every rank would say, rank 0 says; what goes wrong on one, that one says.
+        logging.getLogger().setLevel(logging.WARNING)
+    try:
+        yield chosen
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(device: str, local_rank: int) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError(f"device={device}, but torch sees no CUDA device here; use device=cpu or device=auto")
+    index = int(device[5:]) if device.startswith("cuda:") else local_rank
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"device=cuda:{index}, but there are {torch.cuda.device_count()} here; the first is cuda:0")
+    return torch.device("cuda", index)
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Add `values` up over all ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def agree(flag: int) -> int:
+    """Return the largest of every rank's `flag`: a signal that reached one rank stops them all at the same step."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor(flag)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return int(flags)
+
+
+def from_main(value: Any) -> Any:
+    """Return rank 0's `value` on every rank; an exception given as the value is raised on every rank."""
+    if world_size() > 1:
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        value = box[0]
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every rank rank 0's batch-norm statistics, so that all of them evaluate the same network."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

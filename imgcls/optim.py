@@ -1,0 +1,174 @@
+"""Learning-rate schedules, the parameters that decay, and the average of the weights.
+
+A schedule is a factor on the optimizer's lr at a point in time, counted in epochs as a real number. It has no step
+counter of its own, so that it cannot fall out of step with the run; what it must remember is in `state_dict`.
+"""
+
+import copy
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Schedule(Protocol):
+    """What the loop asks of a schedule."""
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        """Return what lr is multiplied by at `epoch` (0.5 is halfway through the first) of `epochs`."""
+        ...
+
+    def epoch_ended(self, val_top1: float) -> str | None:
+        """Take note of an epoch's validation top-1, in percent; return a line for the log where lr changes."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Constant:
+    """lr as it is, after a linear warm-up (Goyal et al. 2017, section 2.2) of `warmup_epochs`."""
+
+    def __init__(self, *, warmup_epochs: float = 0) -> None:
+        if warmup_epochs < 0:
+            raise ValueError(f"schedule.warmup_epochs={warmup_epochs} must not be negative")
+        self.warmup_epochs = warmup_epochs
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+
+    def epoch_ended(self, val_top1: float) -> str | None:
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del state  # a function of the epoch alone
+
+
+class Step(Constant):
+    """lr times `factor` every `every_epochs`; GoogLeNet: 0.96 every 8 (Szegedy et al. 2014, section 6)."""
+
+    def __init__(self, *, factor: float, every_epochs: int, warmup_epochs: float = 0) -> None:
+        super().__init__(warmup_epochs=warmup_epochs)
+        if every_epochs < 1:
+            raise ValueError(f"schedule.every_epochs={every_epochs} must be at least 1")
+        _check_factor(factor)
+        self.step_factor = factor
+        self.every_epochs = every_epochs
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        return super().factor(epoch, epochs=epochs) * self.step_factor ** (int(epoch) // self.every_epochs)
+
+
+class Cosine(Constant):
+    """Half a cosine from 1 after the warm-up to `final_factor` at the end (Loshchilov & Hutter 2017, equation 5)."""
+
+    def __init__(self, *, warmup_epochs: float = 0, final_factor: float = 0.0) -> None:
+        super().__init__(warmup_epochs=warmup_epochs)
+        self.final_factor = final_factor
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        # A warm-up longer than the run would never let lr arrive; a tenth of a short run is the usual share.
+        warmup_epochs = min(self.warmup_epochs, epochs / 10)
+        if epoch < warmup_epochs:
+            return epoch / warmup_epochs
+        progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+        return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Plateau(Constant):
+    """lr times `factor` after `patience_epochs` epochs in which validation top-1 gained less than `min_gain` points.
+
+    Krizhevsky et al. 2012, section 5, divided lr by 10 by hand when the validation error stopped falling.
+    """
+
+    def __init__(
+        self, *, factor: float = 0.1, patience_epochs: int = 5, min_gain: float = 0.1, warmup_epochs: float = 0
+    ) -> None:
+        super().__init__(warmup_epochs=warmup_epochs)
+        if patience_epochs < 1:
+            raise ValueError(f"schedule.patience_epochs={patience_epochs} must be at least 1")
+        _check_factor(factor)
+        self.step_factor = factor
+        self.patience_epochs = patience_epochs
+        self.min_gain = min_gain
+        self.best_top1 = -math.inf
+        self.stalled_epochs = 0
+        self.num_drops = 0
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        return super().factor(epoch, epochs=epochs) * self.step_factor**self.num_drops
+
+    def epoch_ended(self, val_top1: float) -> str | None:
+        if val_top1 >= self.best_top1 + self.min_gain:
+            self.best_top1 = val_top1
+            self.stalled_epochs = 0
+            return None
+        self.stalled_epochs += 1
+        if self.stalled_epochs < self.patience_epochs:
+            return None
+        self.stalled_epochs = 0
+        self.num_drops += 1
+        stalled = f"validation top-1 stalled for {self.patience_epochs} epochs at {self.best_top1:.2f} %"
+        return f"{stalled}: lr x {self.step_factor:g}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_top1": self.best_top1, "stalled_epochs": self.stalled_epochs, "num_drops": self.num_drops}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_top1 = state["best_top1"]
+        self.stalled_epochs = state["stalled_epochs"]
+        self.num_drops = state["num_drops"]
+
+
+def _check_factor(factor: float) -> None:
+    if not 0 < factor <= 1:
+        raise ValueError(f"schedule.factor={factor} must lie above 0 and be at most 1")
+
+
+def set_lr(optimizer: Optimizer, factor: float) -> float:
+    """Set every group's lr to `factor` times its first one; return the first group's."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return optimizer.param_groups[0]["lr"]
+
+
+def parameter_groups(model: nn.Module, *, decay_norms_and_biases: bool) -> list[dict[str, Any]]:
+    """Return the model's parameters for an optimizer: one group, or a second one, undecayed, of norms and biases.
+
+    He et al. 2019, section 3.1: only the weights of convolutions and linear layers decay. Those have two axes or more.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if decay_norms_and_biases:
+        return [{"params": parameters}]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim >= 2]},
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights, in a copy that is evaluated in its stead.
+
+    In the first steps the decay is at most (1 + steps) / (10 + steps), or the average would stay near the random
+    weights it starts from. Batch-norm statistics are averages already and are copied.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, *, step: int) -> None:
+        """Move the average towards `model` after optimizer step `step`, the first being 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = [parameter.detach() for parameter in model.parameters()]
+        # One kernel for all the tensors, as torch's own averaged models do it.
+        torch._foreach_lerp_(list(self.model.parameters()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)

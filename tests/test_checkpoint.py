@@ -1,0 +1,116 @@
+"""Checkpoints: whole or not at all, checked, never code."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from imgcls import checkpoint
+from imgcls.checkpoint import CheckpointError
+
+
+def content(value: float = 1.0) -> dict:
+    return {
+        "model": {"w": torch.full((50, 50), value), "n": torch.tensor(3)},
+        "state": {"step": 7, "best": -float("inf")},
+    }
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    tree = content() | {
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "list": [1, "a", None, (2, 3.5)],
+        "empty": torch.zeros(0),
+    }
+    checkpoint.save(tree, tmp_path / "last.pt")
+    loaded = checkpoint.load(tmp_path / "last.pt")
+    assert torch.equal(loaded["model"]["w"], tree["model"]["w"])
+    assert loaded["list"] == tree["list"]
+    assert loaded["state"] == tree["state"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "last.pt"]
+
+
+def test_the_previous_checkpoint_is_kept(tmp_path: Path) -> None:
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    for value in (1.0, 2.0):
+        checkpoint.save(content(value), last, keep_previous=previous)
+    assert checkpoint.load(last)["model"]["w"][0, 0] == 2
+    assert checkpoint.load(previous)["model"]["w"][0, 0] == 1
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(content(), path)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(content(2.0), path)
+    assert checkpoint.load(path)["model"]["w"][0, 0] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99])
+def test_a_torn_file_is_noticed_and_the_one_before_is_used(tmp_path: Path, share: float, caplog) -> None:
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    checkpoint.save(content(1.0), previous)
+    checkpoint.save(content(2.0), last)
+    whole = last.read_bytes()
+    last.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged"):
+        checkpoint.load(last)
+    loaded = checkpoint.load_latest([last, previous])
+    assert loaded is not None
+    assert loaded["model"]["w"][0, 0] == 1
+    assert "going on from" in caplog.text
+
+
+def test_a_changed_byte_of_a_weight_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(content(1.0), path)
+    raw = bytearray(path.read_bytes())
+    place = raw.find(torch.full((100,), 1.0).numpy().tobytes())
+    raw[place + 41] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(path)
+
+
+def test_only_damaged_files_end_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="overwrite=true"):
+        checkpoint.load_latest([tmp_path / "last.pt", tmp_path / "previous.pt"])
+    assert checkpoint.load_latest([tmp_path / "none.pt"]) is None
+
+
+class Malicious:
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.proof}",))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, writer: str) -> None:
+    path, proof = tmp_path / "evil.pt", tmp_path / "proof"
+    evil = {"model": {}, "checksum": 0, "format": 1, "x": Malicious(proof)}
+    if writer == "torch":
+        torch.save(evil, path)
+    else:
+        path.write_bytes(pickle.dumps(evil))
+    with pytest.raises(CheckpointError, match=r"evil\.pt"):
+        checkpoint.load(path)
+    assert not proof.exists()
+
+
+def test_another_programs_file_is_refused_with_a_word(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of imgcls"):
+        checkpoint.load(tmp_path / "other.pt")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        checkpoint.load(tmp_path / "none.pt")

@@ -1,0 +1,169 @@
+"""The config: every choice composes, every mistake is one line with the way out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgcls import config
+from imgcls.config import CONF_DIR, ConfigError, compose
+
+ROOT = CONF_DIR.parent
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+
+
+def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("group", ["model", "data", "augment", "optimizer", "schedule", "recipe", "experiment"])
+def test_every_choice_of_a_group_composes(group: str) -> None:
+    names = choices(group)
+    assert names
+    for name in names:
+        extra = ["model.arch=some"] if name in ("torchvision", "timm") else []
+        compose([f"{group}={name}", *extra])
+
+
+@pytest.mark.parametrize(
+    "model, recipe, lr, weight_decay, batch_size, image_size, crop",
+    [
+        ("lenet5", "lenet", 0.05, 1e-4, 128, 32, None),
+        ("alexnet", "alexnet", 0.01, 5e-4, 128, 227, None),
+        ("vgg16", "vgg", 0.01, 5e-4, 256, 224, [256, 512]),
+        ("googlenet", "googlenet", 0.01, 2e-4, 256, 224, None),
+        ("resnet50", "resnet", 0.1, 1e-5, 256, 224, [256, 480]),
+    ],
+)
+def test_a_model_brings_the_recipe_of_its_paper(
+    model: str, recipe: str, lr: float, weight_decay: float, batch_size: int, image_size: int, crop: list[int] | None
+) -> None:
+    composed = compose([f"model={model}", "data=imagenet", "data.root=there"])
+    assert composed.recipe.name == recipe
+    assert (composed.optimizer["lr"], composed.optimizer["momentum"]) == (lr, 0.9)
+    assert composed.optimizer["weight_decay"] == weight_decay
+    assert (composed.batch_size, composed.image_size) == (batch_size, image_size)
+    if crop:
+        assert composed.augment.crop["short_side"] == crop
+
+
+def test_a_recipe_on_the_command_line_wins_over_the_models() -> None:
+    composed = compose(["model=vgg16", "recipe=resnet_paper"])
+    assert composed.recipe.name == "resnet_paper"
+    assert (composed.optimizer["lr"], composed.optimizer["weight_decay"]) == (0.1, 1e-4)
+
+
+def test_one_part_of_a_recipe_can_be_swapped() -> None:
+    composed = compose(["model=vgg16", "optimizer=adamw", "schedule=cosine"])
+    assert composed.optimizer["_target_"] == "torch.optim.AdamW"
+    assert "momentum" not in composed.optimizer
+    assert composed.schedule["_target_"] == "imgcls.optim.Cosine"
+    assert composed.recipe.name == "vgg"
+
+
+def test_the_plateau_recipes_divide_lr_by_ten() -> None:
+    for model in ("alexnet", "vgg16", "resnet50"):
+        composed = compose([f"model={model}"])
+        assert composed.schedule["_target_"] == "imgcls.optim.Plateau"
+        assert composed.schedule["factor"] == 0.1
+
+
+def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it() -> None:
+    composed = compose(["model=resnet50", "data=shapes"])
+    assert composed.image_size == composed.data.scale.image_size != composed.recipe.image_size
+    assert compose(["model=resnet50", "data=shapes", "image_size=96"]).image_size == 96
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("model=vg16", ["model=vg16", "did you mean vgg16?"]),
+        ("optimizer.lrr=3", ["optimizer.lrr", "did you mean lr?", "momentum"]),
+        ("precision=fp8", ["precision=fp8", "fp32, bf16, fp16"]),
+        ("data.chanels=1", ["data.chanels", "did you mean channels?"]),
+        ("bath_size=4", ["bath_size", "did you mean batch_size?"]),
+        ("modle=vgg16", ["modle", "did you mean model?"]),
+        ("batch_size=many", ["batch_size=many", "Integer"]),
+        ("batch_size=0", ["batch_size=0", "at least 1"]),
+        ("device=gpu", ["device=gpu", "cuda"]),
+        ("microbatch=100000", ["microbatch=100000", "batch_size"]),
+        ("ema_decay=1", ["ema_decay=1.0", "below 1"]),
+        ("augment.flip=2", ["augment.flip=2.0", "between 0 and 1"]),
+        ("augment.policy=randaugmnt", ["augment.policy=randaugmnt", "did you mean randaugment?"]),
+        ("lr_scaling=linaer", ["lr_scaling=linaer", "did you mean linear?"]),
+        ("data.on_bad_image=ignore", ["data.on_bad_image=ignore", "raise, skip"]),
+        ("data.channels=4", ["data.channels=4", "1 (gray) or 3 (RGB)"]),
+        ("data.mean=[0.5,0.5]", ["data.mean", "2 values"]),
+        ("optimizer=null", ["optimizer"]),
+        ("model=torchvision", ["model.arch"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_key_value_and_the_way_out(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose([override])
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize("override", ["model=vg16", "optimizer.lrr=3", "precision=fp8", "=", "model=vgg16,vgg11"])
+def test_a_typo_on_the_command_line_ends_with_one_line_and_exit_code_2(override: str, tmp_path: Path) -> None:
+    done = run_train(override, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_help_and_config_errors_import_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for arguments, code in ((["--help"], 0), (["precision=fp8"], 2), (["model=vg16"], 2)):
+        command = [sys.executable, str(ROOT / "train.py"), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert "torch was imported" not in done.stderr
+
+
+def test_help_names_the_models_and_the_commands_to_start_with(tmp_path: Path) -> None:
+    shown = run_train("--help", cwd=tmp_path).stdout
+    for word in (
+        "resnet18",
+        "vgg16_1x1",
+        "python train.py model=vgg16",
+        "tensorboard",
+        "-m model=",
+        "scripts/compare.py",
+    ):
+        assert word in shown
+
+
+def test_what_does_not_change_the_result_is_left_out_of_the_consequential() -> None:
+    one = config.consequential(compose(["data.num_threads=1", "name=a", "data.root=x"]))
+    other = config.consequential(compose(["data.num_threads=2", "overwrite=true", "tensorboard=false"]))
+    assert one == other
+    assert one != config.consequential(compose(["seed=1"]))
+
+
+def test_every_incidental_key_is_left_out_of_the_run_directorys_name() -> None:
+    text = (CONF_DIR / "config.yaml").read_text()
+    excluded = text.split("exclude_keys:")[1].split("job_logging")[0]
+    known = config.flatten(compose())
+    for key in config.INCIDENTAL:
+        for full in [name for name in known if name == key or name.startswith(f"{key}.")]:
+            assert f"- {full}\n" in excluded, full
+
+
+def test_a_long_run_name_is_cut_and_stays_unique() -> None:
+    names = {config._run_name(None, f"{'x' * 300}={value}") for value in (1, 2)}
+    assert len(names) == 2
+    assert all(len(name) < 130 for name in names)
+    assert config._run_name(None, "") == "default"
+    assert config._run_name("a/b c", "seed=1") == "a_b_c"

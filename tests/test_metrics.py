@@ -1,0 +1,59 @@
+"""Loss and accuracy against hand-counted numbers."""
+
+import math
+
+import pytest
+import torch
+
+from imgcls.losses import ClassificationLoss
+from imgcls.metrics import Meter, hits
+
+CPU = torch.device("cpu")
+
+
+def test_top1_and_top5_count_what_a_hand_counts() -> None:
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3]] * 3)
+    top1, top5 = hits(logits, torch.tensor([0, 4, 5]))
+    assert (top1.item(), top5.item()) == (1, 2)
+
+
+def test_a_network_that_says_nothing_is_not_right() -> None:
+    top1, _ = hits(torch.zeros(100, 10), torch.arange(100) % 10)
+    assert top1.item() == 10
+
+
+def test_scores_are_means_over_images_not_over_batches() -> None:
+    meter = Meter(CPU)
+    meter.update(torch.tensor(1.0), torch.eye(10)[:3], torch.tensor([0, 1, 2]))
+    meter.update(torch.tensor(5.0), torch.eye(10)[:1], torch.tensor([9]))
+    scores = meter.scores(10)
+    assert scores.loss == pytest.approx(2.0)
+    assert scores.top1 == pytest.approx(75)
+    assert scores.num_images == 4
+
+
+def test_top5_is_left_out_where_it_would_always_be_right() -> None:
+    meter = Meter(CPU)
+    meter.update(torch.tensor(1.0), torch.randn(4, 5), torch.tensor([0, 1, 2, 3]))
+    assert meter.scores(5).top5 is None
+    assert "top-5" not in str(meter.scores(5))
+
+
+def test_no_image_gives_no_number() -> None:
+    assert math.isnan(Meter(CPU).scores(10).top1)
+
+
+def test_auxiliary_heads_weigh_three_tenths_each() -> None:
+    main, one, two = torch.randn(3, 4, 10)
+    labels = torch.tensor([1, 2, 3, 4])
+    plain = torch.nn.functional.cross_entropy
+    loss, logits = ClassificationLoss(auxiliary_weight=0.3)((main, one, two), labels)
+    assert loss == pytest.approx((plain(main, labels) + 0.3 * (plain(one, labels) + plain(two, labels))).item())
+    assert logits is main
+
+
+def test_class_probabilities_equal_class_indices_where_they_are_certain() -> None:
+    logits, labels = torch.randn(4, 10), torch.tensor([1, 2, 3, 4])
+    criterion = ClassificationLoss(label_smoothing=0.1)
+    certain = torch.nn.functional.one_hot(labels, 10).float()
+    assert criterion(logits, labels).loss == pytest.approx(criterion(logits, certain).loss.item())
