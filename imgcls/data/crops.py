@@ -162,8 +162,8 @@ class CenterCrop:
 class PadCrop:
     """Pad with black on every side, then crop a square at a random place.
 
-    He et al. 2015, section 4.2 (CIFAR-10): padding 4. An image whose shorter side is not the image size is resized to it
-    first; `padding` counts output pixels.
+    He et al. 2015, section 4.2 (CIFAR-10): padding 4. An image whose shorter side is not the image size is resized to
+    it first; `padding` counts output pixels.
 
     Raises:
         ValueError: a negative padding.

@@ -42,7 +42,7 @@ def folder(root: str | None, *, train: str = "train", val: str = "val", channels
         raise ValueError(_differing_classes(trained.classes, validated.classes, train_folder, val_folder))
     if len(trained.classes) < 2:
         raise ValueError(
-            f"{train_folder} holds a single class, {trained.classes[0]!r}; a classifier needs at least two class folders"
+            f"{train_folder} holds a single class, {trained.classes[0]!r}; a classifier needs two folders or more"
         )
     return ImageSet(
         train=FolderSplit(train_folder, trained.names, trained.offsets, trained.labels),
@@ -246,8 +246,8 @@ def _existing_part(base: Path, name: str, key: str) -> Path:
 def _check_listing(listing: Listing, path: Path) -> None:
     if listing.num_stray and not listing.classes:
         raise ValueError(
-            f"{path} holds {listing.num_stray} images in no class folder; the layout is {LAYOUT}. ImageNet's validation "
-            "images come flat: sort them with scripts/sort_val.py and the labels that come with ImageNet"
+            f"{path} holds {listing.num_stray} images in no class folder; the layout is {LAYOUT}. ImageNet's "
+            "validation images come flat: sort them with scripts/sort_val.py and the labels that come with ImageNet"
         )
     if listing.num_stray:
         raise ValueError(
@@ -262,7 +262,8 @@ def _check_listing(listing: Listing, path: Path) -> None:
     counts = np.bincount(listing.labels, minlength=len(listing.classes))
     if empty := [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]:
         raise ValueError(
-            f"{path} has {_names(empty)} without any image; unpack the class again, or remove its folder from train/ and val/"
+            f"{path} has {_names(empty)} without any image; unpack the class again, or remove its folder from both "
+            "train/ and val/"
         )
 
 

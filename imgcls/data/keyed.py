@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # One stream per kind of choice, so that adding a choice never changes the numbers that another one gets.
-CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, MIX, ORDER = range(8)
+CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER = range(9)
 
 GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment: 2**64 over the golden ratio, odd
 MASK = (1 << 64) - 1

@@ -36,9 +36,9 @@ class Batch(NamedTuple):
 class Loader:
     """Batches of a split, epoch by epoch, from any position in it.
 
-    In training (`shuffle`) each epoch is a new order, its last incomplete batch is dropped, and each rank gets its share
-    of every batch. Otherwise every image comes exactly once over all ranks, in the order of the split, and the last
-    batch is smaller. A batch is valid until the next one is asked for.
+    In training (`shuffle`) each epoch is a new order, its last incomplete batch is dropped, and each rank gets its
+    share of every batch. Otherwise every image comes exactly once over all ranks, in the order of the split, and the
+    last batch is smaller. A batch is valid until the next one is asked for.
 
     `batch_size` counts images over all ranks; `channels` is taken from the split where it is an array.
 
@@ -197,7 +197,8 @@ class Loader:
             return Batch(*(tensor.to(self.device) for tensor in batch))
         with torch.cuda.stream(self._side):
             copies = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
-            slot.copied = self._side.record_event()
+            slot.copied = torch.cuda.Event()
+            slot.copied.record(self._side)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._side)
         for tensor in copies:

@@ -5,6 +5,7 @@ Three ways of holding a split give three ways to fill a part of a batch buffer; 
 
 import logging
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -152,7 +153,7 @@ class ArrayPixels:
         boxes = plan.boxes(epoch, indices, sizes)
         flips = plan.flips(epoch, indices)
         corners = boxes[:, :2].astype(np.int64)
-        if (boxes == np.hstack([corners, corners + [out.shape[2], out.shape[1]]])).all():
+        if (boxes == np.hstack([corners, corners + np.array([out.shape[2], out.shape[1]])])).all():
             _copy(images, indices, corners, out)
             if flips.any():
                 out[flips] = out[flips, :, ::-1]
@@ -179,7 +180,7 @@ def decoder() -> str:
     return "libjpeg-turbo, native" if native.available() else f"Pillow ({native.why_not()})"
 
 
-def _native():  # noqa: ANN202  the module, or None
+def _native() -> ModuleType | None:
     try:
         from imgcls.data import native
     except ImportError:
@@ -216,7 +217,7 @@ def _copy(images: np.ndarray, indices: np.ndarray, corners: np.ndarray, out: np.
         np.take(images, indices, axis=0, out=out)
         return
     before = np.maximum(-corners.min(axis=0), 0)
-    after = np.maximum(corners.max(axis=0) + [columns - width, rows - height], 0)
+    after = np.maximum(corners.max(axis=0) + np.array([columns - width, rows - height]), 0)
     padded = np.zeros(
         (len(indices), before[1] + height + after[1], before[0] + width + after[0], out.shape[3]), np.uint8
     )

@@ -1,8 +1,9 @@
 """The embedded default: ten classes of drawn figures in ImageNet's layout, made on first use.
 
 Each image shows one figure of random colour, place, size and rotation over clutter: strokes and blobs of any colour,
-a gradient, noise, and JPEG's own damage. Images are of varied size and shape, and some are grayscale, as ImageNet's are.
-No pixel is of a class by itself, so a linear classifier does badly; a small convolutional network does well in a minute.
+a gradient, noise, and JPEG's own damage. Images are of varied size and shape, and some are grayscale, as ImageNet's
+are. No pixel is of a class by itself, so a linear classifier does badly; a small convolutional network does well in a
+minute.
 """
 
 import io
