@@ -2,8 +2,9 @@
 
 The library (`_native.c`, built beside it) decodes only the part of a baseline JPEG that a box needs, and resizes and
 flips it in the same pass. Its pixels are those of Pillow's `Image.resize((W, H), BILINEAR, box=box)` to the bit, save
-that Pillow 13 shrinks tall images down before across, and is then at most 1 apart. A file it does not take (progressive, CMYK, not a JPEG, broken) gets a status other than `Status.OK`
-and is Pillow's to decode. A call holds no GIL, so that threads of one process decode side by side.
+that Pillow 13 shrinks tall images down before across, and is then at most 1 apart. A file it does not take
+(progressive, CMYK, not a JPEG, broken) gets a status other than `Status.OK` and is Pillow's to decode. A call holds no
+GIL, so that threads of one process decode side by side.
 
 It is optional: `available()` says whether it is there, `why_not()` what to do when it is not, and the environment
 variable IMGCLS_NATIVE=0 leaves it out. Where the package was not built (a bare checkout), compile it in place with
