@@ -18,6 +18,7 @@ from imgcls.data import keyed
 from imgcls.data.crops import Crop
 from imgcls.data.decode import BadImageError
 from imgcls.data.pixels import Failures, Plan, check_channels, describe, hold
+from imgcls.data.policies import Policy
 from imgcls.data.sources import Split
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Loader:
         shuffle: bool,
         channels: int = 3,
         flip: float = 0.0,
+        policy: Policy | None = None,
         rank: int = 0,
         world_size: int = 1,
         num_threads: int | None = None,
@@ -79,6 +81,7 @@ class Loader:
         self.on_bad_image = on_bad_image
         self.shape = (image_size, image_size, channels)
         self._plan = Plan(crop, image_size=image_size, flip=flip, seed=seed)
+        self._policy = policy
         self._pixels = hold(split, channels, cache_gb=cache_gb)
         self._bad: dict[int, BadImageError] = {}
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
@@ -160,6 +163,10 @@ class Loader:
         if self.on_bad_image == "skip" and self.shuffle:
             for position, error in failures:
                 indices[position] = self._refill(int(indices[position]), epoch, out[position : position + 1], error)
+        if self._policy is not None:
+            draws = keyed.uniforms(self.seed, epoch, indices, self._policy.num_draws, stream=keyed.POLICY)
+            for image, numbers in zip(out, draws, strict=True):
+                self._policy(image, numbers)
         slot.labels[part] = self.split.labels[indices]
         return [(part.start + position, error) for position, error in failures]
 

@@ -29,7 +29,7 @@ class FolderSplit:
 
     def path(self, index: int) -> str:
         """Where image `index` lies, as the user would type it."""
-        return os.fsdecode(self._path(index))
+        return os.fsdecode(self.raw_path(index))
 
     def read(self, index: int) -> bytes:
         """The bytes of the file of image `index`.
@@ -37,7 +37,7 @@ class FolderSplit:
         Raises:
             BadImageError: it cannot be read, tried twice: network filesystems fail now and then.
         """
-        path = self._path(index)
+        path = self.raw_path(index)
         try:
             return _read_file(path)
         except FileNotFoundError:
@@ -49,7 +49,8 @@ class FolderSplit:
         except OSError as error:
             raise BadImageError(os.fsdecode(path), f"cannot be read: {error.strerror or error}") from error
 
-    def _path(self, index: int) -> bytes:
+    def raw_path(self, index: int) -> bytes:
+        """The same as the filesystem has it."""
         return self.root + b"/" + self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
 
