@@ -557,7 +557,8 @@ static int reserve_files(Workspace *space, int64_t count) {
 
 /* Append one file to the workspace's contents. */
 static int read_file(Workspace *space, const char *path, size_t *used, size_t *length) {
-    int handle = open(path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: a pipe among the files must not hang the reader; what is not a regular file is refused below. */
+    int handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (handle < 0) return STATUS_UNREADABLE;
     struct stat info;
     int status = STATUS_UNREADABLE;
