@@ -3,6 +3,7 @@
 Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks".
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,8 +28,9 @@ def local_response_norm(
             f"size={size} leaves no channel in the middle of local_response_norm; use an odd size such as 5"
         )
     num_channels = maps.shape[1]
-    # In float32 whatever autocast says: the square of an fp16 map overflows from 256 on.
-    squares = F.pad(maps.float().square(), (0, 0, 0, 0, size // 2, size // 2))
+    # In float32 at least, whatever autocast says: the square of an fp16 map overflows from 256 on.
+    squares = maps.to(torch.promote_types(maps.dtype, torch.float32)).square()
+    squares = F.pad(squares, (0, 0, 0, 0, size // 2, size // 2))
     energy = squares.narrow(1, 0, num_channels)
     for offset in range(1, size):
         energy = energy + squares.narrow(1, offset, num_channels)
