@@ -250,8 +250,17 @@ def _box_of_resized(
     sizes: np.ndarray, resized: np.ndarray, top: np.ndarray, left: np.ndarray, image_size: int
 ) -> np.ndarray:
     height, width = _columns(sizes)
-    down, across = height / resized[:, 0], width / resized[:, 1]
-    return np.stack([left * across, top * down, (left + image_size) * across, (top + image_size) * down], axis=1)
+    down, across = resized[:, 0], resized[:, 1]
+    # Multiplied first, the far edge of the resized image is exactly the image's own, and no box exceeds it by rounding.
+    return np.stack(
+        [
+            left * width / across,
+            top * height / down,
+            (left + image_size) * width / across,
+            (top + image_size) * height / down,
+        ],
+        axis=1,
+    )
 
 
 def _check_range(name: str, pair: Sequence[float]) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -192,7 +193,7 @@ def _load(cached: Path) -> Listing | None:
                 classes=[os.fsdecode(name) for name in classes.split(b"\0")] if classes else [],
                 num_stray=int(kept["num_stray"]),
             )
-    except (OSError, ValueError, KeyError, EOFError):  # absent, torn, or of a folder that is gone: list it again
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, torn, or of a folder that is gone
         return None
 
 
