@@ -38,6 +38,9 @@ TRUSTED = {
     "augment.eval_crop": ("imgcls.data.crops",),
 }
 
+# The changes of conf/augment that are made to whole batches on the device; crop, flip and policy are the loader's.
+ON_DEVICE = ("pca_std", "brightness", "contrast", "saturation", "hue", "erasing", "mixup", "cutmix")
+
 
 def plug(key: str, node: dict[str, Any], *arguments: Any, **more: Any) -> Any:
     """Call the `_target_` of the plug `key` with its settings, positional `arguments` and keywords `more`.
@@ -209,8 +212,10 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     dtype = autocast_dtype(config.precision, device)
-    normalise = Normalise(mean=config.data.mean, std=config.data.std, device=device)
-    augment = Augment(config.augment, normalise=normalise, num_classes=num_classes, seed=config.seed)
+    statistics = {key: _per_channel(getattr(config.data, key), config.data.channels) for key in ("mean", "std")}
+    normalise = Normalise(**statistics).to(device)
+    changes = {key: getattr(config.augment, key) for key in ON_DEVICE}
+    augment = Augment(**statistics, seed=config.seed, **changes)
     describe(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
 
     def wrap(bare: nn.Module) -> nn.Module:
@@ -222,7 +227,7 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
         return pixels if config.channels_last else pixels.contiguous()
 
     def augment_batch(batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        pixels, targets = augment(batch, epoch)
+        pixels, targets = augment(batch.images, batch.labels, batch.indices, epoch=epoch, num_classes=num_classes)
         return layout(pixels), targets
 
     def open_events(position: dict[str, int] | None) -> Events:
@@ -262,6 +267,10 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
     )
 
 
+def _per_channel(values: list[float], channels: int) -> list[float]:
+    return values * channels if len(values) == 1 else values
+
+
 def schedule(config: Config) -> Schedule:
     return plug("schedule", config.schedule)
 
@@ -298,14 +307,18 @@ def describe(
         config.image_size,
     )
     changed = [
-        f"{key} {own} (the recipe has {getattr(recipe, key)})"
+        f"{key} {own} from data={config.data.name} (the recipe has {getattr(recipe, key)})"
         for key in ("image_size", "batch_size", "epochs")
         if (own := getattr(config.data.scale, key)) is not None
         and own == getattr(config, key)
         and own != getattr(recipe, key)
     ]
+    if config.lr_scaling == "linear" and config.batch_size != recipe.batch_size:
+        lr = config.optimizer["lr"]
+        scaled = lr * config.batch_size / recipe.batch_size
+        changed.append(f"lr {scaled:g} ({lr:g} at batch {recipe.batch_size}; lr_scaling=none keeps it)")
     if changed:
-        log.info("scale    data=%s brings its own: %s", config.data.name, ", ".join(changed))
+        log.info("scale    %s", ", ".join(changed))
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""

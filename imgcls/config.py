@@ -45,6 +45,7 @@ class Scale:
     image_size: int | None = None
     batch_size: int | None = None
     epochs: int | None = None
+    lr_scaling: str | None = None
 
 
 @dataclass
@@ -260,8 +261,8 @@ def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Co
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
             return to_config(hydra.compose(config_name, overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_one_line(error)) from error
 
 
 def register() -> None:
@@ -384,7 +385,11 @@ def explain(error: BaseException) -> str:
         options = list(error.options or [])
         return f"{group}={choice}: there is no such {group}{nearest(choice, options)}; one of {', '.join(options)}"
     if isinstance(error, OverrideParseException):
-        return " ".join(text.split())
+        return f"{error.override}: not an override that Hydra understands; write key=value, and quote odd characters"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match.group(1)}: several values; to run one job for each, add -m; for a list, write key=[value1,value2]"
+    if "Could not override ''" in text:
+        return "=: an override without a key; write key=value"
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1).split("@")[0]
         groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]

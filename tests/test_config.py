@@ -100,7 +100,8 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("data.on_bad_image=ignore", ["data.on_bad_image=ignore", "raise, skip"]),
         ("data.channels=4", ["data.channels=4", "1 (gray) or 3 (RGB)"]),
         ("data.mean=[0.5,0.5]", ["data.mean", "2 values"]),
-        ("optimizer=null", ["optimizer"]),
+        ("optimizer=null", ["NoneType"]),
+        ("optimizer.lr=[", ["optimizer.lr=[", "key=value"]),
         ("model=torchvision", ["model.arch"]),
     ],
 )

@@ -1,0 +1,82 @@
+"""What several tests share: a tiny image folder, and a run built from the command line's own words."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgcls.config import Config, compose
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 20 training and 5 validation JPEGs, 40 px or so, told apart by their colour."""
+    root = tmp_path_factory.mktemp("tiny")
+    draws = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 5)):
+        for label, name in enumerate(("blue", "green", "red")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 128, (40 + number % 3, 44, 3), dtype=np.uint8)
+                pixels[..., 2 - label] += 60
+                Image.fromarray(pixels).save(folder / f"{number:02}.JPEG", quality=90)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _quiet_root_logger() -> Iterator[None]:
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def tiny_config(tiny_folder: Path) -> Callable[..., Config]:
+    """Compose a run of LeNet-5 on the tiny folder: 5 steps of 12 images an epoch, 3 epochs."""
+
+    def make(*overrides: str) -> Config:
+        base = [
+            "model=lenet5",
+            "model.activation=relu",
+            "model.pool=max",
+            "optimizer.lr=0.02",
+            "data=folder",
+            f"data.root={tiny_folder}",
+            "image_size=32",
+            "batch_size=12",
+            "epochs=3",
+            "tensorboard=false",
+            "log_every_steps=2",
+            "data.num_threads=2",
+        ]
+        return compose([*base, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Train a config in a directory below tmp_path; `before` may tamper with the trainer."""
+    import torch
+
+    # Networks this small only lose by a second thread, and most of all on a busy machine.
+    torch.set_num_threads(1)
+    from imgcls import build
+    from imgcls.trainer import Trainer
+
+    def run(
+        config: Config, name: str = "run", before: Callable[[Trainer], None] = lambda trainer: None
+    ) -> dict[str, Any]:
+        with build.run_directory(config, tmp_path / name) as run_dir:
+            trainer = build.trainer(config, run_dir, torch.device("cpu"))
+            before(trainer)
+            results = trainer.fit()
+            run_dir.finish(results)
+        return results | {"weights": {key: value.clone() for key, value in trainer.model.state_dict().items()}}
+
+    return run
