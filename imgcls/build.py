@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from imgcls import distributed
 from imgcls.config import Config, ConfigError, consequential, nearest
+from imgcls.data import pixels, policies
 from imgcls.data.augment import Augment, Normalise
 from imgcls.data.loader import Batch, Loader
 from imgcls.data.sources import ImageSet
@@ -192,7 +193,8 @@ def loaders(config: Config, images: ImageSet, device: torch.device) -> tuple[Loa
         "channels": data.channels,
     }
     crop, eval_crop = plug("augment.crop", augment.crop), plug("augment.eval_crop", augment.eval_crop)
-    train = Loader(images.train, crop, shuffle=True, flip=augment.flip, **common)
+    policy = policies.make(augment.policy, ops=augment.policy_ops, magnitude=augment.policy_magnitude)
+    train = Loader(images.train, crop, shuffle=True, flip=augment.flip, policy=policy, **common)
     return train, Loader(images.val, eval_crop, shuffle=False, **common)
 
 
@@ -212,7 +214,7 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     dtype = autocast_dtype(config.precision, device)
-    statistics = {key: _per_channel(getattr(config.data, key), config.data.channels) for key in ("mean", "std")}
+    statistics = input_statistics(config)
     normalise = Normalise(**statistics).to(device)
     changes = {key: getattr(config.augment, key) for key in ON_DEVICE}
     augment = Augment(**statistics, seed=config.seed, **changes)
@@ -267,6 +269,18 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
     )
 
 
+def input_statistics(config: Config) -> dict[str, list[float]]:
+    """Return the mean and std that pixels in 0..1 are normalised by, one number a channel.
+
+    `augment.input=mean_subtracted` leaves them in 0..255 less their mean, as the networks of 2012 took them, whose
+    initial weights are too small for anything less (Krizhevsky et al. 2012, section 2).
+    """
+    channels, std = config.data.channels, config.data.std
+    if config.augment.input == "mean_subtracted":
+        std = [1 / 255]
+    return {"mean": _per_channel(config.data.mean, channels), "std": _per_channel(std, channels)}
+
+
 def _per_channel(values: list[float], channels: int) -> list[float]:
     return values * channels if len(values) == 1 else values
 
@@ -319,6 +333,7 @@ def describe(
         changed.append(f"lr {scaled:g} ({lr:g} at batch {recipe.batch_size}; lr_scaling=none keeps it)")
     if changed:
         log.info("scale    %s", ", ".join(changed))
+    log.info("decoder  %s", pixels.decoder())
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""

@@ -30,6 +30,7 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BAD_IMAGE_POLICIES = ("raise", "skip")
+INPUTS = ("standardised", "mean_subtracted")
 AUGMENT_POLICIES = ("randaugment", "trivialaugment")
 LR_SCALINGS = ("none", "linear")
 
@@ -72,6 +73,7 @@ class AugmentConfig:
 
     crop: Any = MISSING
     eval_crop: Any = MISSING
+    input: str = "standardised"
     flip: float = 0.0
     pca_std: float = 0.0
     brightness: float = 0.0
@@ -174,6 +176,7 @@ def check(config: Config) -> None:
     _one_of("precision", config.precision, PRECISIONS)
     _one_of("lr_scaling", config.lr_scaling, LR_SCALINGS)
     _one_of("data.on_bad_image", config.data.on_bad_image, BAD_IMAGE_POLICIES)
+    _one_of("augment.input", config.augment.input, INPUTS)
     if config.augment.policy is not None:
         _one_of("augment.policy", config.augment.policy, AUGMENT_POLICIES)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
@@ -387,7 +390,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override that Hydra understands; write key=value, and quote odd characters"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{match.group(1)}: several values; to run one job for each, add -m; for a list, write key=[value1,value2]"
+        return (
+            f"{match.group(1)}: several values; to run one job for each, add -m; for a list, write key=[value1,value2]"
+        )
     if "Could not override ''" in text:
         return "=: an override without a key; write key=value"
     if match := re.search(r"Could not override '([^']+)'", text):

@@ -154,6 +154,7 @@ class Trainer:
                     self.log_step(lr, clock, progress)
                 progress.advance()
                 self.save_if_due()
+        self.check_finite()
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one optimizer step on a batch, in equal parts where it exceeds the microbatch.
@@ -211,8 +212,11 @@ class Trainer:
             )
 
     def now(self) -> float:
-        """Return the time in epochs, as schedules count it."""
-        return self.state.epoch + self.state.batch / self.train_loader.num_batches
+        """Return the time in epochs, as schedules count it: the middle of the coming step.
+
+        At its start a warm-up's first lr would be 0, at its end a drop would come a step early.
+        """
+        return self.state.epoch + (self.state.batch + 0.5) / self.train_loader.num_batches
 
     def progress(self, name: str, total: int, done: int, num_images: int) -> Progress:
         label = f"epoch {self.state.epoch + 1}/{self.settings.epochs} {name:5}"
