@@ -5,6 +5,7 @@ what is drawn is keyed like everything else. Pixels that move in from outside ar
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -109,7 +110,7 @@ _ACTIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "contrast": lambda image, change: ImageEnhance.Contrast(image).enhance(1 + change),
     "sharpness": lambda image, change: ImageEnhance.Sharpness(image).enhance(1 + change),
     "posterize": lambda image, bits: ImageOps.posterize(image, round(bits)),
-    "solarize": lambda image, share: ImageOps.solarize(image, round(255 * share)),
+    "solarize": lambda image, share: ImageOps.solarize(image, math.ceil(255 * share - 1e-6)),
     "autocontrast": lambda image, _: ImageOps.autocontrast(image),
     "equalize": lambda image, _: ImageOps.equalize(image),
 }
