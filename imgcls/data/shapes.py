@@ -26,10 +26,10 @@ from imgcls.data.sources import ImageSet
 
 log = logging.getLogger(__name__)
 
-VERSION = "shapes-1"  # name a new one whenever what is drawn changes: the cache is by name
+VERSION = "shapes-v1"  # name a new one whenever what is drawn changes: the cache is by name
 NUM_TRAIN, NUM_VAL = 200, 50  # of each class
 OVERSAMPLE = 2  # drawn larger, then reduced, for smooth edges
-MOST_TILT = 0.4  # radians
+MOST_TILT = 0.3  # radians
 
 Draw = ImageDraw.ImageDraw
 Points = list[tuple[float, float]]
