@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from imgcls import distributed
+from imgcls import distributed, weights
 from imgcls.config import Config, ConfigError, consequential, nearest
 from imgcls.data import pixels, policies
 from imgcls.data.augment import Augment, Normalise
@@ -115,8 +115,8 @@ def image_set(config: Config) -> ImageSet:
     return opened
 
 
-def model(config: Config, *, num_classes: int) -> nn.Module:
-    """Build the network for `num_classes`, with its paper's initialisation drawn from the seed."""
+def model(config: Config, *, num_classes: int, with_weights: bool = True) -> nn.Module:
+    """Build the network for `num_classes`, with its paper's initialisation drawn from the seed, or config.weights."""
     settings = dict(config.model)
     for key, value in (("num_classes", num_classes), ("in_channels", config.data.channels)):
         if settings.get(key) is None:
@@ -133,6 +133,15 @@ def model(config: Config, *, num_classes: int) -> nn.Module:
         )
     torch.manual_seed(config.seed)
     built: nn.Module = plug("model", settings)
+    if with_weights and config.weights is not None:
+        if weights.is_published(config.weights) and config.augment.input != "standardised":
+            raise ConfigError(
+                f"augment.input={config.augment.input}, but the published weights are of standardised pixels; "
+                "add augment.input=standardised"
+            )
+        weights.start_from(built, config.weights, settings)
+    if config.freeze == "backbone":
+        weights.freeze_backbone(built)
     least = getattr(built, "min_image_size", 1)
     if config.image_size < least:
         raise ConfigError(
@@ -162,6 +171,8 @@ def optimizer(config: Config, network: nn.Module, device: torch.device) -> Optim
     settings = dict(config.optimizer)
     if config.lr_scaling == "linear":
         settings["lr"] *= config.batch_size / config.recipe.batch_size
+    if config.head_lr_factor != 1:
+        groups = head_apart(network, groups, lr=settings["lr"] * config.head_lr_factor)
     takes = inspect.signature(_locate("optimizer", settings["_target_"])).parameters
     if "fused" in takes and settings.get("fused") is None:
         settings["fused"] = device.type == "cuda"
@@ -169,6 +180,17 @@ def optimizer(config: Config, network: nn.Module, device: torch.device) -> Optim
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is no torch.optim.Optimizer")
     return built
+
+
+def head_apart(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -> list[dict[str, Any]]:
+    """Split the last layer's parameters off into groups of their own `lr`."""
+    names = weights.heads(network)
+    head = {id(parameter) for name, parameter in network.named_parameters() if weights.is_head(name, names)}
+    split = [
+        *({**group, "params": [p for p in group["params"] if id(p) not in head]} for group in groups),
+        *({**group, "params": [p for p in group["params"] if id(p) in head], "lr": lr} for group in groups),
+    ]
+    return [group for group in split if group["params"]]
 
 
 def loaders(config: Config, images: ImageSet, device: torch.device) -> tuple[Loader, Loader]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -33,6 +33,8 @@ BAD_IMAGE_POLICIES = ("raise", "skip")
 INPUTS = ("standardised", "mean_subtracted")
 AUGMENT_POLICIES = ("randaugment", "trivialaugment")
 LR_SCALINGS = ("none", "linear")
+FREEZES = ("none", "backbone")
+ENSEMBLE_AVERAGES = ("softmax", "weights")
 
 
 class ConfigError(ValueError):
@@ -128,6 +130,10 @@ class Config:
     decay_norms_and_biases: bool = True
     lr_scaling: str = "none"
 
+    weights: str | None = None
+    freeze: str = "none"
+    head_lr_factor: float = 1.0
+
     name: str | None = None
     seed: int = 0
     overwrite: bool = False
@@ -144,6 +150,54 @@ class Config:
     log_every_steps: int = 20
     tensorboard: bool = True
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+@dataclass
+class EvaluationDataConfig:
+    """The set that a network is tested on; what is null, or there is no choice of data at all, is as it was trained."""
+
+    name: str | None = None
+    source: Any = None
+    root: str | None = None
+    num_classes: int | None = None
+    channels: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    scale: Scale = field(default_factory=Scale)
+    num_threads: int | None = None
+    prefetch: int = 4
+    cache_gb: float = 0.0
+    on_bad_image: str = "raise"
+
+
+@dataclass
+class EvaluateConfig:
+    """One test of a network, or of an ensemble."""
+
+    checkpoint: Any = None
+    average: str = "softmax"
+    weights: str | None = None
+    model: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    protocol: Any = MISSING
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    image_size: int | None = None
+    batch_size: int = 64
+    fresh: bool = False
+    compare: str | None = None
+    real: str | None = None
+    num_worst: int = 25
+    out: str | None = None
+    tensorboard: bool = True
+    device: str = "auto"
+    precision: str = "fp32"
+    channels_last: bool = True
+
+    @property
+    def checkpoints(self) -> list[str]:
+        if self.checkpoint is None:
+            return []
+        return [str(path) for path in self.checkpoint] if isinstance(self.checkpoint, list) else [str(self.checkpoint)]
 
 
 # What does not change a run's result, or only says where its parts lie: left out of the run directory's name, and
@@ -179,14 +233,14 @@ def check(config: Config) -> None:
     _one_of("augment.input", config.augment.input, INPUTS)
     if config.augment.policy is not None:
         _one_of("augment.policy", config.augment.policy, AUGMENT_POLICIES)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise ConfigError(f"device={config.device} is none of auto, cpu, cuda, cuda:N")
+    _one_of("freeze", config.freeze, FREEZES)
+    _check_device(config.device)
     for key in ("batch_size", "image_size", "epochs", "microbatch", "max_steps", "log_every_steps", "data.prefetch"):
         _at_least(key, _select(config, key), 1)
     _at_least("data.num_threads", config.data.num_threads, 1)
     _at_least("data.num_classes", config.data.num_classes, 2)
     _at_least("seed", config.seed, 0)
-    for key in ("auxiliary_weight", "clip_grad_norm", "data.cache_gb", "checkpoint.every_minutes"):
+    for key in ("auxiliary_weight", "clip_grad_norm", "head_lr_factor", "data.cache_gb", "checkpoint.every_minutes"):
         _at_least(key, _select(config, key), 0)
     for key in ("brightness", "contrast", "saturation", "hue", "pca_std", "mixup", "cutmix"):
         _at_least(f"augment.{key}", getattr(config.augment, key), 0)
@@ -218,8 +272,37 @@ def check(config: Config) -> None:
             raise ConfigError(f"{plug}={node} has no _target_; choose one of conf/{plug.split('.')[0]}")
 
 
-def to_config(cfg: DictConfig) -> Config:
-    """Turn Hydra's composed tree into the plain, checked Config that the rest of the program reads.
+def check_evaluation(config: EvaluateConfig) -> None:
+    """The same for a test.
+
+    Raises:
+        ConfigError: naming the key, the value and the way out.
+    """
+    _one_of("precision", config.precision, PRECISIONS)
+    _one_of("average", config.average, ENSEMBLE_AVERAGES)
+    _one_of("data.on_bad_image", config.data.on_bad_image, BAD_IMAGE_POLICIES)
+    _check_device(config.device)
+    for key in ("batch_size", "image_size", "num_worst", "data.prefetch"):
+        _at_least(key, _select(config, key), 1)
+    _at_least("data.num_threads", config.data.num_threads, 1)
+    _at_least("data.cache_gb", config.data.cache_gb, 0)
+    if config.compare is not None:
+        _one_of("compare", config.compare, ("published",))
+    if bool(config.checkpoints) == (config.weights is not None):
+        raise ConfigError("name what to test: checkpoint=runs/.../best.pt, or model=resnet50 weights=torchvision")
+    if config.weights is not None and config.model is None:
+        raise ConfigError(f"weights={config.weights} of which network? add model=resnet50, or another of conf/model")
+    if config.checkpoints and (config.model is not None or config.overrides):
+        raise ConfigError("model= and overrides= go with weights=; a checkpoint brings its own network: leave them out")
+    if config.average == "weights" and len(config.checkpoints) < 2:
+        raise ConfigError("average=weights needs several checkpoints of one network: checkpoint=[a.pt,b.pt]")
+
+
+AnyConfig = TypeVar("AnyConfig", Config, EvaluateConfig)
+
+
+def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
+    """Turn Hydra's composed tree into the plain, checked config that the rest of the program reads.
 
     Raises:
         ConfigError: a mandatory value is missing, or `check` refuses a field.
@@ -228,8 +311,32 @@ def to_config(cfg: DictConfig) -> Config:
     if missing:
         raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
     config = OmegaConf.to_object(cfg)
+    assert isinstance(config, kind)
+    if isinstance(config, EvaluateConfig):
+        check_evaluation(config)
+    else:
+        check(config)
+    return config
+
+
+def from_flat(flat: dict[str, Any]) -> Config:
+    """Return the config that `flatten`, or `consequential`, made dotted keys of; what those leave out has its default.
+
+    Raises:
+        ConfigError: keys that this version does not know, or values that they do not take.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, leaf = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(tree)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the checkpoint's config is of another version of imgcls: {_one_line(error)}") from error
     assert isinstance(config, Config)
-    check(config)
     return config
 
 
@@ -271,6 +378,7 @@ def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Co
 def register() -> None:
     """Make the schema and the resolvers that conf/ uses known to Hydra; calling it again changes nothing."""
     ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
@@ -297,8 +405,12 @@ class Outcome:
     error: str | None = None
 
 
-def command_line(task: Callable[[Config, Path], None], *, config_name: str = "config") -> list[Outcome]:
+def command_line(
+    task: Callable[[AnyConfig, Path], None], *, config_name: str = "config", kind: type[AnyConfig] = Config
+) -> list[Outcome]:
     """Run `task(config, run_dir)` as Hydra composes it from sys.argv, once, or for each job of a sweep (`-m`).
+
+    `kind` is the class of the config, which `config_name` in conf/ has as its schema.
 
     A user's mistake ends with one line and exit code 2, without a traceback; an exception that brings an `exit_code`
     of its own ends with its text and that code. In a sweep a failing job is reported and the next one runs.
@@ -313,7 +425,7 @@ def command_line(task: Callable[[Config, Path], None], *, config_name: str = "co
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            task(to_config(cfg), run_dir)
+            task(to_config(cfg, kind), run_dir)
         except Exception as error:
             if not sweep:
                 raise
@@ -415,7 +527,12 @@ def explain(error: BaseException) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line)
 
 
-def _select(config: Config, key: str) -> Any:
+def _check_device(device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device={device} is none of auto, cpu, cuda, cuda:N")
+
+
+def _select(config: Config | EvaluateConfig, key: str) -> Any:
     node: Any = config
     for part in key.split("."):
         node = getattr(node, part)

@@ -117,6 +117,15 @@ def from_main(value: Any) -> Any:
     return value
 
 
+def gather(value: Any) -> list[Any] | None:
+    """Return every rank's `value` on rank 0, in the order of the ranks, and None on the others."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(value, box, dst=0)
+    return box
+
+
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()

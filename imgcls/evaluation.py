@@ -1,12 +1,17 @@
 """How well a network does on images it was not trained on."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imgcls import distributed
 from imgcls.data.loader import Batch
+from imgcls.data.views import Viewed
 from imgcls.metrics import Meter, Scores
 
 
@@ -39,3 +44,141 @@ def evaluate(
         after_batch(meter)
     model.train(was_training)
     return meter.scores(num_classes, over_ranks=True)
+
+
+class Predictions(NamedTuple):
+    """Log-probabilities (N, K) float32 and the images' positions in their split (N,) int64, ascending; on the CPU."""
+
+    log_probs: Tensor
+    indices: Tensor
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    prepare: Callable[[Tensor], Tensor],
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    flip: bool = False,
+    average: str = "softmax",
+    after_batch: Callable[[int], None] = lambda num_images: None,
+) -> Predictions:
+    """Predict images of one view each, as the loader gives them; `flip` averages over each and its mirror image."""
+    model.eval()
+    found: list[Tensor] = []
+    indices: list[Tensor] = []
+    for batch in batches:
+        scores = _scores(model, prepare(batch.images), autocast=autocast, flip=flip, average=average)
+        found.append(_log_probs(scores / (1 + flip), average).cpu())
+        indices.append(batch.indices.cpu().clone())  # the batch's own memory is used again
+        after_batch(len(batch.indices))
+    return _ordered(found, indices)
+
+
+@torch.inference_mode()
+def predict_views(
+    model: nn.Module,
+    images: Iterable[Viewed],
+    *,
+    prepare: Callable[[Tensor], Tensor],
+    device: torch.device,
+    max_pixels: int,
+    autocast: torch.dtype | None = None,
+    flip: bool = False,
+    average: str = "softmax",
+    after_batch: Callable[[int], None] = lambda num_images: None,
+) -> Predictions:
+    """Predict images of several views each, of any sizes: the mean over an image's views, and their mirror images.
+
+    Args:
+        max_pixels: that go through the network at once; views of one size share a forward pass.
+        average: softmax or logits, what the mean is taken of.
+    """
+    model.eval()
+    found: list[Tensor] = []
+    indices: list[Tensor] = []
+
+    def finish(window: list[Viewed]) -> None:
+        by_size: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
+        for position, viewed in enumerate(window):
+            for view in viewed.views:
+                by_size.setdefault(view.shape[:2], []).append((position, view))
+        sums: Tensor | None = None
+        for (rows, columns), members in by_size.items():
+            at_once = max(1, max_pixels // (rows * columns))
+            for first in range(0, len(members), at_once):
+                part = members[first : first + at_once]
+                pixels = prepare(torch.from_numpy(np.stack([view for _, view in part])).to(device))
+                scores = _scores(model, pixels, autocast=autocast, flip=flip, average=average)
+                if sums is None:
+                    sums = scores.new_zeros(len(window), scores.shape[1])
+                sums.index_add_(0, torch.tensor([position for position, _ in part], device=device), scores)
+        assert sums is not None
+        num_views = torch.tensor([len(viewed.views) * (1 + flip) for viewed in window], device=device)
+        found.append(_log_probs(sums / num_views[:, None], average).cpu())
+        indices.append(torch.tensor([viewed.index for viewed in window]))
+        after_batch(len(window))
+
+    window: list[Viewed] = []
+    pixels_waiting = 0
+    for viewed in images:
+        window.append(viewed)
+        pixels_waiting += sum(view.shape[0] * view.shape[1] for view in viewed.views)
+        # Several passes' worth: views of odd sizes wait for others of theirs.
+        if pixels_waiting >= 4 * max_pixels:
+            finish(window)
+            window, pixels_waiting = [], 0
+    if window:
+        finish(window)
+    return _ordered(found, indices)
+
+
+def _scores(model: nn.Module, pixels: Tensor, *, autocast: torch.dtype | None, flip: bool, average: str) -> Tensor:
+    # Summed over the mirror images; float64, so that the mean does not depend on how the views were cut into passes.
+    total: Tensor | None = None
+    for shown in (pixels, pixels.flip(3)) if flip else (pixels,):
+        with torch.autocast(pixels.device.type, dtype=autocast, enabled=autocast is not None):
+            logits = model(shown)
+        scores = logits.double() if average == "logits" else logits.double().softmax(dim=1)
+        total = scores if total is None else total + scores
+    assert total is not None
+    return total
+
+
+def _log_probs(mean: Tensor, average: str) -> Tensor:
+    return (mean.log_softmax(dim=1) if average == "logits" else mean.log()).float()
+
+
+def _ordered(found: list[Tensor], indices: list[Tensor]) -> Predictions:
+    if not found:
+        return Predictions(torch.empty(0, 0), torch.empty(0, dtype=torch.int64))
+    everything = torch.cat(indices)
+    order = everything.argsort()
+    return Predictions(torch.cat(found)[order], everything[order])
+
+
+def gather(predictions: Predictions) -> Predictions | None:
+    """Put the ranks' shares together on the main one, each image once; None on the others."""
+    parts = distributed.gather(tuple(predictions))
+    if parts is None:
+        return None
+    # A rank without images knows of no classes either.
+    parts = [part for part in parts if len(part[1])]
+    return _ordered([part[0] for part in parts], [part[1] for part in parts])
+
+
+def scores(predictions: Predictions, labels: Tensor) -> Scores:
+    """Loss and accuracies of predictions against the labels (N,) of the same images."""
+    meter = Meter(torch.device("cpu"))
+    if len(labels):
+        log_probs = predictions.log_probs.double()
+        meter.update(F.nll_loss(log_probs, labels), log_probs, labels)
+    return meter.scores(predictions.log_probs.shape[1])
+
+
+def joint(members: Sequence[Predictions]) -> Predictions:
+    """The ensemble of several predictions of the same images: the mean of their probabilities."""
+    stacked = torch.stack([member.log_probs.double() for member in members])
+    return Predictions((stacked.logsumexp(dim=0) - math.log(len(members))).float(), members[0].indices)

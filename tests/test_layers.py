@@ -6,8 +6,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "imgcls"
 
 LAYERS = [
+    {"testing"},
     {"build"},
-    {"trainer", "evaluation"},
+    {"trainer", "evaluation", "ensemble", "reports"},
+    {"protocols", "weights", "figures", "names", "published", "statistics", "gradcam", "exporting"},
     {"data", "optim", "losses", "checkpoint", "events", "runs", "signals"},
     {"metrics"},
     {"distributed"},
