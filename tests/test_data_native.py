@@ -498,15 +498,21 @@ def test_an_unknown_word_shows_the_usage(checkout: Path) -> None:
 
 
 @needs_native
-def test_a_library_of_another_version_is_refused(checkout: Path) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "other", "said"),
+    [
+        (r"(#define IMGCLS_NATIVE_VERSION) \d+", r"\1 99", "is of version 99"),
+        (r"jpeg_create_decompress\((.*?)\)", r"jpeg_CreateDecompress(\1, 1, 1)", "built for another libjpeg"),
+    ],
+)
+def test_a_library_of_another_version_is_refused(checkout: Path, pattern: str, other: str, said: str) -> None:
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
     source = checkout.with_name("_native.c")
-    text = source.read_text()
-    source.write_text(re.sub(r"(#define IMGCLS_NATIVE_VERSION) \d+", r"\1 99", text))
+    source.write_text(re.sub(pattern, other, source.read_text()))
     done = run(checkout, "build")
     assert done.returncode == 1
-    assert "is of version 99" in done.stdout
+    assert said in done.stdout
     assert "build it again" in done.stdout
 
 

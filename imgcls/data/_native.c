@@ -38,7 +38,7 @@
 #define API __attribute__((visibility("default")))
 
 /* Raised with every change of a signature or of the pixels; native.py refuses a library of another number. */
-#define IMGCLS_NATIVE_VERSION 1
+#define IMGCLS_NATIVE_VERSION 2
 
 /* The numbers native.Status gives. */
 enum {
@@ -58,6 +58,11 @@ enum { MAX_SIDE = 16384, WEIGHT_BITS = 22, LOW_BITS = 14, PADDING = 64 };
 /* What a workspace keeps between calls at most; a rare huge image does not stay in memory for ever. */
 static const size_t KEEP_SCRATCH = (size_t)16 << 20;
 static const size_t KEEP_FILES = (size_t)64 << 20;
+
+/* What one image may need, beyond any sane shape. */
+static const size_t MOST_SCRATCH = (size_t)1 << 30;
+
+_Static_assert(sizeof(size_t) >= 8, "the sizes of the tables are computed without checks in 64 bits");
 
 typedef struct {
     unsigned char *bytes;
@@ -115,8 +120,6 @@ static void release(Buffer *buffer) {
     buffer->bytes = NULL;
     buffer->capacity = 0;
 }
-
-/* ---- libjpeg's side ---- */
 
 static void on_error(j_common_ptr cinfo) {
     ErrorTrap *trap = (ErrorTrap *)cinfo->err;
@@ -185,8 +188,6 @@ static int32_t size_of(const File *file, int64_t max_pixels, int32_t *size) {
     return status;
 }
 
-/* ---- The weights ---- */
-
 static int axis_stride(float begin, float end, int out_size) {
     double scale = (double)(end - begin) / out_size;
     return (int)ceil(scale < 1.0 ? 1.0 : scale) * 2 + 1;
@@ -227,8 +228,6 @@ static int fill_axis(Axis *axis, int in_size, float begin, float end, int out_si
     }
     return 1;
 }
-
-/* ---- The two passes ---- */
 
 static unsigned char to_byte(int32_t sum) {
     int32_t value = sum >> WEIGHT_BITS;
@@ -375,8 +374,6 @@ __attribute__((target("avx2"))) static void blend_rows_avx2(const unsigned char 
 
 #endif
 
-/* ---- One image ---- */
-
 typedef struct {
     Axis across;
     Axis down;
@@ -402,21 +399,13 @@ typedef struct {
     int channels;
 } Shape;
 
-/* Lay the tables and buffers of one image out in the workspace. */
-static int make_plan(Plan *plan, Workspace *space, int in_height, int in_width, const double *box, int flip,
-                     Shape shape, int channels) {
-    /* Written so that a NaN fails too. */
-    if (!(box[0] >= 0 && box[1] >= 0 && box[2] <= in_width && box[3] <= in_height && box[0] < box[2] && box[1] < box[3]))
-        return STATUS_BOX;
-    float left = (float)box[0], top = (float)box[1], right = (float)box[2], bottom = (float)box[3];
-    if (!(left < right && top < bottom)) return STATUS_BOX;
-    int width4 = (shape.width + 3) / 4 * 4;
-    plan->across.stride = axis_stride(left, right, shape.width);
-    plan->down.stride = axis_stride(top, bottom, shape.height);
+/* Lay the tables and buffers of one image out in the workspace, for axes whose strides are known. */
+static int lay_out(Plan *plan, Workspace *space, int in_height, int in_width, Shape shape) {
+    size_t width4 = ((size_t)shape.width + 3) / 4 * 4;
     plan->groups = (plan->across.stride + 3) / 4;
     plan->ring_rows = plan->down.stride < in_height ? plan->down.stride : in_height;
-    plan->ring_stride = ((size_t)width4 * channels + PADDING + 63) / 64 * 64;
-    size_t row_bytes = ((size_t)in_width + 4 * (size_t)plan->groups) * channels + 8 + PADDING;
+    plan->ring_stride = (width4 * shape.channels + PADDING + 63) / 64 * 64;
+    size_t row_bytes = ((size_t)in_width + 4 * (size_t)plan->groups) * shape.channels + 8 + PADDING;
 
     size_t total = 0;
     size_t across_first = take(&total, sizeof(int32_t) * shape.width);
@@ -430,7 +419,7 @@ static int make_plan(Plan *plan, Workspace *space, int in_height, int in_width, 
     size_t taps = take(&total, sizeof(unsigned char *) * plan->ring_rows);
     size_t row = take(&total, row_bytes);
     size_t ring = take(&total, plan->ring_stride * plan->ring_rows);
-    if (!grow(&space->scratch, total + 64)) return STATUS_MEMORY;
+    if (total > MOST_SCRATCH || !grow(&space->scratch, total + 64)) return STATUS_MEMORY;
 
     unsigned char *base = space->scratch.bytes + (64 - (uintptr_t)space->scratch.bytes % 64) % 64;
     plan->across.first = (int32_t *)(base + across_first);
@@ -446,21 +435,35 @@ static int make_plan(Plan *plan, Workspace *space, int in_height, int in_width, 
      * it back then waits for memory: three quarters of the time of the resize. To any other row it writes as usual. */
     plan->row = base + row + 8;
     plan->ring = base + ring;
+    memset(base + row, 0, row_bytes);
+    return STATUS_OK;
+}
 
+static int make_plan(Plan *plan, Workspace *space, int in_height, int in_width, const double *box, int flip,
+                     Shape shape) {
+    /* Written so that a NaN fails too. */
+    if (!(box[0] >= 0 && box[1] >= 0 && box[2] <= in_width && box[3] <= in_height)) return STATUS_BOX;
+    float left = (float)box[0], top = (float)box[1], right = (float)box[2], bottom = (float)box[3];
+    if (!(left < right && top < bottom)) return STATUS_BOX;
+    plan->across.stride = axis_stride(left, right, shape.width);
+    plan->down.stride = axis_stride(top, bottom, shape.height);
+    int status = lay_out(plan, space, in_height, in_width, shape);
+    if (status != STATUS_OK) return status;
     if (!fill_axis(&plan->across, in_width, left, right, shape.width, flip)) return STATUS_BOX;
     if (!fill_axis(&plan->down, in_height, top, bottom, shape.height, 0)) return STATUS_BOX;
 #if HAVE_AVX2_BUILD
-    if (space->use_avx2 && channels == 3) {
+    if (space->use_avx2 && shape.channels == 3) {
         int longest = 1;
         for (int x = 0; x < shape.width; x++)
             if (plan->across.count[x] > longest) longest = plan->across.count[x];
         plan->groups = (longest + 3) / 4;
+        /* Outputs are made in fours; those past the last are of no weight. */
+        int width4 = (shape.width + 3) / 4 * 4;
         pack_weights(&plan->across, shape.width, plan->groups, plan->table);
         memset(plan->table + (size_t)16 * plan->groups * shape.width, 0,
                sizeof(int32_t) * 16 * plan->groups * (width4 - shape.width));
         for (int x = 0; x < width4; x++)
-            plan->offsets[x] = x < shape.width ? (plan->across.first[x] - plan->across.begin) * channels : 0;
-        memset(base + row, 0, row_bytes);
+            plan->offsets[x] = x < shape.width ? (plan->across.first[x] - plan->across.begin) * shape.channels : 0;
     }
 #endif
     return STATUS_OK;
@@ -504,7 +507,7 @@ static int decode_box(Workspace *space, Decoder *decoder, const File *file, cons
     int status = read_header(decoder, file, INT64_MAX, &height, &width);
     if (status != STATUS_OK) return status;
     Plan plan;
-    status = make_plan(&plan, space, height, width, box, flip, shape, shape.channels);
+    status = make_plan(&plan, space, height, width, box, flip, shape);
     if (status != STATUS_OK) return status;
 
     cinfo->out_color_space = shape.channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
@@ -540,8 +543,6 @@ static int32_t decode_one(Workspace *space, const File *file, const double *box,
     if (space->scratch.capacity > KEEP_SCRATCH) release(&space->scratch);
     return status;
 }
-
-/* ---- Files ---- */
 
 static int reserve_files(Workspace *space, int64_t count) {
     space->num_files = 0;
@@ -592,11 +593,20 @@ static void measure(Workspace *space, int64_t max_pixels, int32_t *sizes, int32_
     }
 }
 
-/* ---- What native.py calls ---- */
-
 API int32_t imgcls_native_version(void) { return IMGCLS_NATIVE_VERSION; }
 
-API int32_t imgcls_native_libjpeg(void) { return LIBJPEG_TURBO_VERSION_NUMBER; }
+/* Whether the libjpeg found at run time is of the kind compiled for; another refuses every file. */
+API int32_t imgcls_native_works(void) {
+    Decoder decoder;
+    prepare(&decoder);
+    volatile int works = 0;
+    if (!setjmp(decoder.trap.escape)) {
+        jpeg_create_decompress(&decoder.cinfo);
+        works = 1;
+    }
+    jpeg_destroy_decompress(&decoder.cinfo);
+    return works;
+}
 
 API int32_t imgcls_native_has_avx2(void) {
 #if HAVE_AVX2_BUILD

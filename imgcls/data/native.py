@@ -35,13 +35,14 @@ MAX_PIXELS = 89_478_485
 # The longest side of an output, as in _native.c.
 MAX_SIDE = 16384
 
-_VERSION = 1
+_VERSION = 2
 _SOURCE = Path(__file__).with_name("_native.c")
 _INSTALL = (
     "install a C compiler and the headers of libjpeg-turbo 2.1 or later (Debian and Ubuntu: apt-get install gcc "
     "libjpeg62-turbo-dev or libjpeg-turbo8-dev; Fedora: dnf install gcc libjpeg-turbo-devel; conda: "
     "conda install -c conda-forge c-compiler libjpeg-turbo), then run: python -m imgcls.data.native build"
 )
+_REBUILD = "build it again: python -m imgcls.data.native build"
 
 
 class Status(enum.IntEnum):
@@ -286,8 +287,9 @@ def _load() -> _Loaded:
     except (OSError, AttributeError) as error:
         return _Loaded(None, f"the native decoder does not load ({error}); {_INSTALL}")
     if version != _VERSION:
-        remedy = "build it again: python -m imgcls.data.native build"
-        return _Loaded(None, f"{built[0].name} is of version {version}, the package needs {_VERSION}; {remedy}")
+        return _Loaded(None, f"{built[0].name} is of version {version}, the package needs {_VERSION}; {_REBUILD}")
+    if not library.imgcls_native_works():
+        return _Loaded(None, f"{built[0].name} was built for another libjpeg than this process finds; {_REBUILD}")
     pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
     for name, result, arguments in [
         ("imgcls_workspace_new", pointer, [int32]),
