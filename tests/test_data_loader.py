@@ -52,7 +52,7 @@ def kind(request, monkeypatch) -> dict[str, float]:
     """Each way of getting pixels from files, as arguments of the loader."""
     if request.param == "native" and not native.available():
         pytest.skip(native.why_not())
-    if request.param == "pillow":
+    if request.param != "native":
         monkeypatch.setenv("IMGCLS_NATIVE", "0")
     return {"cache_gb": 1.0 if request.param == "kept" else 0.0}
 
@@ -318,10 +318,23 @@ def test_validation_of_an_array_is_every_image_in_order():
     assert torch.equal(torch.cat([batch.images for batch in all_of(one)]), torch.from_numpy(split.images))
 
 
-def test_images_are_kept_decoded_only_where_all_of_them_fit(train):
+def test_images_are_kept_decoded_only_where_all_of_them_fit(train, monkeypatch):
+    monkeypatch.setenv("IMGCLS_NATIVE", "0")
     num_bytes = sum(int(np.prod(pixels.read_size(train.read(i), ""))) * 3 for i in range(len(train)))
     assert isinstance(make(train, cache_gb=num_bytes / 1e9)._pixels, pixels.KeptPixels)
     assert isinstance(make(train, cache_gb=(num_bytes - 1) / 1e9)._pixels, pixels.FilePixels)
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
+def test_images_that_the_native_decoder_takes_are_not_kept_and_others_are(train, root, tmp_path):
+    assert isinstance(make(train, cache_gb=1)._pixels, pixels.FilePixels)
+    (png,) = (root / "train/odd").glob("05.*")
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "1.png").write_bytes(png.read_bytes())
+    others = folder(str(tmp_path)).train
+    assert isinstance(make(others, batch_size=2, cache_gb=1)._pixels, pixels.KeptPixels)
 
 
 def test_the_decoder_in_use_is_named(monkeypatch):

@@ -75,8 +75,12 @@ def decode_whole(data: bytes, channels: int, name: str) -> np.ndarray:
 
 def resample_box(pixels: np.ndarray, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
     """The same crop as `decode_box` from pixels (H, W, C) uint8 that are already decoded."""
-    flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    _resample(Image.fromarray(np.ascontiguousarray(flat)), np.asarray(box), out, flip=flip)
+    left, top, right, bottom = np.asarray(box, np.float64)
+    # Only the pixels that take part are made into an image: the box, and the filter's support around it.
+    x0, x1 = _taking_part(left, right, out.shape[1], pixels.shape[1])
+    y0, y1 = _taking_part(top, bottom, out.shape[0], pixels.shape[0])
+    part = pixels[y0:y1, x0:x1, 0] if pixels.shape[2] == 1 else pixels[y0:y1, x0:x1]
+    _resample(Image.fromarray(part), np.array([left - x0, top - y0, right - x0, bottom - y0]), out, flip=flip)
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -137,6 +141,11 @@ def _resample(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: boo
         inner[:] = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if flip:
         out[:] = out[:, ::-1].copy()
+
+
+def _taking_part(low: float, high: float, num_out: int, num_in: int) -> tuple[int, int]:
+    support = max((high - low) / num_out, 1) + 1
+    return max(0, int(low - support)), min(num_in, int(high + support) + 1)
 
 
 def _inside(low: float, high: float, num_out: int, num_in: int) -> tuple[int, int, float, float]:

@@ -172,9 +172,16 @@ class ArrayPixels:
 
 
 def hold(split: Split, channels: int, *, cache_gb: float) -> Pixels:
-    """The way to hold `split`: arrays as they are, files kept decoded if all fit in `cache_gb`, else read each time."""
+    """The way to hold `split`: arrays as they are, files kept decoded where that is faster and fits in `cache_gb`.
+
+    The native decoder reads a file from the page cache, decodes and resamples it in less time than Pillow needs to
+    resample kept pixels (71 against 113 microseconds for the shapes at 72 px, 260 against 680 for photos of 300x250 at
+    224 px), so it is for Pillow's files alone that keeping pays.
+    """
     if isinstance(split, ArraySplit):
         return ArrayPixels(split)
+    if cache_gb <= 0 or _native_takes(split):
+        return FilePixels(split)
     sizes = _sizes_within(split, channels, num_bytes=cache_gb * 1e9)
     return FilePixels(split) if sizes is None else KeptPixels(split, sizes, channels)
 
@@ -196,10 +203,17 @@ def _native() -> ModuleType | None:
     return native if native.available() else None
 
 
+def _native_takes(split: FolderSplit, *, num_tried: int = 32) -> bool:
+    # Whether it takes most files, judged by some from all over the split.
+    if (native := _native()) is None:
+        return False
+    some = np.unique(np.linspace(0, len(split) - 1, num_tried).astype(np.int64))
+    status = native.Workspace().open_files([split.raw_path(int(index)) for index in some]).status
+    return bool((status == 0).mean() > 0.5)
+
+
 def _sizes_within(split: FolderSplit, channels: int, *, num_bytes: float) -> np.ndarray | None:
     # Reads headers until the budget is spent, so a set too large to keep costs no more than one that is kept.
-    if num_bytes <= 0:
-        return None
     sizes = np.empty((len(split), 2), np.int32)
     left = num_bytes
     for index in range(len(split)):
