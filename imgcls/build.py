@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from imgcls import distributed, weights
+from imgcls import distributed, divergence, weights
 from imgcls.config import Config, ConfigError, consequential, nearest
 from imgcls.data import pixels, policies
 from imgcls.data.augment import Augment, Normalise
@@ -24,6 +25,7 @@ from imgcls.data.sources import ImageSet
 from imgcls.events import Events
 from imgcls.losses import ClassificationLoss
 from imgcls.optim import Schedule, WeightAverage, parameter_groups
+from imgcls.recovery import Checkpoints
 from imgcls.runs import RunDirectory, code_version
 from imgcls.trainer import Settings, Trainer
 
@@ -270,7 +272,8 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
             microbatch=config.microbatch,
             clip_grad_norm=config.clip_grad_norm,
             log_every_steps=config.log_every_steps,
-            checkpoint_every_minutes=config.checkpoint.every_minutes,
+            best_metric=best_metric(config, num_classes),
+            on_divergence=divergence.Policy(rollback=config.on_divergence == "rollback", **asdict(config.divergence)),
         ),
         wrap=wrap,
         average=WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None,
@@ -281,7 +284,7 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
         prepare=lambda pixels: layout(normalise(pixels)),
         train_loader=train_loader,
         val_loader=val_loader,
-        run_dir=run_dir.path,
+        checkpoints=checkpoints(config, run_dir.path),
         open_events=open_events,
         description={
             "config": consequential(config),
@@ -289,6 +292,22 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
             "code": code_version(),
         },
     )
+
+
+def checkpoints(config: Config, run_dir: Path) -> Checkpoints:
+    """Build what saves the run; going back to the start of an epoch needs that kept."""
+    keep = max(config.checkpoint.keep, int(config.on_divergence == "rollback"))
+    return Checkpoints(run_dir, every_minutes=config.checkpoint.every_minutes, keep=keep)
+
+
+def best_metric(config: Config, num_classes: int) -> Any:
+    """Return `checkpoint.best_metric`, held against what this data has."""
+    metric = config.checkpoint.best_metric
+    if metric == "top5" and num_classes < 6:
+        raise ConfigError(
+            f"checkpoint.best_metric=top5, but of {num_classes} classes any five hold nearly all; use top1 or loss"
+        )
+    return metric
 
 
 def input_statistics(config: Config) -> dict[str, list[float]]:

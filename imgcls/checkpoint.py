@@ -4,12 +4,16 @@ A file holds tensors and plain types only, so it loads with `weights_only=True`;
 refused by torch before it runs.
 """
 
+import errno
 import logging
 import os
 import pickle
 import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +25,26 @@ FORMAT = 1
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: its text names the file, the reason and the way out."""
+
+
+class DiskError(OSError):
+    """The disk took no more: its text names the file, the reason and the way out."""
+
+    exit_code = 1
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say of a disk that is full, broken or read-only what that means for the run in `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise
+        raise DiskError(
+            f"{error.filename or path}: cannot be written: {error.strerror}. The last checkpoint is whole; "
+            "make room and run the same command again, it goes on from there"
+        ) from error
 
 
 def save(content: dict[str, Any], path: Path, *, keep_previous: Path | None = None) -> None:
@@ -35,18 +59,23 @@ def save(content: dict[str, Any], path: Path, *, keep_previous: Path | None = No
         OSError: the disk is full or refuses; the old file is untouched.
     """
     partial = path.with_name(f"{path.name}.partial")
+    content = {"format": FORMAT, "checksum": checksum(content), **content}
     try:
         with partial.open("wb") as file:
-            torch.save({"format": FORMAT, "checksum": checksum(content), **content}, file)
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        # torch reports a disk that is full by an error of its own, raised while it handles the disk's.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
     if keep_previous is not None and path.exists():
         path.replace(keep_previous)
     partial.replace(path)
-    _sync_directory(path.parent)
+    _sync(path.parent)  # a rename is on disk only once its directory is
 
 
 def load(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, Any]:
@@ -80,21 +109,115 @@ def load_latest(paths: list[Path], *, map_location: torch.device | str = "cpu") 
     Raises:
         CheckpointError: there are files, and none of them is whole.
     """
-    errors = []
+    errors: dict[Path, CheckpointError] = {}
     for path in paths:
         try:
             content = load(path, map_location=map_location)
         except FileNotFoundError:
             continue
         except CheckpointError as error:
-            errors.append(str(error))
+            errors[path] = error
             continue
-        for error in errors:
+        for damaged, error in errors.items():
             log.warning("%s; going on from %s", error, path)
+            # Out of the way, or the next save would put it in the place of the whole one.
+            damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
         return content
     if errors:
-        raise CheckpointError(f"{'; '.join(errors)}; start anew with overwrite=true")
+        raise CheckpointError(f"{'; '.join(map(str, errors.values()))}; start anew with overwrite=true")
     return None
+
+
+class File(NamedTuple):
+    """A checkpoint to write: as the arguments of `save`."""
+
+    content: dict[str, Any]
+    path: Path
+    keep_previous: Path | None = None
+
+
+class Writer:
+    """Writes checkpoints in a thread of its own while the run goes on; one lot at a time.
+
+    What is handed over is copied to host memory first, so later steps cannot change it. An error of the thread is
+    raised by the next call of `write` or `wait`.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="imgcls-checkpoint")
+        self._writing: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._writing is not None and not self._writing.done()
+
+    def write(self, *files: File, sync: Iterable[Path] = (), delete: Iterable[Path] = ()) -> None:
+        """Begin to write `files`, one after the other.
+
+        Args:
+            sync: what must be on disk before them, because they speak of it.
+            delete: what they replace.
+
+        Raises:
+            OSError: the lot before this one could not be written.
+        """
+        self.wait()
+        # Copied in one go, so that a tensor which two files share takes its memory once.
+        copies = to_host([file.content for file in files])
+        lot = [file._replace(content=copy) for file, copy in zip(files, copies, strict=True)]
+        self._writing = self._thread.submit(_write_lot, lot, list(sync), list(delete))
+
+    def wait(self) -> None:
+        """Return once nothing is left to write.
+
+        Raises:
+            OSError: it could not be written; what stood there before is untouched.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def _write_lot(files: list[File], sync: list[Path], delete: list[Path]) -> None:
+    for path in sync:
+        _sync(path)
+    for file in files:
+        save(file.content, file.path, keep_previous=file.keep_previous)
+    for path in delete:
+        path.unlink(missing_ok=True)
+
+
+def to_host(tree: Any) -> Any:
+    """Copy a tree of dicts, lists, tensors and plain values, its tensors into host memory."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            if id(node) not in copies:
+                copies[id(node)] = node.detach().to("cpu", copy=True)
+            return copies[id(node)]
+        if isinstance(node, dict):
+            return {key: copied(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return type(node)(map(copied, node))
+        return node
+
+    return copied(tree)
+
+
+def differences(one: Any, other: Any, *, name: str = "") -> list[str]:
+    """Name every leaf of two trees that is not the same to the last bit: `["optimizer.state.3.momentum_buffer"]`."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        return [
+            found
+            for key in keys
+            for found in differences(one.get(key), other.get(key), name=f"{name}.{key}" if name else str(key))
+        ]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [found for i, pair in pairs for found in differences(*pair, name=f"{name}.{i}")]
+    return [] if checksum(one) == checksum(other) else [name]
 
 
 def _reason(error: Exception) -> str:
@@ -122,8 +245,7 @@ def _crc(node: Any, crc: int) -> int:
     return zlib.crc32(repr(node).encode(), crc)
 
 
-def _sync_directory(path: Path) -> None:
-    # A rename is on disk only once its directory is.
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -33,6 +33,9 @@ BAD_IMAGE_POLICIES = ("raise", "skip")
 INPUTS = ("standardised", "mean_subtracted")
 AUGMENT_POLICIES = ("randaugment", "trivialaugment")
 LR_SCALINGS = ("none", "linear")
+BEST_METRICS = ("top1", "top5", "loss")
+ON_DIVERGENCE = ("stop", "rollback")
+ON_STUCK = ("warn", "stop", "ignore")
 FREEZES = ("none", "backbone")
 ENSEMBLE_AVERAGES = ("softmax", "weights")
 
@@ -103,9 +106,22 @@ class RecipeConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When a run is saved."""
+    """When a run is saved, and what of it is kept."""
 
     every_minutes: float = 10.0
+    keep: int = 0
+    best_metric: str = "top1"
+
+
+@dataclass
+class DivergenceConfig:
+    """What `on_divergence=rollback` does, and when a loss counts as stuck."""
+
+    lr_factor: float = 0.5
+    max_rollbacks: int = 3
+    stuck_epochs: float = 3.0
+    stuck_steps: int = 5000
+    on_stuck: str = "warn"
 
 
 @dataclass
@@ -142,7 +158,7 @@ class Config:
 
     device: str = "auto"
     precision: str = "auto"
-    microbatch: int | None = None
+    microbatch: Any = None
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False
@@ -150,6 +166,8 @@ class Config:
     log_every_steps: int = 20
     tensorboard: bool = True
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    on_divergence: str = "stop"
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
 
 
 @dataclass
@@ -211,7 +229,11 @@ INCIDENTAL = (
     "data.cache_gb",
     "min_val_top1",
     "tensorboard",
-    "checkpoint",
+    "checkpoint.every_minutes",
+    "checkpoint.keep",
+    # A run that has diverged may be taken up again with another answer to it.
+    "on_divergence",
+    "divergence",
 )
 
 
@@ -230,17 +252,24 @@ def check(config: Config) -> None:
     _one_of("precision", config.precision, PRECISIONS)
     _one_of("lr_scaling", config.lr_scaling, LR_SCALINGS)
     _one_of("data.on_bad_image", config.data.on_bad_image, BAD_IMAGE_POLICIES)
+    _one_of("checkpoint.best_metric", config.checkpoint.best_metric, BEST_METRICS)
+    _one_of("on_divergence", config.on_divergence, ON_DIVERGENCE)
+    _one_of("divergence.on_stuck", config.divergence.on_stuck, ON_STUCK)
     _one_of("augment.input", config.augment.input, INPUTS)
     if config.augment.policy is not None:
         _one_of("augment.policy", config.augment.policy, AUGMENT_POLICIES)
     _one_of("freeze", config.freeze, FREEZES)
     _check_device(config.device)
-    for key in ("batch_size", "image_size", "epochs", "microbatch", "max_steps", "log_every_steps", "data.prefetch"):
+    for key in ("batch_size", "image_size", "epochs", "max_steps", "log_every_steps", "data.prefetch"):
+        _at_least(key, _select(config, key), 1)
+    for key in ("divergence.stuck_steps", "divergence.max_rollbacks"):
         _at_least(key, _select(config, key), 1)
     _at_least("data.num_threads", config.data.num_threads, 1)
     _at_least("data.num_classes", config.data.num_classes, 2)
     _at_least("seed", config.seed, 0)
-    for key in ("auxiliary_weight", "clip_grad_norm", "head_lr_factor", "data.cache_gb", "checkpoint.every_minutes"):
+    for key in ("auxiliary_weight", "clip_grad_norm", "head_lr_factor", "data.cache_gb"):
+        _at_least(key, _select(config, key), 0)
+    for key in ("checkpoint.every_minutes", "checkpoint.keep"):
         _at_least(key, _select(config, key), 0)
     for key in ("brightness", "contrast", "saturation", "hue", "pca_std", "mixup", "cutmix"):
         _at_least(f"augment.{key}", getattr(config.augment, key), 0)
@@ -250,10 +279,13 @@ def check(config: Config) -> None:
     _between("min_val_top1", config.min_val_top1, 0, 100)
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"ema_decay={config.ema_decay} must be at least 0 (no averaging) and below 1")
-    if config.microbatch is not None and config.microbatch > config.batch_size:
+    _check_microbatch(config)
+    if not 0 < config.divergence.lr_factor <= 1:
+        raise ConfigError(f"divergence.lr_factor={config.divergence.lr_factor} must lie above 0 and be at most 1")
+    if not config.divergence.stuck_epochs > 0:
         raise ConfigError(
-            f"microbatch={config.microbatch} is larger than batch_size={config.batch_size}; "
-            f"use microbatch={config.batch_size} or less, or leave it out"
+            f"divergence.stuck_epochs={config.divergence.stuck_epochs} must be above 0; "
+            "divergence.on_stuck=ignore turns the warning off"
         )
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
@@ -525,6 +557,20 @@ def explain(error: BaseException) -> str:
         head = text.splitlines()[0].removeprefix("Error merging override ")
         return f"{head}: {str(cause).splitlines()[0]}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line)
+
+
+def _check_microbatch(config: Config) -> None:
+    microbatch = config.microbatch
+    if microbatch is None or microbatch == "auto":
+        return
+    if not isinstance(microbatch, int) or isinstance(microbatch, bool):
+        raise ConfigError(f"microbatch={microbatch} must be a number of images, auto, or null for all at once")
+    _at_least("microbatch", microbatch, 1)
+    if microbatch > config.batch_size:
+        raise ConfigError(
+            f"microbatch={microbatch} is larger than batch_size={config.batch_size}; "
+            f"use microbatch={config.batch_size} or less, or leave it out"
+        )
 
 
 def _check_device(device: str) -> None:

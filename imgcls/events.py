@@ -51,6 +51,8 @@ class Events:
     def _cut_off(self, position: dict[str, int]) -> None:
         for file in self._files():
             size = position.get(file.name, 0)
+            if file.exists() and file.stat().st_size < size:
+                log.warning("%s has lost its last lines, which the checkpoint counts on", file)
             if file.exists() and size == 0:
                 file.unlink()
             elif file.exists() and file.stat().st_size > size:

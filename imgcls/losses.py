@@ -1,5 +1,6 @@
 """What training minimises."""
 
+import math
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ class ClassificationLoss(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
+        self.total_weight = 1.0  # of all the heads of the network last seen
 
     def forward(self, output: Tensor | tuple[Tensor, ...], targets: Tensor) -> LossOutput:
         """Compare a network's output with class indices (B,) or class probabilities (B, K).
@@ -32,9 +34,14 @@ class ClassificationLoss(nn.Module):
         """
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = self._cross_entropy(logits, targets)
+        self.total_weight = 1 + self.auxiliary_weight * len(auxiliary)
         for head in auxiliary:
             loss = loss + self.auxiliary_weight * self._cross_entropy(head, targets)
         return LossOutput(loss, logits)
+
+    def at_chance(self, num_classes: int) -> float:
+        """Return the loss of a network to which all classes are alike, smoothed labels or not."""
+        return self.total_weight * math.log(num_classes)
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)

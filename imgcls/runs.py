@@ -64,7 +64,7 @@ class RunDirectory:
         config = json.loads(json.dumps(config, default=str))
         file = self.path / CONFIG
         if not file.exists():
-            file.write_text(json.dumps(config, indent=2) + "\n")
+            _write_whole(file, config)
             return
         there = json.loads(file.read_text())
         differences = [
@@ -80,9 +80,11 @@ class RunDirectory:
             )
 
     def _clear(self) -> None:
-        ours = (CONFIG, RESULTS, METRICS, LAST, PREVIOUS, BEST)
-        for file in [*(self.path / name for name in ours), *self.path.glob("events.out.tfevents.*")]:
-            file.unlink(missing_ok=True)
+        ours = (RESULTS, METRICS, LAST, PREVIOUS, BEST, "epoch_*.pt", "*.partial", "*.damaged", "events.out.tfevents.*")
+        # The config last: a kill in between leaves a run that is still known for what it is.
+        for pattern in (*ours, CONFIG):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -98,9 +100,7 @@ class RunDirectory:
         """Write the results, which marks the run as finished."""
         if self._lock is None:
             return
-        partial = self.path / f"{RESULTS}.partial"
-        partial.write_text(json.dumps(results, indent=2) + "\n")
-        partial.replace(self.path / RESULTS)
+        _write_whole(self.path / RESULTS, results)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -111,6 +111,13 @@ class RunDirectory:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _write_whole(file: Path, content: dict[str, Any]) -> None:
+    # Renamed into place, so that a kill leaves no half of it.
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(file)
 
 
 class TooLowError(RuntimeError):

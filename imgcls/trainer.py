@@ -4,32 +4,27 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from imgcls import checkpoint, distributed
+from imgcls import checkpoint, distributed, divergence, memory
 from imgcls.data.loader import Batch, Loader
+from imgcls.divergence import DivergedError
 from imgcls.evaluation import evaluate
 from imgcls.events import Events, Progress
 from imgcls.losses import ClassificationLoss
 from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.optim import Schedule, WeightAverage, set_lr
-from imgcls.runs import BEST, LAST, PREVIOUS
+from imgcls.recovery import Checkpoints
 from imgcls.signals import Interrupted, StopSignals
 
 log = logging.getLogger(__name__)
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a number: its text names the step and what to try."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -42,10 +37,11 @@ class Settings:
     device: torch.device
     autocast: torch.dtype | None
     max_steps: int | None = None
-    microbatch: int | None = None
+    microbatch: int | Literal["auto"] | None = None
     clip_grad_norm: float | None = None
     log_every_steps: int = 20
-    checkpoint_every_minutes: float = 10.0
+    best_metric: Literal["top1", "top5", "loss"] = "top1"
+    on_divergence: divergence.Policy = field(default_factory=divergence.Policy)
 
 
 @dataclass
@@ -59,7 +55,18 @@ class State:
     best_top1: float = -math.inf
     best_top5: float | None = None
     best_loss: float = math.inf
+    microbatch: int = 0  # images at a time and device
+    rollbacks: int = 0
+    moving_step: int = 0  # the last logged one whose loss was not at chance
     seconds: float = 0.0
+
+    def better(self, val: Scores, metric: Literal["top1", "top5", "loss"]) -> bool:
+        """Tell whether scores beat the best so far."""
+        if metric == "loss":
+            return val.loss < self.best_loss
+        if metric == "top5":
+            return val.top5 is not None and (self.best_top5 is None or val.top5 > self.best_top5)
+        return val.top1 > self.best_top1
 
 
 class Trainer:
@@ -88,7 +95,7 @@ class Trainer:
         prepare: Callable[[Tensor], Tensor],
         train_loader: Loader,
         val_loader: Loader,
-        run_dir: Path,
+        checkpoints: Checkpoints,
         open_events: Callable[[dict[str, int] | None], Events],
         description: dict[str, Any],
     ) -> None:
@@ -102,17 +109,18 @@ class Trainer:
         self.prepare = prepare
         self.train_loader = train_loader
         self.val_loader = val_loader
-        self.run_dir = run_dir
+        self.checkpoints = checkpoints
+        self.open_events = open_events
         self.description = description
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.autocast == torch.float16)
         self.state = State()
         self.meter = Meter(settings.device)
         self.told = self.meter.sums.clone()  # the meter's sums at the last log
-        self.bad_step = torch.zeros((), dtype=torch.int64, device=settings.device)  # the first without a finite loss
-        position = self.restore()
+        self.watch = divergence.Watch(settings.device)
+        self.started_at = time.monotonic()
+        position = self.resume()
         self.train_model = wrap(model)
         self.events = open_events(position)
-        self.started_at = self.saved_at = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, from wherever the run stands, and return its results.
@@ -120,40 +128,48 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite; the last good checkpoint is in place.
             Interrupted: a signal asked the run to stop; it is saved where it stands.
+            OutOfMemory: a batch does not fit on the device.
+            DiskError: a checkpoint or a metric cannot be written.
         """
-        state, settings = self.state, self.settings
-        with StopSignals() as self.signals:
-            while state.epoch < settings.epochs:
-                self.train_epoch()
-                train = self.meter.scores(settings.num_classes, over_ranks=True)
-                val = self.validate()
-                if note := self.schedule.epoch_ended(val.top1):
-                    log.info(note)
-                self.end_epoch(train, val)
-                if settings.max_steps is not None and state.step >= settings.max_steps:
-                    break
-        return self.results()
+        with (
+            StopSignals() as self.signals,
+            checkpoint.disk_errors(self.checkpoints.run_dir),
+            memory.explained(self.out_of_memory),
+            self.checkpoints,
+        ):
+            self.begin()
+            while not self.finished():
+                try:
+                    self.train_epoch()
+                    train = self.meter.scores(self.settings.num_classes, over_ranks=True)
+                    val = self.validate()
+                    self.end_epoch(train, val)
+                except DivergedError as error:
+                    self.roll_back(error)
+            return self.results()
 
     def train_epoch(self) -> None:
         """Train on what is left of this epoch."""
-        state, settings, num_batches = self.state, self.settings, self.train_loader.num_batches
+        state, settings, loader = self.state, self.settings, self.train_loader
         self.train_model.train()
-        images_per_step = self.train_loader.batch_size
-        with self.progress("train", num_batches, state.batch, images_per_step) as progress:
+        with (
+            self.progress("train", loader.num_batches, state.batch, loader.batch_size) as progress,
+            closing(loader.epoch(state.epoch, start=state.batch)) as batches,
+        ):
             clock = Clock()
-            for batch in clock.waits(self.train_loader.epoch(state.epoch, start=state.batch)):
-                if settings.max_steps is not None and state.step >= settings.max_steps:
+            for batch in clock.waits(batches):
+                if self.out_of_steps():
                     break
-                lr = set_lr(self.optimizer, self.schedule.factor(self.now(), epochs=settings.epochs))
+                lr = set_lr(self.optimizer, self.lr_factor())
                 loss, logits = self.train_step(batch)
                 state.batch += 1
                 state.step += 1
                 self.meter.update(loss, logits, batch.labels)
-                self.bad_step += state.step * ((self.bad_step == 0) & ~loss.isfinite())
+                self.watch.update(loss, step=state.step)
                 if state.step % settings.log_every_steps == 0:
                     self.log_step(lr, clock, progress)
                 progress.advance()
-                self.save_if_due()
+                self.heed_signals(save=self.checkpoints.due)
         self.check_finite()
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -168,7 +184,7 @@ class Trainer:
         images, targets = self.augment(batch, self.state.epoch)
         if self.state.step == 0:
             self.events.images("train/images", images, 0)
-        num_parts = math.ceil(len(images) / (settings.microbatch or len(images)))
+        num_parts = math.ceil(len(images) / self.state.microbatch)
         losses, logits = [], []
         for part, part_targets in zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True):
             with torch.autocast(settings.device.type, dtype=settings.autocast, enabled=settings.autocast is not None):
@@ -193,17 +209,22 @@ class Trainer:
         """Score the network, or the average of its weights, on the validation images."""
         settings, loader = self.settings, self.val_loader
         distributed.broadcast_buffers(self.model)
-        with self.progress("val", loader.num_batches, 0, loader.batch_size) as progress:
+        with (
+            self.progress("val", loader.num_batches, 0, loader.batch_size) as progress,
+            closing(loader.epoch(0)) as batches,
+        ):
 
             def after_batch(meter: Meter) -> None:
                 if progress.done % settings.log_every_steps == 0:
                     progress.show(meter.scores(settings.num_classes))
                 progress.advance()
-                self.stop_if_asked()
+                # A rank may have a batch more than another; they agree after those that all have.
+                if progress.done <= loader.num_images // loader.batch_size:
+                    self.heed_signals()
 
             return evaluate(
                 self.model if self.average is None else self.average.model,
-                loader.epoch(0),
+                batches,
                 prepare=self.prepare,
                 num_classes=settings.num_classes,
                 device=settings.device,
@@ -211,12 +232,22 @@ class Trainer:
                 after_batch=after_batch,
             )
 
-    def now(self) -> float:
-        """Return the time in epochs, as schedules count it: the middle of the coming step.
+    def lr_factor(self) -> float:
+        """Return what the optimizer's lr is multiplied by in the coming step.
 
-        At its start a warm-up's first lr would be 0, at its end a drop would come a step early.
+        Schedules count time in epochs; it is taken in the middle of the step. At its start a warm-up's first lr would
+        be 0, at its end a drop would come a step early.
         """
-        return self.state.epoch + (self.state.batch + 0.5) / self.train_loader.num_batches
+        now = self.state.epoch + (self.state.batch + 0.5) / self.train_loader.num_batches
+        penalty = self.settings.on_divergence.lr_factor**self.state.rollbacks
+        return penalty * self.schedule.factor(now, epochs=self.settings.epochs)
+
+    def out_of_steps(self) -> bool:
+        return self.settings.max_steps is not None and self.state.step >= self.settings.max_steps
+
+    def finished(self) -> bool:
+        """Tell whether all is trained and, after the last step, validated."""
+        return self.state.epoch >= self.settings.epochs or (self.out_of_steps() and self.state.batch == 0)
 
     def progress(self, name: str, total: int, done: int, num_images: int) -> Progress:
         label = f"epoch {self.state.epoch + 1}/{self.settings.epochs} {name:5}"
@@ -230,6 +261,7 @@ class Trainer:
         scores = scores_of(sums, self.settings.num_classes)
         progress.show(scores)
         self.events.write(epoch=self.state.epoch + 1, step=self.state.step, lr=lr, train=scores)
+        self.check_moving(scores.loss)
         timing = clock.lap(scores.num_images)
         if self.settings.device.type == "cuda":
             timing["system/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.settings.device) / 2**30
@@ -258,20 +290,30 @@ class Trainer:
         return self.state.seconds + time.monotonic() - self.started_at
 
     def check_finite(self) -> None:
-        """Raise DivergedError if any loss so far was not finite."""
-        if step := distributed.agree(int(self.bad_step)):
-            raise DivergedError(
-                f"the loss at step {step} (epoch {self.state.epoch + 1}) is not finite; the last checkpoint is from "
-                "before it. Try a lower optimizer.lr, schedule.warmup_epochs, clip_grad_norm=1 or precision=fp32"
-            )
+        """Wait for the device, and raise DivergedError if any loss so far was not finite."""
+        self.watch.check(epoch=self.state.epoch + 1)
+
+    def check_moving(self, loss: float) -> None:
+        """Warn of a loss that stays where guessing is, or stop for it."""
+        state, policy = self.state, self.settings.on_divergence
+        chance = self.loss.at_chance(self.settings.num_classes)
+        if not divergence.near_chance(loss, chance):
+            state.moving_step = state.step
+        steps, limit = state.step - state.moving_step, policy.stuck_after(self.train_loader.num_batches)
+        if policy.on_stuck != "ignore" and steps - self.settings.log_every_steps < limit <= steps:
+            divergence.stuck(policy, loss=loss, chance=chance, steps=steps)
 
     def end_epoch(self, train: Scores, val: Scores) -> None:
         """Tell and save what an epoch gave."""
         state = self.state
+        if not math.isfinite(val.loss):
+            raise DivergedError(f"the validation loss of epoch {state.epoch + 1} is not finite")
+        if note := self.schedule.epoch_ended(val.top1):
+            log.info(note)
         state.epoch += 1
         state.batch = 0
         lr = self.optimizer.param_groups[0]["lr"]
-        if improved := val.top1 > state.best_top1:
+        if improved := state.better(val, self.settings.best_metric):
             state.best_top1, state.best_top5, state.best_loss = val.top1, val.top5, val.loss
             state.best_epoch = state.epoch
         log.info("epoch %d/%d  train %s   val %s%s", state.epoch, self.settings.epochs, train, val, "  best" * improved)
@@ -279,34 +321,29 @@ class Trainer:
         self.events.filters(self.model, state.step)
         self.meter = Meter(self.settings.device)
         self.told = self.meter.sums.clone()
-        self.save()
-        if improved and distributed.is_main():
-            evaluated = self.model if self.average is None else self.average.model
-            scores = {"top1": val.top1, "top5": val.top5, "loss": val.loss}
-            content = self.description | {"model": evaluated.state_dict(), "epoch": state.epoch, "val": scores}
-            checkpoint.save(content, self.run_dir / BEST)
+        self.save(best=val if improved else None, epoch=state.epoch)
 
-    def save_if_due(self) -> None:
-        """Save between two steps when a signal asks the run to stop, or the last save is long ago."""
-        self.stop_if_asked()
-        due = time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_every_minutes
-        if distributed.agree(int(due)):
+    def heed_signals(self, *, save: bool = False) -> None:
+        """Save and stop where a signal asks for it; only save, where any rank wants that. All ranks alike."""
+        asked = distributed.agree(2 * self.signals.received + save)
+        if asked:
             self.save()
-
-    def stop_if_asked(self) -> None:
-        if signal := distributed.agree(self.signals.received):
-            self.save()
+        if signal := asked // 2:
+            self.checkpoints.settle()
             raise Interrupted(signal, f"saved after step {self.state.step}; the same command goes on from there")
 
-    def save(self) -> None:
-        """Write last.pt; the one before it stays as previous.pt."""
+    def save(self, *, best: Scores | None = None, epoch: int | None = None) -> None:
+        """Have last.pt written in the background, and best.pt if the epoch that just ended is the `best`."""
         self.check_finite()
-        self.saved_at = time.monotonic()
-        meters = distributed_meters(self.meter, self.told)
-        if distributed.is_main():
-            checkpoint.save(self.snapshot(meters), self.run_dir / LAST, keep_previous=self.run_dir / PREVIOUS)
+        snapshot = self.snapshot()
+        weights = None
+        if best is not None:
+            evaluated = snapshot["model"] if self.average is None else snapshot["average"]
+            scores = {"top1": best.top1, "top5": best.top5, "loss": best.loss}
+            weights = self.description | {"model": evaluated, "epoch": self.state.epoch, "val": scores}
+        self.checkpoints.save(snapshot, best=weights, epoch=epoch)
 
-    def snapshot(self, meters: dict[str, Tensor]) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on, as tensors and plain values."""
         return self.description | {
             "model": self.model.state_dict(),
@@ -315,27 +352,123 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "state": asdict(self.state) | {"seconds": self.seconds()},
-            "meters": meters,
+            "meters": distributed_meters(self.meter, self.told),
             "events": self.events.position(),
         }
 
-    def restore(self) -> dict[str, int] | None:
+    def load(self, snapshot: dict[str, Any]) -> None:
+        """Put the run back to where it was when `snapshot` was taken."""
+        self.model.load_state_dict(snapshot["model"])
+        if self.average is not None:
+            self.average.model.load_state_dict(snapshot["average"])
+        self.optimizer.load_state_dict(snapshot["optimizer"])
+        self.schedule.load_state_dict(snapshot["schedule"])
+        self.scaler.load_state_dict(snapshot["scaler"])
+        for name, value in snapshot["state"].items():
+            setattr(self.state, name, value)
+        self.started_at = time.monotonic()
+        self.watch.reset()
+        if distributed.is_main():
+            self.meter.sums.copy_(snapshot["meters"]["sums"])
+            self.told.copy_(snapshot["meters"]["told"])
+        else:
+            self.meter.sums.zero_()
+            self.told.zero_()
+
+    def resume(self) -> dict[str, int] | None:
         """Take up the run that is saved in the directory, if one is; return how far its event files go."""
-        saved = checkpoint.load_latest([self.run_dir / LAST, self.run_dir / PREVIOUS])
+        saved = self.checkpoints.latest()
         if saved is None:
             return None
-        self.model.load_state_dict(saved["model"])
-        if self.average is not None:
-            self.average.model.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.scaler.load_state_dict(saved["scaler"])
-        self.state = State(**saved["state"])
-        if distributed.is_main():
-            self.meter.sums.copy_(saved["meters"]["sums"])
-            self.told.copy_(saved["meters"]["told"])
-            log.info("going on after step %d, epoch %d", self.state.step, self.state.epoch)
+        self.load(saved)
+        log.info("going on after step %d, epoch %d", self.state.step, self.state.epoch)
         return saved["events"]
+
+    def begin(self) -> None:
+        """Do what comes before the first step of a run, or of a resumed one."""
+        local_size = self.train_loader.local_size
+        if self.state.microbatch == 0:
+            wanted = self.settings.microbatch
+            self.state.microbatch = min(local_size, wanted) if isinstance(wanted, int) else local_size
+            if wanted == "auto":
+                self.fit_microbatch()
+        if self.state.step == 0 and self.settings.on_divergence.rollback:
+            self.save(epoch=0)
+
+    def fit_microbatch(self) -> None:
+        """Find how many images at a time the device's memory takes: all, or half of them, or a quarter, ..."""
+        fits = self.largest_microbatch()
+        if fits is None:
+            raise memory.OutOfMemory(self.memory_text(fits))
+        self.state.microbatch = fits
+        log.info("microbatch=auto: %d images at a time fit on %s", fits, self.settings.device)
+
+    def largest_microbatch(self) -> int | None:
+        """Try steps on one batch, without and with the optimizer's state, and put everything back as it was."""
+        self.optimizer.zero_grad(set_to_none=True)
+        before, train_model = checkpoint.to_host(self.snapshot()), self.train_model
+        # Ranks run out one at a time, and must not wait for each other in a backward pass.
+        self.train_model = self.model if distributed.world_size() > 1 else train_model
+        self.train_model.train()
+
+        def attempt(microbatch: int) -> None:
+            self.state.microbatch = microbatch
+            with closing(self.train_loader.epoch(0)) as batches:
+                batch = next(batches)
+                for step in (1, 2):
+                    self.state.step = step
+                    self.train_step(batch)
+
+        def put_back() -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.load(before)
+
+        fits = memory.largest_that_fits(attempt, put_back, most=self.train_loader.local_size)
+        self.train_model = train_model
+        return -distributed.agree(-(fits or 0)) or None
+
+    def out_of_memory(self) -> str:
+        """Say what did not fit, and what would: tried out, unless other ranks wait for this one in vain."""
+        alone = distributed.world_size() == 1
+        return self.memory_text(self.largest_microbatch() if alone else -(-self.state.microbatch // 2))
+
+    def memory_text(self, fits: int | None) -> str:
+        loader, microbatch = self.train_loader, self.state.microbatch
+        return memory.text(
+            self.settings.device,
+            batch_size=loader.batch_size,
+            local_size=loader.local_size,
+            microbatch=microbatch,
+            fits=fits,
+        )
+
+    def roll_back(self, error: DivergedError) -> None:
+        """Go back to the start of the epoch with a smaller lr; or end the run, where that is not to be.
+
+        Not to the newest checkpoint: when that was written is chance, and so would be what comes of the run.
+        """
+        policy = self.settings.on_divergence
+        if not policy.rollback or self.state.rollbacks >= policy.max_rollbacks:
+            raise divergence.advice(error, policy) from error
+        self.checkpoints.settle()
+        rollbacks, saved = self.state.rollbacks + 1, self.checkpoints.before_epoch(self.state.epoch)
+        assert saved is not None
+        self.load(saved)
+        self.state.rollbacks = rollbacks
+        # Saved before the event files are cut: a kill in between leaves a last.pt that knows how far they are good.
+        self.checkpoints.save(self.snapshot() | {"events": saved["events"]})
+        self.checkpoints.settle()
+        self.checkpoints.forget_previous()
+        self.events.close()
+        self.events = self.open_events(saved["events"])
+        log.warning(
+            "%s: going back to step %d with lr x %g (%d of %d times)",
+            error,
+            self.state.step,
+            policy.lr_factor**rollbacks,
+            rollbacks,
+            policy.max_rollbacks,
+        )
 
 
 def distributed_meters(meter: Meter, told: Tensor) -> dict[str, Tensor]:

@@ -32,14 +32,14 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def stop_at_step(step: int) -> Callable[[Trainer], None]:
     def before(trainer: Trainer) -> None:
-        check = trainer.stop_if_asked
+        heed = trainer.heed_signals
 
-        def stop_if_asked() -> None:
+        def heed_signals(*, save: bool = False) -> None:
             if trainer.state.step == step:
                 trainer.signals.received = signal.SIGTERM
-            check()
+            heed(save=save)
 
-        trainer.stop_if_asked = stop_if_asked
+        trainer.heed_signals = heed_signals
 
     return before
 

@@ -6,7 +6,7 @@ batches each time it is asked for one, so there is no thread that could outlive 
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
@@ -105,7 +105,7 @@ class Loader:
         """Images that this rank could not decode so far."""
         return len(self._bad)
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from position `start` on; nothing before it is decoded.
 
         Raises:
