@@ -1,0 +1,106 @@
+"""Sort ImageNet's flat validation images into class folders, as training expects them.
+
+    python scripts/sort_val.py /data/imagenet/val ILSVRC2012_validation_ground_truth.txt --meta meta.mat
+    python scripts/sort_val.py /data/imagenet/val LOC_val_solution.csv
+
+The labels are either the development kit's ground truth, with its meta.mat, or Kaggle's LOC_val_solution.csv, or any
+text file with one WordNet id per line, in the order of the images. Nothing is moved before every image has a label;
+a run that was broken off goes on where it stopped.
+"""
+
+import argparse
+import csv
+import re
+import struct
+import zlib
+from pathlib import Path
+
+WNID = re.compile(r"n\d{8}")
+NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("val", type=Path, help="the folder of ILSVRC2012_val_*.JPEG")
+    parser.add_argument("labels", type=Path, help="the file of labels")
+    parser.add_argument("--meta", type=Path, help="the development kit's meta.mat, where labels are its numbers")
+    asked = parser.parse_args()
+    try:
+        moved, sorted_already = sort_images(asked.val, read_labels(asked.labels, asked.meta))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f"{asked.val}: moved {moved} images into class folders, {sorted_already} were there already")
+
+
+def read_labels(path: Path, meta: Path | None = None) -> dict[int, str]:
+    """The WordNet id of each validation image, by its number from 1.
+
+    Raises:
+        ValueError: the file is of no known kind, or meta.mat is missing or not what it should be.
+    """
+    text = path.read_text()
+    if text.startswith("ImageId"):
+        rows = csv.DictReader(text.splitlines())
+        return {int(row["ImageId"].rsplit("_", 1)[1]): row["PredictionString"].split()[0] for row in rows}
+    words = text.split()
+    if words and all(WNID.fullmatch(word) for word in words):
+        return dict(enumerate(words, 1))
+    if words and all(word.isdecimal() for word in words):
+        if meta is None:
+            raise ValueError(
+                f"{path} counts classes in the development kit's own order, not that of the WordNet ids; "
+                "add --meta data/meta.mat from ILSVRC2012_devkit_t12.tar.gz"
+            )
+        wnids = read_meta(meta)
+        if not 1 <= min(map(int, words)) <= max(map(int, words)) <= len(wnids):
+            raise ValueError(f"{path} has labels outside 1..{len(wnids)}; is it the validation ground truth?")
+        return {number: wnids[int(word) - 1] for number, word in enumerate(words, 1)}
+    raise ValueError(f"{path} is neither LOC_val_solution.csv, nor WordNet ids, nor the development kit's numbers")
+
+
+def read_meta(path: Path) -> list[str]:
+    """The WordNet ids of the development kit's classes 1 to 1000, from its meta.mat.
+
+    A MATLAB 5 file is a header of 128 bytes, then elements of a type, a length and that many bytes, deflated where the
+    type is 15. The ids are the only text of their form in it, one for each class in turn; the first 1,000 are leaves.
+
+    Raises:
+        ValueError: it is another file.
+    """
+    data = path.read_bytes()
+    found: list[str] = []
+    position = 128
+    try:
+        while position + 8 <= len(data):
+            kind, length = struct.unpack_from("<II", data, position)
+            body = data[position + 8 : position + 8 + length]
+            found += WNID.findall((zlib.decompress(body) if kind == 15 else body).decode("latin-1"))
+            position += 8 + length
+    except zlib.error:
+        found = []
+    if len(set(found)) != len(found) or len(found) < 1000 or found[0] != "n02119789":
+        raise ValueError(f"{path} is not the meta.mat of ILSVRC2012_devkit_t12.tar.gz")
+    return found[:1000]
+
+
+def sort_images(val: Path, labels: dict[int, str]) -> tuple[int, int]:
+    """Move each image into the folder of its class; how many were moved, and how many were there already.
+
+    Raises:
+        ValueError: an image without a label, or images that are missing.
+    """
+    flat = {int(match[1]): path for path in val.iterdir() if (match := NAME.fullmatch(path.name))}
+    done = sum(1 for path in val.glob("n*/*") if NAME.fullmatch(path.name))
+    if unknown := sorted(set(flat) - set(labels)):
+        raise ValueError(f"{flat[unknown[0]]} has no label, and {len(unknown) - 1} others; is it the right file?")
+    if len(flat) + done != len(labels):
+        raise ValueError(f"{val} holds {len(flat) + done} images but there are {len(labels)} labels; unpack it again")
+    for number, path in sorted(flat.items()):
+        folder = val / labels[number]
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    return len(flat), done
+
+
+if __name__ == "__main__":
+    main()
