@@ -79,7 +79,8 @@ class Events:
             if scores is not None:
                 row |= {f"{split}/loss": scores.loss, f"{split}/top1": scores.top1, f"{split}/top5": scores.top5}
         self._csv.writerow(row)
-        self.scalars(step, {key: value for key, value in row.items() if key not in ("step",) and value is not None})
+        told = {"train/lr": lr} | {key: value for key, value in row.items() if "/" in key and value is not None}
+        self.scalars(step, told)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write `values` to TensorBoard alone."""
@@ -100,7 +101,7 @@ class Events:
         first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
         # A kernel of 3 or fewer pixels shows nothing; one of other than 1 or 3 channels is no image.
         if first is not None and first.weight.shape[1] in (1, 3) and first.kernel_size[0] > 1:
-            self._tensorboard.add_image("conv1", grid(first.weight, zoom=4), step)
+            self._tensorboard.add_image("model/conv1", grid(first.weight, zoom=4), step)
 
     def hparams(self, config: dict[str, Any], results: dict[str, Any]) -> None:
         """Write the config and the final metrics for TensorBoard's table of hyperparameters."""
@@ -111,7 +112,9 @@ class Events:
         plain = {
             key: value if isinstance(value, int | float | bool | str) else str(value) for key, value in config.items()
         }
-        metrics = {f"final/{key}": value for key, value in results.items() if isinstance(value, int | float)}
+        metrics = {
+            f"final/{key}": value for key, value in results.items() if key.startswith("val_") and value is not None
+        }
         for summary in hparams(plain, metrics):
             assert self._tensorboard.file_writer is not None
             self._tensorboard.file_writer.add_summary(summary)
