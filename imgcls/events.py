@@ -19,6 +19,20 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/top1", "train/top5", "val/loss", "val/top1", "val/top5")
 PLAIN_LINE_SECONDS = 30
+# What TensorBoard's table of hyperparameters shows of a config: all of it would bury what runs differ in.
+COMPARED = (
+    "batch_size",
+    "data.name",
+    "ema_decay",
+    "epochs",
+    "image_size",
+    "label_smoothing",
+    "model.",
+    "optimizer.",
+    "recipe.name",
+    "schedule.",
+    "seed",
+)
 
 
 class Events:
