@@ -129,6 +129,8 @@ class Loader:
         finally:
             for slot in waiting.values():
                 slot.cancel()
+            for slot in slots:
+                slot.wait_until_copied()
             self._slots += slots
 
     def close(self) -> None:
