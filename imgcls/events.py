@@ -123,9 +123,8 @@ class Events:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {
-            key: value if isinstance(value, int | float | bool | str) else str(value) for key, value in config.items()
-        }
+        compared = {key: value for key, value in config.items() if key.startswith(COMPARED) and value is not None}
+        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in compared.items()}
         metrics = {
             f"final/{key}": value for key, value in results.items() if key.startswith("val_") and value is not None
         }
