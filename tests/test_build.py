@@ -1,0 +1,80 @@
+"""From config to objects: what is built is what was asked for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from imgcls import build
+from imgcls.config import Config, ConfigError, compose
+
+CPU = torch.device("cpu")
+
+
+def test_lr_scales_with_the_batch_only_when_asked() -> None:
+    network = nn.Linear(2, 2)
+    plain = compose(["data=folder", "batch_size=64"])
+    scaled = compose(["data=folder", "batch_size=64", "lr_scaling=linear"])
+    assert build.optimizer(plain, network, CPU).param_groups[0]["lr"] == 0.1
+    assert build.optimizer(scaled, network, CPU).param_groups[0]["lr"] == pytest.approx(0.1 * 64 / 256)
+
+
+def test_a_tiny_set_scales_lr_and_the_first_lines_say_so(
+    tiny_config: Callable[..., Config], train: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train(tiny_config("lr_scaling=linear", "max_steps=1"))
+    assert "lr 0.001875 (0.02 at batch 128; lr_scaling=none keeps it)" in caplog.text
+    caplog.clear()
+    train(tiny_config("max_steps=1"), "plain")
+    assert "scale " not in caplog.text
+
+
+def test_alexnet_takes_raw_pixels_less_their_mean() -> None:
+    statistics = build.input_statistics(compose(["model=alexnet"]))
+    assert statistics["std"] == [1 / 255] * 3
+    assert build.input_statistics(compose(["model=vgg16"]))["std"] == [0.25, 0.25, 0.25]
+
+
+def test_precision_auto_is_plain_on_a_cpu_and_fp16_is_refused_there() -> None:
+    assert build.autocast_dtype("auto", CPU) is None
+    assert build.autocast_dtype("bf16", CPU) is torch.bfloat16
+    with pytest.raises(ConfigError, match="precision=fp16 needs a CUDA device"):
+        build.autocast_dtype("fp16", CPU)
+
+
+def test_initial_weights_are_the_seeds() -> None:
+    config, other = compose(["model=lenet5"]), compose(["model=lenet5", "seed=1"])
+    one, two, three = (build.model(c, num_classes=10) for c in (config, config, other))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), three.parameters(), strict=True))
+
+
+def test_a_network_takes_the_datas_classes_and_channels() -> None:
+    network = build.model(compose(["model=resnet18", "data=mnist"]), num_classes=7)
+    assert isinstance(network.conv1, nn.Conv2d)
+    assert network.conv1.in_channels == 1
+    assert isinstance(network.fc, nn.Linear)
+    assert network.fc.out_features == 7
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["model.num_classes=5"], "model.num_classes=5, but the data has 10"),
+        (["model.in_channels=1"], "model.in_channels=1, but data.channels=3"),
+        (["model=alexnet", "image_size=60"], "image_size=60 is too small for AlexNet; use image_size=67"),
+        (["model=alexnet", "model.groups=3"], "groups=3"),
+        (["model=vgg16", "model.column=F"], "column=F"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build.model(compose(overrides), num_classes=10)
+
+
+def test_modern_spares_norms_and_biases_from_decay() -> None:
+    config = compose(["recipe=modern"])
+    groups = build.optimizer(config, build.model(config, num_classes=10), CPU).param_groups
+    assert [group["weight_decay"] for group in groups] == [5e-5, 0.0]
