@@ -10,7 +10,7 @@ LAYERS = [
     {"build"},
     {"trainer", "evaluation", "ensemble", "reports"},
     {"protocols", "weights", "figures", "names", "published", "statistics", "gradcam", "exporting"},
-    {"recovery"},
+    {"recovery", "verify"},
     {"data", "optim", "losses", "checkpoint", "divergence", "memory", "events", "runs", "signals"},
     {"metrics"},
     {"distributed"},

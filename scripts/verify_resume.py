@@ -1,0 +1,104 @@
+"""Prove for any run that stopping it changes nothing: N + M steps in one go against N steps, a kill, and M more.
+
+    python scripts/verify_resume.py 30 20 model=resnet18 data=imagenet data.root=DIR recipe=modern
+    python scripts/verify_resume.py 30 20 --stop SIGTERM --folder /tmp/proof ...
+
+The overrides are train.py's. Weights, optimizer, metrics and all else that is saved are compared to the last bit; the
+exit code is 1 where they differ. On CUDA add deterministic=true, without which not even two unbroken runs are equal.
+"""
+
+import argparse
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+MOST_STEPS_LOST = 2  # how many steps after its last checkpoint a run is killed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=int, metavar="N", help="optimizer steps before the stop")
+    parser.add_argument("after", type=int, metavar="M", help="and after it")
+    parser.add_argument("overrides", nargs="*", help="of train.py: model=... data=...")
+    parser.add_argument("--stop", choices=("SIGKILL", "SIGTERM"), default="SIGKILL", help="how (default: SIGKILL)")
+    parser.add_argument("--folder", type=Path, help="where to keep the two runs (default: nowhere)")
+    options = parser.parse_args()
+    if options.before < 1 or options.after < 1:
+        parser.error(f"N={options.before} and M={options.after} must be at least 1")
+    kept: Path | None = options.folder
+    if kept is not None and kept.exists() and any(kept.iterdir()):
+        parser.error(f"--folder {kept} is not empty; name a new one")
+    folder = kept or Path(tempfile.mkdtemp(prefix="imgcls-resume-"))
+    try:
+        return prove(options.before, options.after, options.overrides, stop=options.stop, folder=folder)
+    finally:
+        if kept is None:
+            shutil.rmtree(folder)
+
+
+def prove(before: int, after: int, overrides: list[str], *, stop: str, folder: Path) -> int:
+    """Run all three parts in processes of their own, print the verdicts, and return the exit code."""
+    overrides = [*overrides, f"max_steps={before + after}"]
+    whole, cut = folder / "whole", folder / "cut"
+    lost = min(MOST_STEPS_LOST, after) if stop == "SIGKILL" else 0
+    parts = (
+        (f"{before} + {after} steps", whole, "", 0),
+        (f"{before} steps, then {stop}", cut, f"{stop}:{before}:{lost}", -signal.SIGKILL if lost else 75),
+        (f"{after} more steps", cut, "", 0),
+    )
+    for text, run_dir, how, expected in parts:
+        print(f"{text} ...", flush=True)
+        command = [sys.executable, __file__, "--train", how, *overrides, f"hydra.run.dir={run_dir.resolve()}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != expected:
+            sys.stderr.write(done.stdout + done.stderr)
+            reached = "; the run has fewer steps than that?" if done.returncode == 0 else ""
+            print(f"error: it ended with {done.returncode}, not {expected}{reached}", file=sys.stderr)
+            return 2
+    # Imported here: `--help` needs no torch.
+    from imgcls import verify
+
+    verdicts = verify.compare(whole, cut)
+    print(f"\n{verify.table(verdicts)}\n")
+    same = not any(verdict.differences for verdict in verdicts)
+    print("the stopped run IS the unbroken run" if same else "the stopped run is NOT the unbroken run")
+    return 0 if same else 1
+
+
+def train(how: str, overrides: list[str]) -> None:
+    """Be train.py; `how` is empty, or as `SIGKILL:30:2`: after step 30 save, and two steps later be killed."""
+    if how:
+        name, step, lost = how.split(":")
+        stop_after(int(step), lost=int(lost), number=signal.Signals[name])
+    sys.argv = [str(ROOT / "train.py"), *overrides]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def stop_after(step: int, *, lost: int, number: signal.Signals) -> None:
+    """Have this process save after optimizer step `step`, and send itself a signal `lost` steps later."""
+    from imgcls.trainer import Trainer
+
+    heed = Trainer.heed_signals
+
+    def heed_signals(self: Trainer, *, save: bool = False) -> None:
+        if self.state.step == step + lost:
+            self.checkpoints.settle()
+            os.kill(os.getpid(), number)
+        heed(self, save=save or self.state.step == step)
+
+    Trainer.heed_signals = heed_signals  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--train"]:
+        train(sys.argv[2], sys.argv[3:])
+    else:
+        raise SystemExit(main())
