@@ -1,0 +1,62 @@
+"""Make a tiny subset of a data set in ImageNet's layout, for smoke runs.
+
+python scripts/subset.py /data/imagenet /data/tiny --classes 10 --train 50 --val 10
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+
+def subset(source: Path, target: Path, *, num_classes: int, num_train: int, num_val: int, link: bool = False) -> int:
+    """Copy the first images, by name, of the first classes to `target`, or link to them; return how many.
+
+    Raises:
+        FileNotFoundError: `source` has no train/ or no val/.
+        ValueError: `target` holds something already, or `source` has fewer classes or images than asked for.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} is not empty; name a new folder")
+    chosen: list[tuple[Path, Path]] = []
+    names: list[str] | None = None
+    for part, num_images in (("train", num_train), ("val", num_val)):
+        folder = source / part
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: there is no such folder; the layout is train/<class>/*, val/<class>/*")
+        names = names or sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        if len(names) < num_classes:
+            raise ValueError(f"--classes {num_classes}, but {folder} has {len(names)}")
+        for name in names[:num_classes]:
+            images = sorted(entry for entry in (folder / name).iterdir() if entry.is_file())[:num_images]
+            if len(images) < num_images:
+                raise ValueError(f"--{part} {num_images}, but {folder / name} has {len(images)} images")
+            chosen += [(image, target / part / name / image.name) for image in images]
+    for image, copy in chosen:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            copy.symlink_to(image.resolve())
+        else:
+            shutil.copyfile(image, copy)
+    return len(chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make a tiny subset of a data set in ImageNet's layout.")
+    parser.add_argument("source", type=Path, help="a folder with train/<class>/* and val/<class>/*")
+    parser.add_argument("target", type=Path, help="a new folder")
+    parser.add_argument("--classes", type=int, default=10, help="how many classes (default: 10)")
+    parser.add_argument("--train", type=int, default=50, help="training images of each (default: 50)")
+    parser.add_argument("--val", type=int, default=10, help="validation images of each (default: 10)")
+    parser.add_argument("--link", action="store_true", help="link to the images instead of copying them")
+    asked = parser.parse_args()
+    sizes = {"num_classes": asked.classes, "num_train": asked.train, "num_val": asked.val}
+    try:
+        num_images = subset(asked.source, asked.target, **sizes, link=asked.link)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    print(f"{num_images} images of {asked.classes} classes; train on them: data=folder data.root={asked.target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""A tiny subset of an image folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from imgcls.config import CONF_DIR
+from imgcls.data.folder import folder
+
+SCRIPT = str(CONF_DIR.parent / "scripts/subset.py")
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_a_subset_is_a_data_set_of_its_own(tiny_folder: Path, tmp_path: Path) -> None:
+    for number, flags in enumerate(([], ["--link"])):
+        target = tmp_path / str(number)
+        done = run(tiny_folder, target, "--classes", "2", "--train", "3", "--val", "1", *flags)
+        assert done.returncode == 0, done.stderr
+        assert "8 images of 2 classes" in done.stdout
+        images = folder(str(target))
+        assert (images.classes, len(images.train), len(images.val)) == (["blue", "green"], 6, 2)
+
+
+def test_what_is_not_there_is_refused_with_the_number_there_is(tiny_folder: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (["--classes", "9"], "--classes 9, but"),
+        (["--classes", "2", "--train", "99"], "has 20 images"),
+        (["--classes", "2", "--val", "99"], "has 5 images"),
+    ):
+        done = run(tiny_folder, tmp_path / "new", "--train", "3", "--val", "1", *arguments)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert not (tmp_path / "new").exists()
+    assert "no such folder" in run(tmp_path, tmp_path / "new").stderr
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    assert "is not empty" in run(tiny_folder, tmp_path / "full").stderr
