@@ -39,6 +39,7 @@ TRUSTED = {
     "data.source": ("imgcls.data",),
     "augment.crop": ("imgcls.data.crops",),
     "augment.eval_crop": ("imgcls.data.crops",),
+    "protocol": ("imgcls.protocols",),
 }
 
 # The changes of conf/augment that are made to whole batches on the device; crop, flip and policy are the loader's.

@@ -195,7 +195,7 @@ class EvaluateConfig:
     checkpoint: Any = None
     average: str = "softmax"
     weights: str | None = None
-    model: str | None = None
+    network: str | None = None
     overrides: list[str] = field(default_factory=list)
     protocol: Any = MISSING
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
@@ -321,11 +321,11 @@ def check_evaluation(config: EvaluateConfig) -> None:
     if config.compare is not None:
         _one_of("compare", config.compare, ("published",))
     if bool(config.checkpoints) == (config.weights is not None):
-        raise ConfigError("name what to test: checkpoint=runs/.../best.pt, or model=resnet50 weights=torchvision")
-    if config.weights is not None and config.model is None:
-        raise ConfigError(f"weights={config.weights} of which network? add model=resnet50, or another of conf/model")
-    if config.checkpoints and (config.model is not None or config.overrides):
-        raise ConfigError("model= and overrides= go with weights=; a checkpoint brings its own network: leave them out")
+        raise ConfigError("name what to test: checkpoint=runs/.../best.pt, or network=resnet50 weights=torchvision")
+    if config.weights is not None and config.network is None:
+        raise ConfigError(f"weights={config.weights} of which network? add network=resnet50, or another of conf/model")
+    if config.checkpoints and (config.network is not None or config.overrides):
+        raise ConfigError("network= and overrides= go with weights=; a checkpoint brings its own: leave them out")
     if config.average == "weights" and len(config.checkpoints) < 2:
         raise ConfigError("average=weights needs several checkpoints of one network: checkpoint=[a.pt,b.pt]")
 

@@ -90,7 +90,7 @@ class GoogLeNet144:
     """144 crops: 4 scales, 3 squares in each, 6 crops of each, and each mirrored. Szegedy et al. 2014, section 7.
 
     The squares lie left, in the centre and right (of a portrait: top, centre, bottom); from each the four corners, the
-    centre, and the square itself resized.
+    centre, and the square itself resized: from the source in one step, so that it is nearly the same at each scale.
     """
 
     flip: bool = True

@@ -1,0 +1,96 @@
+"""Published results, and whether a measured one lies where it should.
+
+imgcls/data/published.csv has a row for each: percent of ILSVRC 2012's 50,000 validation images, by network and
+protocol, and where the number is from; `weights` says that it is of published weights, not of a network trained anew.
+"""
+
+import csv
+import functools
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from imgcls.metrics import Scores
+
+TABLE = Path(__file__).parent / "data" / "published.csv"
+
+# Points of accuracy that the same weights may differ by: decoders and resizing. Measured by many; 0.1 is usual.
+SAME_WEIGHTS_BAND = 0.3
+# Points that training anew may differ by: seeds alone spread by about 0.2 at this size, implementations by more.
+TRAINED_BAND = 1.0
+NUM_IMAGES = 50_000
+
+
+class Published(NamedTuple):
+    """Top-1 and top-5 in percent; None where only the other was published."""
+
+    model: str
+    protocol: str
+    top1: float | None
+    top5: float | None
+    weights: str
+    source: str
+
+
+class Comparison(NamedTuple):
+    """One accuracy beside the published one; `band` is the distance that is to be expected, in points."""
+
+    quantity: str
+    measured: float
+    published: float
+    band: float
+    source: str
+
+    @property
+    def within(self) -> bool:
+        return abs(self.measured - self.published) <= self.band
+
+    def __str__(self) -> str:
+        verdict = "within" if self.within else "OUTSIDE"
+        return (
+            f"{self.quantity} {self.measured:.2f} %, published {self.published:.2f} %: {verdict} "
+            f"the {self.band:.2f} points to be expected ({self.source})"
+        )
+
+
+@functools.cache
+def table() -> tuple[Published, ...]:
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return tuple(
+            Published(
+                row["model"],
+                row["protocol"],
+                float(row["top1"]) if row["top1"] else None,
+                float(row["top5"]) if row["top5"] else None,
+                row["weights"],
+                row["source"],
+            )
+            for row in csv.DictReader(file)
+        )
+
+
+def compare(scores: Scores, *, model: str, protocol: str, same_weights: bool) -> list[Comparison]:
+    """Set scores beside what is published for `model` under `protocol`.
+
+    The band is that of the kind of comparison, and 1.96 standard errors more where the images are fewer than 50,000.
+
+    Raises:
+        ValueError: nothing is published for it here.
+    """
+    rows = [row for row in table() if row.model == model and row.protocol == protocol]
+    # The same weights have their own row; a network trained anew goes by its paper, else by the library's training.
+    rows.sort(key=lambda row: bool(row.weights) != same_weights)
+    if not rows:
+        known = ", ".join(sorted({row.protocol for row in table() if row.model == model})) or "nothing"
+        raise ValueError(
+            f"compare=published: there is no published number of {model} under {protocol}; of {model} there is {known}"
+        )
+    row = rows[0]
+    found = []
+    for quantity, measured, published in (("top-1", scores.top1, row.top1), ("top-5", scores.top5, row.top5)):
+        if measured is not None and published is not None:
+            band = SAME_WEIGHTS_BAND if same_weights and row.weights else TRAINED_BAND
+            if scores.num_images < NUM_IMAGES:
+                band += 196 * math.sqrt(published / 100 * (1 - published / 100) / max(1, scores.num_images))
+            found.append(Comparison(quantity, measured, published, band, row.source))
+    return found
