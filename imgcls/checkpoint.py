@@ -92,7 +92,7 @@ def load(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, A
     except pickle.UnpicklingError as error:
         reason = _reason(error)
         raise CheckpointError(f"{path} is damaged, or holds more than tensors and plain values: {reason}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
+    except Exception as error:  # what torch makes of bytes that are no checkpoint has no one name
         raise CheckpointError(f"{path} is damaged and cannot be read: {_reason(error)}") from error
     if not isinstance(content, dict) or "checksum" not in content:
         raise CheckpointError(f"{path} is no checkpoint of imgcls; weights alone go in by another way (weights=...)")
@@ -249,5 +249,7 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)

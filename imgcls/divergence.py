@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imgcls import distributed
 
@@ -71,6 +71,17 @@ class Watch:
 
     def reset(self) -> None:
         self._bad_step.zero_()
+
+
+def check_weights(model: nn.Module, *, step: int) -> None:
+    """Look for what a finite loss may hide: a last step that left weights which are no numbers.
+
+    Raises:
+        DivergedError: there are such.
+    """
+    finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
+    if distributed.agree(int(not finite)):
+        raise DivergedError(f"the weights after step {step} are not finite")
 
 
 def advice(error: DivergedError, policy: Policy) -> DivergedError:

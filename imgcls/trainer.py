@@ -335,6 +335,7 @@ class Trainer:
     def save(self, *, best: Scores | None = None, epoch: int | None = None) -> None:
         """Have last.pt written in the background, and best.pt if the epoch that just ended is the `best`."""
         self.check_finite()
+        divergence.check_weights(self.model, step=self.state.step)
         snapshot = self.snapshot()
         weights = None
         if best is not None:

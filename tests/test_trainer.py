@@ -1,6 +1,8 @@
 """The loop: it learns, counts rightly, accumulates rightly, and goes on where it stopped, bit for bit."""
 
 import csv
+import errno
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from imgcls import checkpoint
-from imgcls.config import Config
+from imgcls import checkpoint, verify
+from imgcls.checkpoint import DiskError
+from imgcls.config import Config, ConfigError, compose
+from imgcls.divergence import DivergedError, StuckError
+from imgcls.memory import OutOfMemory
+from imgcls.metrics import Scores
 from imgcls.signals import EXIT_REQUEUE, Interrupted
-from imgcls.trainer import DivergedError, Trainer
+from imgcls.trainer import State, Trainer
 
 Make = Callable[..., Config]
 Train = Callable[..., dict[str, Any]]
@@ -119,7 +125,7 @@ def test_a_run_killed_between_checkpoints_goes_back_to_the_last_and_tells_no_ste
         events = EventAccumulator(str(tmp_path / name)).Reload()
         told[name] = {
             tag: [(event.step, event.value) for event in events.Scalars(tag)]
-            for tag in ("train/loss", "val/top1", "lr")
+            for tag in ("train/loss", "val/top1", "train/lr")
         }
     assert told["whole"] == told["killed"]
     assert [step for step, _ in told["whole"]["val/top1"]] == [5, 10, 15]
@@ -189,3 +195,366 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(
     best, last = (checkpoint.load(tmp_path / "run" / name) for name in ("best.pt", "last.pt"))
     assert same(best["model"], last["average"])
     assert not same(best["model"], last["model"])
+
+
+def count_steps(trainer: Trainer) -> list[int]:
+    """Note in the returned list every optimizer step that the trainer takes."""
+    taken: list[int] = []
+    step = trainer.train_step
+
+    def train_step(batch):
+        taken.append(trainer.state.step)
+        return step(batch)
+
+    trainer.train_step = train_step
+    return taken
+
+
+def test_a_run_stopped_in_validation_resumes_there_and_trains_nothing_again(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    config = tiny_config("epochs=1", "batch_size=6")
+
+    def stop_in_validation(trainer: Trainer) -> None:
+        validate = trainer.validate
+
+        def stop_then_validate():
+            trainer.signals.received = signal.SIGUSR1
+            return validate()
+
+        trainer.validate = stop_then_validate
+
+    steps: list[list[int]] = []
+    whole = train(config, "whole")
+    with pytest.raises(Interrupted, match="stopped by SIGUSR1: saved after step 10"):
+        train(config, "cut", stop_in_validation)
+    assert not (tmp_path / "cut/best.pt").exists()
+    resumed = train(config, "cut", lambda trainer: steps.append(count_steps(trainer)))
+    assert steps == [[]]
+    assert same(whole["weights"], resumed["weights"])
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "cut/metrics.csv").read_bytes()
+
+
+def test_a_run_of_max_steps_killed_before_its_results_are_written_trains_and_validates_nothing_more(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    config = tiny_config("max_steps=7")
+    whole = train(config)
+    before = (tmp_path / "run/metrics.csv").read_bytes()
+    (tmp_path / "run/results.json").unlink()
+    again = train(config)
+    assert (tmp_path / "run/metrics.csv").read_bytes() == before
+    assert (again["epochs"], again["val_top1"]) == (whole["epochs"], whole["val_top1"])
+
+
+def test_a_kill_between_the_best_and_the_last_checkpoint_loses_neither(
+    tiny_config: Make, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    config = tiny_config("epochs=2")
+    train(config, "whole")
+    save = checkpoint.save
+
+    def killed_after_best(content: dict[str, Any], path: Path, **more: Any) -> None:
+        if path.name == "last.pt":
+            raise Killed
+        save(content, path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save", killed_after_best)
+        with pytest.raises(Killed):
+            train(config, "cut")
+    train(config, "cut")
+    whole, cut = (checkpoint.load(tmp_path / name / "best.pt") for name in ("whole", "cut"))
+    assert checkpoint.differences(whole, cut) == []
+
+
+def poison(*steps: int, rollbacks: int = 100) -> Callable[[Trainer], None]:
+    """Ruin a weight before each of these steps, until the run has gone back so many times."""
+
+    def before(trainer: Trainer) -> None:
+        step = trainer.train_step
+
+        def train_step(batch):
+            if trainer.state.step in steps and trainer.state.rollbacks < rollbacks:
+                with torch.no_grad():
+                    next(trainer.model.parameters()).fill_(float("nan"))
+            return step(batch)
+
+        trainer.train_step = train_step
+
+    return before
+
+
+def test_rollback_goes_back_to_the_start_of_the_epoch_with_a_smaller_lr(
+    tiny_config: Make, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config("on_divergence=rollback", "divergence.lr_factor=0.1", "schedule=constant", *EVERYTHING)
+    results = train(config, before=poison(8, rollbacks=1))
+    assert results["steps"] == 15
+    assert (
+        "the loss at step 9 (epoch 2) is not finite: going back to step 5 with lr x 0.1 (1 of 3 times)" in caplog.text
+    )
+    told = [(int(row["step"]), float(row["lr"])) for row in rows(tmp_path / "run")]
+    assert [step for step, _ in told] == [2, 4, 5, 6, 8, 10, 10, 12, 14, 15]
+    assert all(lr == pytest.approx(0.02 if step <= 5 else 0.002) for step, lr in told)
+    assert {file.name for file in (tmp_path / "run").glob("epoch_*")} == {"epoch_0003.pt"}
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_run_that_diverges_in_its_first_epoch_goes_back_to_its_beginning(
+    step: int, tiny_config: Make, train: Train
+) -> None:
+    config = tiny_config("on_divergence=rollback", "epochs=1")
+    assert train(config, before=poison(step, rollbacks=2))["steps"] == 5
+
+
+@pytest.mark.parametrize("step", [6, 8, 9, 12])
+def test_a_run_that_went_back_and_was_stopped_equals_the_one_that_only_went_back(
+    step: int, tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    plateau = ("schedule=plateau", "schedule.patience_epochs=1")
+    config = tiny_config("on_divergence=rollback", *plateau, "tensorboard=true", *EVERYTHING)
+    whole = train(config, "whole", poison(8, rollbacks=1))
+
+    def poison_and_stop(trainer: Trainer) -> None:
+        poison(8, rollbacks=1)(trainer)
+        stop_at_step(step)(trainer)
+
+    with pytest.raises(Interrupted):
+        train(config, "cut", poison_and_stop)
+    resumed = train(config, "cut", poison(8, rollbacks=1))
+    assert same(whole["weights"], resumed["weights"])
+    assert [verdict for verdict in verify.compare(tmp_path / "whole", tmp_path / "cut") if verdict.differences] == []
+
+
+def test_a_run_goes_back_only_so_often(tiny_config: Make, train: Train) -> None:
+    config = tiny_config("on_divergence=rollback", "divergence.max_rollbacks=2")
+    with pytest.raises(
+        DivergedError, match=r"step 9 \(epoch 2\) is not finite after going back 2 times.*optimizer\.lr"
+    ):
+        train(config, before=poison(8))
+
+
+def test_weights_that_the_last_step_ruined_are_not_saved(tiny_config: Make, train: Train, tmp_path: Path) -> None:
+    def ruin(trainer: Trainer) -> None:
+        step, heed = trainer.train_step, trainer.heed_signals
+
+        def train_step(batch):
+            result = step(batch)
+            if trainer.state.step == 6:
+                with torch.no_grad():
+                    next(trainer.model.parameters()).fill_(float("inf"))
+            return result
+
+        trainer.train_step = train_step
+        trainer.heed_signals = lambda *, save=False: heed(save=True)
+
+    with pytest.raises(DivergedError, match="the weights after step 7 are not finite"):
+        train(tiny_config(), before=ruin)
+    saved = checkpoint.load(tmp_path / "run/last.pt")
+    assert saved["state"]["step"] == 6
+    assert all(value.isfinite().all() for value in saved["model"].values())
+
+
+def ignorant(trainer: Trainer) -> None:
+    """Make a network that gives all classes alike."""
+    for parameter in trainer.model.parameters():
+        torch.nn.init.zeros_(parameter)
+
+
+def test_a_loss_that_stays_where_guessing_is_is_told_once_with_what_to_try(
+    tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config("optimizer.lr=0", "divergence.stuck_epochs=1", "log_every_steps=1", "label_smoothing=0.1")
+    train(config, before=ignorant)
+    told = [record.getMessage() for record in caplog.records if "has stayed at" in record.getMessage()]
+    assert len(told) == 1
+    assert "stayed at 1.099 for 5 steps" in told[0]
+    assert "optimizer.lr" in told[0]
+
+
+def test_a_stuck_loss_stops_the_run_where_that_is_asked_for(tiny_config: Make, train: Train) -> None:
+    config = tiny_config("optimizer.lr=0", "divergence.stuck_steps=4", "divergence.on_stuck=stop")
+    with pytest.raises(StuckError, match=r"stayed at 1\.099 for 4 steps.*divergence\.on_stuck=warn"):
+        train(config, before=ignorant)
+
+
+def test_a_loss_that_falls_is_not_called_stuck(
+    tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_config("epochs=6", "divergence.stuck_epochs=4", "log_every_steps=1"))
+    assert "has stayed" not in caplog.text
+
+
+def memory_for(images: int) -> Callable[[Trainer], None]:
+    """Make a device that runs out of memory with more images at a time."""
+
+    def before(trainer: Trainer) -> None:
+        forward = trainer.train_model
+
+        class Small(torch.nn.Module):
+            def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+                if len(inputs) > images:
+                    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                return forward(inputs)
+
+        trainer.train_model = Small()
+
+    return before
+
+
+def test_out_of_memory_names_the_batch_and_what_fits(tiny_config: Make, train: Train) -> None:
+    with pytest.raises(OutOfMemory, match=r"batch_size=12, 12 images .* 12 at a time\. microbatch=3 fits, .*=auto"):
+        train(tiny_config(), before=memory_for(5))
+
+
+def test_out_of_memory_with_a_single_image_says_that_no_microbatch_helps(tiny_config: Make, train: Train) -> None:
+    for number, setting in enumerate(("microbatch=null", "microbatch=auto")):
+        with pytest.raises(OutOfMemory, match="Not even one image at a time fits: use a smaller image_size"):
+            train(tiny_config(setting), str(number), before=memory_for(0))
+
+
+def test_out_of_memory_that_does_not_come_again_says_so(tiny_config: Make, train: Train) -> None:
+    def once(trainer: Trainer) -> None:
+        def validate():
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        trainer.validate = validate
+
+    with pytest.raises(OutOfMemory, match="or it ran out in validation; try microbatch=6"):
+        train(tiny_config(), before=once)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_microbatch_auto_finds_what_fits_and_leaves_everything_else_as_it_was(
+    batch_norm: bool, tiny_config: Make, tiny_folder: Path, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    def small(microbatch: str, name: str, *, stop: int | None = None) -> dict[str, Any]:
+        def before(trainer: Trainer) -> None:
+            memory_for(5)(trainer)
+            if stop:
+                stop_at_step(stop)(trainer)
+
+        overrides = [f"microbatch={microbatch}", "max_steps=4", "ema_decay=0.9"]
+        resnet = ["model=resnet18", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=12"]
+        config = compose([*resnet, *overrides, "tensorboard=false"]) if batch_norm else tiny_config(*overrides)
+        return train(config, name, before)
+
+    auto = small("auto", "auto")
+    assert "microbatch=auto: 3 images at a time fit" in caplog.text
+    told = small("3", "told")
+    assert same(auto["weights"], told["weights"])
+    with pytest.raises(Interrupted):
+        small("auto", "cut", stop=2)
+    assert same(small("auto", "cut")["weights"], told["weights"])
+
+
+def test_the_newest_epochs_are_kept_and_each_can_be_gone_on_from(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    config = tiny_config("epochs=4", "checkpoint.keep=2")
+    whole = train(config)
+    assert sorted(file.name for file in (tmp_path / "run").glob("epoch_*")) == ["epoch_0003.pt", "epoch_0004.pt"]
+    (tmp_path / "run/epoch_0003.pt").replace(tmp_path / "run/last.pt")
+    again = train(config)
+    assert same(whole["weights"], again["weights"])
+
+
+def test_a_run_whose_newest_files_are_all_damaged_goes_on_from_a_kept_epoch(
+    tiny_config: Make, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = tiny_config("checkpoint.keep=3")
+    whole = train(config)
+    for name in ("last.pt", "previous.pt", "epoch_0003.pt"):
+        (tmp_path / "run" / name).write_bytes(b"torn")
+    assert same(train(config)["weights"], whole["weights"])
+    assert "going on after step 10, epoch 2" in caplog.text
+    assert (tmp_path / "run/last.pt.damaged").exists()
+
+
+def test_the_best_epoch_is_chosen_by_the_metric_asked_for(tiny_config: Make, train: Train, tmp_path: Path) -> None:
+    results = train(tiny_config("epochs=5", "checkpoint.best_metric=loss"))
+    losses = {int(row["epoch"]): float(row["val/loss"]) for row in rows(tmp_path / "run") if row["val/loss"]}
+    assert results["best_epoch"] == min(losses, key=losses.__getitem__)
+    with pytest.raises(ConfigError, match=r"best_metric=top5, but of 3 classes.*top1 or loss"):
+        train(tiny_config("checkpoint.best_metric=top5"), "other")
+
+
+def test_top5_and_loss_beat_the_best_so_far_by_their_own_measure() -> None:
+    state = State(best_top1=50, best_top5=80, best_loss=1.0)
+    val = Scores(loss=0.9, top1=40, top5=85, num_images=10)
+    assert state.better(val, "loss")
+    assert state.better(val, "top5")
+    assert not state.better(val, "top1")
+    assert not state.better(Scores(1.0, 50, 80, 10), "loss")
+    assert State().better(val, "top5")
+
+
+def test_a_disk_that_takes_no_more_ends_the_run_by_name_and_leaves_the_old_checkpoint(
+    tiny_config: Make, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, sync = tiny_config(), os.fsync
+
+    def full(descriptor: int) -> None:
+        if (tmp_path / "run/best.pt").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(DiskError, match=r"run\S*: cannot be written: No space left.*again") as error:
+            train(config)
+    assert error.value.exit_code == 1
+    assert train(config)["steps"] == 15
+
+
+def test_the_loaders_batches_are_closed_when_an_epoch_is_left_early(tiny_config: Make, train: Train) -> None:
+    left: list[str] = []
+
+    def watch(trainer: Trainer) -> None:
+        epoch = trainer.train_loader.epoch
+
+        def watched(*arguments: Any, **more: Any):
+            try:
+                yield from epoch(*arguments, **more)
+            finally:
+                left.append("closed")
+
+        trainer.train_loader.epoch = watched
+        validate_after_all = trainer.validate
+
+        def validate():
+            assert left == ["closed"]
+            return validate_after_all()
+
+        trainer.validate = validate
+
+    train(tiny_config("max_steps=2"), before=watch)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("microbatch=half", ["microbatch=half", "auto"]),
+        ("microbatch=0", ["microbatch=0", "at least 1"]),
+        ("microbatch=13", ["microbatch=13", "batch_size=12"]),
+        ("checkpoint.keep=-1", ["checkpoint.keep=-1"]),
+        ("checkpoint.best_metric=top2", ["checkpoint.best_metric=top2", "did you mean top"]),
+        ("on_divergence=rolback", ["on_divergence=rolback", "did you mean rollback?"]),
+        ("divergence.on_stuck=stopp", ["divergence.on_stuck=stopp", "did you mean stop?"]),
+        ("divergence.lr_factor=2", ["divergence.lr_factor=2", "at most 1"]),
+        ("divergence.stuck_epochs=0", ["divergence.stuck_epochs=0", "divergence.on_stuck=ignore"]),
+        ("divergence.max_rollbacks=0", ["divergence.max_rollbacks=0"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_way_out(override: str, words: list[str], tiny_config: Make) -> None:
+    with pytest.raises(ConfigError) as error:
+        tiny_config(override)
+    for word in words:
+        assert word in str(error.value)
