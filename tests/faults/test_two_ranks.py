@@ -1,0 +1,49 @@
+"""Two processes on one machine: they stop together, go on together, and count every validation image once."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TORCHRUN = ["-m", "torch.distributed.run", "--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+RUN = ["model=lenet5", "model.activation=relu", "data=folder", "image_size=32", "batch_size=12", "device=cpu"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def odd_folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """13 validation images: 7 on one rank, two batches of 6, and 6 on the other, one batch."""
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_folder, folder)
+    for name in ("green", "red"):
+        (folder / "val" / name / "04.JPEG").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("stop", ["SIGTERM", "SIGKILL"])
+def test_a_signal_to_one_of_two_ranks_stops_both_and_resumed_they_equal_the_unbroken(
+    stop: str, odd_folder: Path
+) -> None:
+    overrides = [*RUN, f"data.root={odd_folder}", "augment=modern", "augment.policy=null", "ema_decay=0.9"]
+    script = [str(ROOT / "scripts/verify_resume.py"), "7", "4", "--ranks=2", f"--stop={stop}"]
+    done = subprocess.run([sys.executable, *script, *overrides], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the stopped run IS the unbroken run" in done.stdout
+
+
+def test_every_validation_image_counts_once_on_two_ranks(odd_folder: Path, tmp_path: Path) -> None:
+    # At lr 0 all depends on nothing but which images are counted: 13 of them, in an odd share.
+    overrides = [*RUN, f"data.root={odd_folder}", "optimizer.lr=0", "optimizer.weight_decay=0", "epochs=1"]
+    scores = []
+    for name, start in (("one", []), ("two", [*TORCHRUN, "--nproc-per-node=2"])):
+        command = [sys.executable, *start, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={tmp_path / name}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            scores.append([float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
