@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -230,8 +231,7 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
         ValueError, FileNotFoundError: whatever in the config does not fit the data, the network or the machine; nothing
             has been trained by then.
     """
-    torch.backends.cudnn.benchmark = not config.deterministic
-    torch.use_deterministic_algorithms(config.deterministic)
+    same_bits(config, device)
     images = image_set(config)
     num_classes = len(images.classes)
     train_loader, val_loader = loaders(config, images, device)
@@ -293,6 +293,23 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
             "code": code_version(),
         },
     )
+
+
+def same_bits(config: Config, device: torch.device) -> None:
+    """Have CUDA too give the same bits for the same seed, where `deterministic=true` asks for it, and say at what cost.
+
+    On a CPU they are the same anyhow.
+    """
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.backends.cudnn.deterministic = config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic and device.type == "cuda":
+        # cuBLAS reads it before its first product; with workspaces of its own choice the order of its sums varies.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        log.info(
+            "deterministic=true: cuDNN takes kernels that add in a fixed order instead of timing which are fastest; "
+            "that costs images per second (train/images_per_second in TensorBoard tells how many)"
+        )
 
 
 def checkpoints(config: Config, run_dir: Path) -> Checkpoints:

@@ -233,25 +233,31 @@ def kills(lab: Lab, num: int) -> Tally:
 
 
 def kill_once(lab: Lab, run_dir: Path, tally: Tally) -> bool:
+    # Half of a run this short is its beginning; a kill there is the easy case.
+    before, taken = partials(run_dir), steps_taken_or_none(run_dir)
     child = Child(run_dir, lab.overrides())
-    moment = child.started + lab.draws.uniform(0.1, 1) * lab.seconds
+    moment = child.started + lab.draws.uniform(0.35, 1) * lab.seconds
     while time.monotonic() < moment and child.running:
         time.sleep(0.001)
     if lab.draws.random() < 0.5:
-        partial = run_dir / lab.draws.choice(("last.pt.partial", "last.pt.partial", "best.pt.partial"))
-        while child.running and not partial.exists():
+        while child.running and not partials(run_dir) - before:
             pass
     hit = child.send(signal.SIGKILL)
     child.end()
     if hit:
         tally.faults += 1
-        if any(run_dir.glob("*.pt.partial")):
+        if partials(run_dir) - before:
             tally.note("in a checkpoint write")
-        elif not steps_taken_or_none(run_dir):
-            tally.note("before the first step")
+        elif steps_taken_or_none(run_dir) == taken:
+            tally.note("before a step")
         else:
             tally.note("elsewhere")
     return hit
+
+
+def partials(run_dir: Path) -> set[tuple[str, int]]:
+    """Which files are half written, and since when."""
+    return {(file.name, file.stat().st_mtime_ns) for file in run_dir.glob("*.partial")}
 
 
 def steps_taken_or_none(run_dir: Path) -> int:
@@ -267,7 +273,10 @@ def signals(lab: Lab, num: int) -> Tally:
         run_dir = lab.new_dir("asked")
         number = lab.draws.choice(list(codes))
         child = Child(run_dir, lab.overrides())
-        time.sleep(lab.draws.uniform(0.3, 1) * lab.seconds)
+        step = lab.draws.randrange(-1, NUM_STEPS + 1)  # before its first step, rarely
+        while child.running and steps_taken_or_none(run_dir) < step:
+            time.sleep(0.001)
+        time.sleep(lab.draws.uniform(0, 0.05))
         hit = child.send(number)
         ended = child.end()
         tally.faults += hit

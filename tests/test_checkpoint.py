@@ -1,14 +1,17 @@
 """Checkpoints: whole or not at all, checked, never code."""
 
+import errno
 import os
 import pickle
+import random
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from imgcls import checkpoint
-from imgcls.checkpoint import CheckpointError
+from imgcls.checkpoint import CheckpointError, DiskError, File, Writer
 
 
 def content(value: float = 1.0) -> dict:
@@ -114,3 +117,91 @@ def test_another_programs_file_is_refused_with_a_word(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "other.pt")
     with pytest.raises(FileNotFoundError, match="no such file"):
         checkpoint.load(tmp_path / "none.pt")
+
+
+def test_bytes_of_any_kind_are_a_damaged_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    draws = random.Random(0)
+    for _ in range(300):
+        path.write_bytes(draws.randbytes(draws.randrange(1, 200)))
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoint.load(path)
+
+
+def test_a_damaged_file_is_moved_away_and_never_takes_the_place_of_the_whole_one(tmp_path: Path) -> None:
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    checkpoint.save(content(1.0), previous)
+    last.write_bytes(b"torn")
+    checkpoint.load_latest([last, previous])
+    assert (tmp_path / "last.pt.damaged").read_bytes() == b"torn"
+    checkpoint.save(content(2.0), last, keep_previous=previous)
+    assert checkpoint.load(previous)["model"]["w"][0, 0] == 1
+
+
+def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Make checkpoints wait for the returned event before they are written."""
+    go, save = threading.Event(), checkpoint.save
+
+    def late(*arguments: object, **more: object) -> None:
+        assert go.wait(60)
+        save(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "save", late)
+    return go
+
+
+def test_what_is_written_in_the_background_is_what_was_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, writer, tree = held_back(monkeypatch), Writer(), content(1.0)
+    writer.write(File(tree, tmp_path / "last.pt"))
+    assert writer.busy
+    tree["model"]["w"].fill_(7.0)  # the next optimizer step
+    tree["state"]["step"] = 8
+    go.set()
+    writer.wait()
+    assert not writer.busy
+    loaded = checkpoint.load(tmp_path / "last.pt")
+    assert loaded["model"]["w"][0, 0] == 1
+    assert loaded["state"]["step"] == 7
+
+
+def test_a_second_lot_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, writer = held_back(monkeypatch), Writer()
+    files = [File(content(value), tmp_path / "last.pt", tmp_path / "previous.pt") for value in (1.0, 2.0)]
+    writer.write(files[0])
+    second = threading.Thread(target=writer.write, args=(files[1],))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    go.set()
+    second.join(60)
+    writer.wait()
+    assert checkpoint.load(tmp_path / "last.pt")["model"]["w"][0, 0] == 2
+    assert checkpoint.load(tmp_path / "previous.pt")["model"]["w"][0, 0] == 1
+
+
+def test_an_error_of_the_background_surfaces_at_the_next_write_with_the_file_and_the_reason(tmp_path: Path) -> None:
+    writer = Writer()
+    for follow_up in (writer.wait, lambda: writer.write(File(content(), tmp_path / "other.pt"))):
+        writer.write(File(content(), tmp_path / "no such folder/last.pt"))
+        with pytest.raises(OSError, match=r"No such file or directory: '.*no such folder/last\.pt'"):
+            follow_up()
+    writer.wait()
+
+
+def test_a_full_disk_is_told_with_the_way_out() -> None:
+    words = r"runs/a: cannot be written: No space .* run the same command again"
+    with pytest.raises(DiskError, match=words), checkpoint.disk_errors(Path("runs/a")):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), checkpoint.disk_errors(Path("runs/a")):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_differences_are_named_to_the_last_bit() -> None:
+    one, other = content(), content()
+    assert checkpoint.differences(one, other) == []
+    other["model"]["w"][3, 3] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    other["state"]["more"] = 1
+    one["list"], other["list"] = [1, [2, -0.0]], [1, [2, 0.0]]
+    assert checkpoint.differences(one, other) == ["model.w", "state.more", "list.1.1"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from imgcls import checkpoint, verify
+from imgcls import build, checkpoint, verify
 from imgcls.checkpoint import DiskError
 from imgcls.config import Config, ConfigError, compose
 from imgcls.divergence import DivergedError, StuckError
@@ -558,3 +558,21 @@ def test_a_wrong_setting_is_refused_with_the_way_out(override: str, words: list[
         tiny_config(override)
     for word in words:
         assert word in str(error.value)
+
+
+def test_deterministic_sets_what_cuda_needs_and_says_that_it_costs(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        build.same_bits(tiny_config("deterministic=true"), torch.device("cuda"))
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+        assert "costs images per second" in caplog.text
+    finally:
+        build.same_bits(tiny_config(), torch.device("cpu"))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
