@@ -138,6 +138,15 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
     return [lambda path=path: from_checkpoint(path) for path in config.checkpoints]
 
 
+def open_member(checkpoint: str | None, weights: str | None, network: str | None, overrides: list[str]) -> Member:
+    """Open the one network that a script was told: a checkpoint, or weights from elsewhere."""
+    if checkpoint is not None:
+        return from_checkpoint(checkpoint)
+    assert weights is not None
+    assert network is not None
+    return from_weights(weights, network, overrides)
+
+
 def averaged(paths: list[str]) -> Member:
     """One network whose weights are the mean of several checkpoints'."""
     opened = [from_checkpoint(path) for path in paths]

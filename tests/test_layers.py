@@ -6,15 +6,16 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "imgcls"
 
 LAYERS = [
+    {"prediction", "exporting", "looking"},
     {"testing"},
-    {"build"},
-    {"trainer", "evaluation", "ensemble", "reports"},
-    {"protocols", "weights", "figures", "names", "published", "statistics", "gradcam", "exporting"},
+    {"build", "reports"},
+    {"trainer", "evaluation", "analysis"},
+    {"protocols", "weights", "figures", "names", "published", "statistics", "gradcam"},
     {"recovery", "verify"},
     {"data", "optim", "losses", "checkpoint", "divergence", "memory", "events", "runs", "signals"},
     {"metrics"},
     {"distributed"},
-    {"config", "models"},
+    {"config", "models", "words"},
 ]
 
 

@@ -1,0 +1,51 @@
+"""Name what images show: `python scripts/predict.py checkpoint=runs/x/best.pt photo.jpg folder/ '*.png'`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from imgcls import words
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description="Name what images show. Options may be written key=value.",
+        epilog="Files that are no images are named on standard error and passed over.",
+    )
+    words.add_network(made)
+    made.add_argument("images", nargs="+", help="files, folders, patterns; - reads a list from standard input")
+    made.add_argument("--top", type=int, default=5, metavar="N", help="classes for each image (default: 5)")
+    made.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    made.add_argument("--protocol", choices=("center", "ten_crop", "googlenet144", "dense"), default="center")
+    made.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw the images with their classes")
+    return made
+
+
+def predict() -> int:
+    """Predict what the command line names; 0 where any image could be read."""
+    options = words.parse(parser())
+    words.check_network(options)
+    if options.top < 1:
+        raise ValueError(f"top={options.top} shows nothing; use 1 or more")
+    from imgcls import distributed, prediction, protocols, testing  # here: torch takes seconds, help need not wait
+
+    found = prediction.find_images(options.images, sys.stdin)
+    names = {name: kind for kind, name in testing.PROTOCOL_NAMES.items()}
+    protocol = getattr(protocols, names[options.protocol])()
+    with distributed.process_group(options.device) as device:
+        member = testing.open_member(options.checkpoint, options.weights, options.network, options.override)
+        seen, bad = prediction.look_at(member, found.files, device=device, protocol=protocol, top=options.top)
+    for reason in [*found.passed_over, *map(str, bad)]:
+        print(f"passed over: {reason}", file=sys.stderr)
+    if not seen:
+        raise ValueError("none of the images can be read")
+    print(prediction.FORMATS[options.format](seen))
+    if options.contact_sheet is not None:
+        prediction.contact_sheet(seen, options.contact_sheet)
+    return 0
+
+
+if __name__ == "__main__":
+    words.run(predict)

@@ -1,0 +1,155 @@
+"""scripts/predict.py as a user runs it: any files, any format, and odd files named and passed over."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from imgcls import prediction, testing, words
+from imgcls.config import CONF_DIR, compose
+from imgcls.data.decode import BadImageError
+from imgcls.prediction import Guess, Seen
+from imgcls.protocols import Center, TenCrop
+
+CPU = torch.device("cpu")
+SEEN = [
+    Seen("a,b.png", [Guess("n01", "tench", 0.75), Guess("n02", "goldfish", 0.25)]),
+    Seen("long/name.png", [Guess("n02", "goldfish", 1.0), Guess("n01", "tench", 0.0)]),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained LeNet-5 for three classes, as a run saves it."""
+    from imgcls import build, checkpoint
+    from imgcls.config import consequential
+
+    config = compose(["model=lenet5", "augment=none", "data=folder", "image_size=32"])
+    network = build.model(config, num_classes=3)
+    content = {"config": consequential(config), "classes": ["blue", "green", "red"], "code": "test"}
+    file = tmp_path_factory.mktemp("saved") / "best.pt"
+    checkpoint.save({**content, "model": network.state_dict(), "epoch": 1, "val": {}}, file)
+    return file
+
+
+def test_files_folders_patterns_and_lists_are_found(tmp_path: Path) -> None:
+    for name in ("a.png", "b.JPEG", ".hidden.png", "notes.txt", "below/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    found = prediction.find_images([str(tmp_path)])
+    assert [os.path.relpath(file, tmp_path) for file in found.files] == ["a.png", "b.JPEG", "below/c.jpg"]
+    pattern = prediction.find_images([str(tmp_path / "**/*.jpg"), str(tmp_path / "a.png")])
+    assert [Path(file).name for file in pattern.files] == ["c.jpg", "a.png"]
+    listed = prediction.find_images(["-", str(tmp_path / "none.png")], [f"{tmp_path}/a.png\n", "\n"])
+    assert listed.files == [f"{tmp_path}/a.png"]
+    assert listed.passed_over == [f"{tmp_path}/none.png: there is no such file"]
+    with pytest.raises(ValueError, match=r"no images to look at; .*empty: holds no images"):
+        prediction.find_images([str(tmp_path / "empty")])
+
+
+def test_predictions_are_those_of_the_network(checkpoint_file: Path, tiny_folder: Path) -> None:
+    member = testing.from_checkpoint(checkpoint_file)
+    files = prediction.find_images([str(tiny_folder / "val/red")]).files
+    seen, bad = prediction.look_at(member, files, device=CPU, protocol=Center())
+    assert bad == []
+    assert [image.path for image in seen] == files
+    from imgcls import build
+
+    crop = build.plug("augment.eval_crop", member.config.augment.eval_crop)
+    image = Image.open(files[0])
+    views = Center().views(image.height, image.width, image_size=32, crop=crop)
+    pixels = image.resize((32, 32), Image.Resampling.BILINEAR, box=views[0][:4])
+    prepared = member.prepare(CPU)(torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, 32, 32, 3))
+    expected = member.build(CPU)(prepared).softmax(dim=1)[0]
+    assert {guess.name: guess.probability for guess in seen[0].guesses} == pytest.approx(
+        dict(zip(["blue", "green", "red"], expected.tolist(), strict=True)), abs=1e-5
+    )
+    ten, _ = prediction.look_at(member, files, device=CPU, protocol=TenCrop(), top=1)
+    assert [len(image.guesses) for image in ten] == [1] * 5
+
+
+def test_csv_and_json_hold_what_was_seen() -> None:
+    rows = list(csv.DictReader(io.StringIO(prediction.as_csv(SEEN))))
+    assert rows[0] == {
+        "path": "a,b.png",
+        "class1": "n01",
+        "name1": "tench",
+        "probability1": "0.750000",
+        "class2": "n02",
+        "name2": "goldfish",
+        "probability2": "0.250000",
+    }
+    assert json.loads(prediction.as_json(SEEN))[1]["top"][0] == {"class": "n02", "name": "goldfish", "probability": 1.0}
+    assert prediction.as_table(SEEN).splitlines()[0] == "a,b.png        tench 75.0 %  goldfish 25.0 %"
+
+
+def script(*arguments: str, cwd: Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CONF_DIR.parent / "scripts/predict.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, input=given, capture_output=True, text=True, timeout=300)
+
+
+def test_odd_files_are_named_and_passed_over(checkpoint_file: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_folder / "val/red/00.JPEG", tmp_path / "good one.jpg")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "torn.jpg").write_bytes((tmp_path / "good one.jpg").read_bytes()[:300])
+    Image.new("L", (50, 1)).save(tmp_path / "line.png")
+    names = "good one.jpg\ntext.png\ntorn.jpg\nline.png\nnone.jpg\n"
+    words = [f"checkpoint={checkpoint_file}", "device=cpu", "-", "--format", "json", "--contact-sheet", "sheet.png"]
+    done = script(*words, cwd=tmp_path, given=names)
+    assert done.returncode == 0, done.stderr
+    assert [row["path"] for row in json.loads(done.stdout)] == ["good one.jpg", "line.png"]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    for name in ("text.png", "torn.jpg", "none.jpg"):
+        assert any(line.startswith("passed over:") and name in line for line in lines)
+    assert Image.open(tmp_path / "sheet.png").width > 200
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["x.png"], "name the network: checkpoint=runs/.../best.pt"),
+        (["weights=torchvision", "x.png"], "weights=torchvision of which network"),
+        (["checkpoint=none.pt", "top=0", "x.png"], "top=0 shows nothing"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    done = script(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {expected}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_only_bad_images_are_an_error(
+    checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(CONF_DIR.parent / "scripts"))
+    import predict
+
+    (tmp_path / "text.png").write_text("no image")
+    monkeypatch.setattr(
+        sys, "argv", ["predict.py", f"checkpoint={checkpoint_file}", "device=cpu", str(tmp_path / "text.png")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        words.run(predict.predict)
+    assert ended.value.code == 2
+    assert "error: none of the images can be read" in capsys.readouterr().err
+
+
+def test_every_corner_case_is_seen_or_named(checkpoint_file: Path) -> None:
+    root = os.environ.get("IMGCLS_REAL_DATA")
+    if not root:
+        pytest.skip("IMGCLS_REAL_DATA names no folder with jpeg-corner-cases/")
+    files = prediction.find_images([f"{root}/jpeg-corner-cases"]).files
+    seen, bad = prediction.look_at(testing.from_checkpoint(checkpoint_file), files, device=CPU, protocol=Center())
+    assert len(seen) + len(bad) == len(files) > 30
+    assert all(isinstance(error, BadImageError) for error in bad)
