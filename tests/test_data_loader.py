@@ -320,9 +320,37 @@ def test_validation_of_an_array_is_every_image_in_order():
 
 def test_images_are_kept_decoded_only_where_all_of_them_fit(train, monkeypatch):
     monkeypatch.setenv("IMGCLS_NATIVE", "0")
-    num_bytes = sum(int(np.prod(pixels.read_size(train.read(i), ""))) * 3 for i in range(len(train)))
+    num_bytes = sum(int(np.prod(pixels.read_size(train.read(i), ""))) * 4 for i in range(len(train)))
     assert isinstance(make(train, cache_gb=num_bytes / 1e9)._pixels, pixels.KeptPixels)
     assert isinstance(make(train, cache_gb=(num_bytes - 1) / 1e9)._pixels, pixels.FilePixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [4, 16, 90])  # 4: where Pillow decodes most at a reduced size
+@pytest.mark.parametrize(
+    "crop", [crops.RandomResizedCrop(), crops.ScaleJitterCrop(), crops.PadCrop(2), crops.Whole()], ids=repr
+)
+def test_keeping_images_decoded_changes_no_pixel(train, monkeypatch, crop, image_size, channels):
+    monkeypatch.setenv("IMGCLS_NATIVE", "0")
+    kept, anew = (make(train, crop, image_size=image_size, channels=channels, cache_gb=gb) for gb in (1.0, 0.0))
+    assert isinstance(kept._pixels, pixels.KeptPixels)
+    for epoch in (0, 1):
+        assert_same(all_of(kept, epoch), all_of(anew, epoch))
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
+def test_a_set_with_one_file_that_the_native_decoder_takes_is_not_kept(root, tmp_path):
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(30):
+                Image.new("RGB", (9, 9)).save(tmp_path / part / name / f"{number}.png")
+    path = tmp_path / "train/b/17.png"
+    path.write_bytes((root / "train/odd/01.JPEG").read_bytes())
+    with_one = folder(str(tmp_path)).train
+    assert isinstance(make(with_one, cache_gb=1)._pixels, pixels.FilePixels)
+    path.write_bytes((tmp_path / "train/b/18.png").read_bytes())
+    assert isinstance(make(with_one, cache_gb=1)._pixels, pixels.KeptPixels)
 
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not())

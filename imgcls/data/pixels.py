@@ -10,10 +10,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from PIL import Image
 
 from imgcls.data import keyed
 from imgcls.data.crops import Crop
-from imgcls.data.decode import BadImageError, decode_box, decode_whole, read_size, resample_box
+from imgcls.data.decode import (
+    BadImageError,
+    decode_box,
+    load_whole,
+    read_size,
+    resample_box,
+    resample_loaded,
+    shrink,
+)
 from imgcls.data.sources import ArraySplit, FolderSplit, Split
 
 if TYPE_CHECKING:
@@ -108,10 +117,9 @@ class FilePixels:
 
 
 class KeptPixels:
-    """Decodes each image once, whole, and keeps its pixels: for sets of small size and images of any shape.
+    """Decodes each image once, whole, and keeps it: for small sets that are Pillow's to decode.
 
-    The crops are Pillow's from full resolution, so they differ from `FilePixels`' by its rounding, or by libjpeg's
-    reduced sizes where the native decoder is missing; what is kept is a function of the set and of data.cache_gb.
+    The pixels are those of `FilePixels`: where Pillow would decode at a reduced size, so does this, each time.
     """
 
     chunk_size = 32
@@ -120,31 +128,28 @@ class KeptPixels:
         self.split = split
         self.sizes = sizes  # (N, 2)
         self.channels = channels
-        lengths = sizes.astype(np.int64).prod(axis=1) * channels
-        self.offsets = np.concatenate([[0], lengths.cumsum()])
-        self.blob = np.empty(self.offsets[-1], np.uint8)
-        self.is_kept = np.zeros(len(split), bool)
+        self.images: list[Image.Image | None] = [None] * len(split)
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
         failures: Failures = []
         boxes = plan.boxes(epoch, indices, self.sizes[indices])
         flips = plan.flips(epoch, indices)
-        for position, index in enumerate(indices):
+        for position, (index, box, flip) in enumerate(zip(indices.tolist(), boxes, flips.tolist(), strict=True)):
             try:
-                pixels = self._whole(int(index))
+                image = self._whole(index)
+                if shrink(image, box, out[position]) == 1:
+                    resample_loaded(image, box, out[position], flip=flip)
+                else:
+                    decode_box(self.split.read(index), box, out[position], flip=flip, name=self.split.path(index))
             except BadImageError as error:
                 failures.append((position, error))
-                continue
-            resample_box(pixels, boxes[position], out[position], flip=bool(flips[position]))
         return failures
 
-    def _whole(self, index: int) -> np.ndarray:
-        height, width = self.sizes[index]
-        kept = self.blob[self.offsets[index] : self.offsets[index + 1]].reshape(height, width, self.channels)
-        if not self.is_kept[index]:  # two threads may both decode it: they write the same
-            kept[:] = decode_whole(self.split.read(index), self.channels, self.split.path(index))
-            self.is_kept[index] = True
-        return kept
+    def _whole(self, index: int) -> Image.Image:
+        image = self.images[index]
+        if image is None:  # two threads may both decode it: to the same
+            image = self.images[index] = load_whole(self.split.read(index), self.channels, self.split.path(index))
+        return image
 
 
 class ArrayPixels:
@@ -175,14 +180,14 @@ def hold(split: Split, channels: int, *, cache_gb: float) -> Pixels:
     """The way to hold `split`: arrays as they are, files kept decoded where that is faster and fits in `cache_gb`.
 
     The native decoder reads a file from the page cache, decodes and resamples it in less time than Pillow needs to
-    resample kept pixels (71 against 113 microseconds for the shapes at 72 px, 260 against 680 for photos of 300x250 at
-    224 px), so it is for Pillow's files alone that keeping pays.
+    resample kept pixels (71 against 113 microseconds for the shapes at 72 px), and rounds otherwise in rare pixels; so
+    only a set of which it takes no file is kept, and cache_gb never changes a pixel.
     """
     if isinstance(split, ArraySplit):
         return ArrayPixels(split)
-    if cache_gb <= 0 or _native_takes(split):
+    if cache_gb <= 0 or _native_takes_some(split):
         return FilePixels(split)
-    sizes = _sizes_within(split, channels, num_bytes=cache_gb * 1e9)
+    sizes = _sizes_of_kept(split, channels, num_bytes=cache_gb * 1e9)
     return FilePixels(split) if sizes is None else KeptPixels(split, sizes, channels)
 
 
@@ -203,26 +208,30 @@ def _native() -> ModuleType | None:
     return native if native.available() else None
 
 
-def _native_takes(split: FolderSplit, *, num_tried: int = 32) -> bool:
-    # Whether it takes most files, judged by some from all over the split.
+def _native_takes_some(split: FolderSplit, *, num_tried: int = 32) -> bool:
+    # Tried on a few from all over the split, so that a large set of JPEGs is not read through.
     if (native := _native()) is None:
         return False
     some = np.unique(np.linspace(0, len(split) - 1, num_tried).astype(np.int64))
-    status = native.Workspace().open_files([split.raw_path(int(index)) for index in some]).status
-    return bool((status == 0).mean() > 0.5)
+    return bool((native.Workspace().open_files([split.raw_path(int(index)) for index in some]).status == 0).any())
 
 
-def _sizes_within(split: FolderSplit, channels: int, *, num_bytes: float) -> np.ndarray | None:
+def _sizes_of_kept(split: FolderSplit, channels: int, *, num_bytes: float) -> np.ndarray | None:
     # Reads headers until the budget is spent, so a set too large to keep costs no more than one that is kept.
+    native = _native()
+    space = None if native is None else native.Workspace()
+    bytes_a_pixel = 4 if channels == 3 else 1  # Pillow pads RGB to 32 bits
     sizes = np.empty((len(split), 2), np.int32)
     left = num_bytes
     for index in range(len(split)):
         try:
-            sizes[index] = read_size(split.read(index), split.path(index))
+            data = split.read(index)
+            sizes[index] = read_size(data, split.path(index))
         except BadImageError:
             sizes[index] = 1, 1  # named when its turn comes
-        left -= float(sizes[index].astype(np.int64).prod()) * channels
-        if left < 0:
+            continue
+        left -= float(sizes[index].astype(np.int64).prod()) * bytes_a_pixel
+        if left < 0 or (space is not None and space.open_bytes([data]).status[0] == 0):
             return None
     return sizes
 

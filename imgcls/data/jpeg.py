@@ -1,0 +1,69 @@
+"""What the markers of a JPEG say, and a copy of one that ends below the rows that are wanted.
+
+Pillow decodes a file from its first row to the last. A baseline JPEG whose frame header names fewer rows is a whole
+JPEG of the upper part of the image; libjpeg passes over the data that are left.
+"""
+
+import struct
+from typing import NamedTuple
+
+ALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))  # markers without a length: TEM, SOI, RSTn
+SEQUENTIAL = (0xC0, 0xC1)  # SOF0, SOF1: Huffman-coded, not progressive
+START_OF_SCAN, END = 0xDA, b"\xff\xd9"
+CHROMA_REACH = 2  # rows beyond those wanted that interpolating chroma looks at, where it is halved
+
+
+class Frame(NamedTuple):
+    """A sequential JPEG of one scan."""
+
+    height: int
+    width: int
+    height_at: int  # where in the file the height is written, 16 bits, big-endian
+    block_rows: int  # rows that are coded together
+
+
+def read_frame(data: bytes) -> Frame | None:
+    """The frame of a file that `upper_rows` can shorten; None of any other, and of one without an end.
+
+    ITU T.81, annex B. The one without an end is left as it is for a decoder to refuse.
+    """
+    position, frame = 2, None
+    if data[:2] != b"\xff\xd8":
+        return None
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker in ALONE:
+            position += 2
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in SEQUENTIAL and length >= 8 and position + 2 + length <= len(data):
+            bits, height, width, num_components = struct.unpack_from(">BHHB", data, position + 4)
+            if bits != 8 or not height or not width or num_components not in (1, 3) or length != 8 + 3 * num_components:
+                return None
+            # A single component is coded in blocks of 8 rows, whatever its sampling factors say.
+            sampling = max(data[position + 11 + 3 * i] & 15 for i in range(num_components)) if num_components > 1 else 1
+            frame = (height, width, position + 5, 8 * sampling, num_components)
+        elif marker == START_OF_SCAN:
+            if frame is None or position + 4 >= len(data) or data[position + 4] != frame[-1]:
+                return None
+            return None if data.rfind(END, position) < 0 else Frame(*frame[:4])
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return None
+        position += 2 + length
+    return None
+
+
+def upper_rows(data: bytes, frame: Frame, rows: int) -> bytes:
+    """A file that decodes to the same pixels in its first `rows` rows at least, and has `height_of_upper_rows`."""
+    kept = height_of_upper_rows(frame.height, frame.block_rows, rows)
+    if kept == frame.height:
+        return data
+    return data[: frame.height_at] + kept.to_bytes(2, "big") + data[frame.height_at + 2 :]
+
+
+def height_of_upper_rows(height: int, block_rows: int, rows: int) -> int:
+    """How many rows have to be decoded so that the first `rows` are right."""
+    return min(height, -(-(rows + CHROMA_REACH) // block_rows) * block_rows)
