@@ -45,12 +45,15 @@ def run(task: Callable[[], int | None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         code = task()
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
     except BrokenPipeError:  # the reader of our output, such as head, has enough
         sys.stderr.close()
         code = 0
+    except Exception as error:
+        users = isinstance(error, ValueError | FileNotFoundError)
+        code = getattr(error, "exit_code", 2 if users else None)
+        if code is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
     raise SystemExit(code or 0)
