@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from imgcls import distributed, divergence, weights
+from imgcls import disk, distributed, divergence, weights
 from imgcls.config import Config, ConfigError, consequential, nearest
 from imgcls.data import pixels, policies
 from imgcls.data.augment import Augment, Normalise
@@ -99,16 +99,17 @@ def _locate(key: str, target: str) -> Callable[..., Any]:
 @contextmanager
 def run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
     """Hold the run's directory on the main rank, and know it on the others; what the main rank refuses, all refuse."""
-    held: RunDirectory | Exception
-    try:
-        held = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
-    except (ValueError, OSError) as error:
-        held = error
-    refused = distributed.from_main(held if isinstance(held, Exception) else None)
-    assert refused is None
-    assert isinstance(held, RunDirectory)
-    with held:
-        yield held
+    with disk.explained(path):
+        held: RunDirectory | Exception
+        try:
+            held = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
+        except (ValueError, OSError) as error:
+            held = error
+        refused = distributed.from_main(held if isinstance(held, Exception) else None)
+        assert refused is None
+        assert isinstance(held, RunDirectory)
+        with held:
+            yield held
 
 
 def image_set(config: Config) -> ImageSet:

@@ -4,14 +4,12 @@ A file holds tensors and plain types only, so it loads with `weights_only=True`;
 refused by torch before it runs.
 """
 
-import errno
 import logging
 import os
 import pickle
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,26 +23,6 @@ FORMAT = 1
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: its text names the file, the reason and the way out."""
-
-
-class DiskError(OSError):
-    """The disk took no more: its text names the file, the reason and the way out."""
-
-    exit_code = 1
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Say of a disk that is full, broken or read-only what that means for the run in `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-            raise
-        raise DiskError(
-            f"{error.filename or path}: cannot be written: {error.strerror}. The last checkpoint is whole; "
-            "make room and run the same command again, it goes on from there"
-        ) from error
 
 
 def save(content: dict[str, Any], path: Path, *, keep_previous: Path | None = None) -> None:

@@ -129,11 +129,10 @@ class Trainer:
             DivergedError: the loss is not finite; the last good checkpoint is in place.
             Interrupted: a signal asked the run to stop; it is saved where it stands.
             OutOfMemory: a batch does not fit on the device.
-            DiskError: a checkpoint or a metric cannot be written.
+            OSError: a checkpoint or a metric cannot be written.
         """
         with (
             StopSignals() as self.signals,
-            checkpoint.disk_errors(self.checkpoints.run_dir),
             memory.explained(self.out_of_memory),
             self.checkpoints,
         ):

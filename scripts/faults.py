@@ -73,13 +73,19 @@ class Ended(NamedTuple):
     output: str
 
 
+def notes_on(run_dir: Path) -> tuple[Path, Path]:
+    """Where lie the output and the count of steps of a run: never on the disk that is to run full."""
+    folder = Path(os.environ["IMGCLS_CACHE"])
+    folder.mkdir(exist_ok=True)
+    return folder / f"{run_dir.name}.out", folder / f"{run_dir.name}.steps"
+
+
 class Child:
     """`train.py` in a forked process, which notes every optimizer step that it takes."""
 
     def __init__(self, run_dir: Path, overrides: list[str], *, before: Callable[[], None] = lambda: None) -> None:
         self.run_dir = run_dir
-        self.output = run_dir.with_suffix(".out")
-        self.steps = run_dir.with_suffix(".steps")
+        self.output, self.steps = notes_on(run_dir)
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -194,12 +200,13 @@ class Lab:
 
     def throw_away(self, run_dir: Path) -> None:
         shutil.rmtree(run_dir)
-        for suffix in (".out", ".steps"):
-            run_dir.with_suffix(suffix).unlink(missing_ok=True)
+        for file in notes_on(run_dir):
+            file.unlink(missing_ok=True)
 
 
 def steps_taken(run_dir: Path) -> int:
-    return run_dir.with_suffix(".steps").stat().st_size
+    file = notes_on(run_dir)[1]
+    return file.stat().st_size if file.exists() else 0
 
 
 def draw_images(root: Path) -> None:
@@ -234,7 +241,7 @@ def kills(lab: Lab, num: int) -> Tally:
 
 def kill_once(lab: Lab, run_dir: Path, tally: Tally) -> bool:
     # Half of a run this short is its beginning; a kill there is the easy case.
-    before, taken = partials(run_dir), steps_taken_or_none(run_dir)
+    before, taken = partials(run_dir), steps_taken(run_dir)
     child = Child(run_dir, lab.overrides())
     moment = child.started + lab.draws.uniform(0.35, 1) * lab.seconds
     while time.monotonic() < moment and child.running:
@@ -248,7 +255,7 @@ def kill_once(lab: Lab, run_dir: Path, tally: Tally) -> bool:
         tally.faults += 1
         if partials(run_dir) - before:
             tally.note("in a checkpoint write")
-        elif steps_taken_or_none(run_dir) == taken:
+        elif steps_taken(run_dir) == taken:
             tally.note("before a step")
         else:
             tally.note("elsewhere")
@@ -260,11 +267,6 @@ def partials(run_dir: Path) -> set[tuple[str, int]]:
     return {(file.name, file.stat().st_mtime_ns) for file in run_dir.glob("*.partial")}
 
 
-def steps_taken_or_none(run_dir: Path) -> int:
-    file = run_dir.with_suffix(".steps")
-    return file.stat().st_size if file.exists() else 0
-
-
 def signals(lab: Lab, num: int) -> Tally:
     """Ask runs to stop at random moments: no step is lost, and the exit code says how it ended."""
     tally = Tally()
@@ -274,7 +276,7 @@ def signals(lab: Lab, num: int) -> Tally:
         number = lab.draws.choice(list(codes))
         child = Child(run_dir, lab.overrides())
         step = lab.draws.randrange(-1, NUM_STEPS + 1)  # before its first step, rarely
-        while child.running and steps_taken_or_none(run_dir) < step:
+        while child.running and steps_taken(run_dir) < step:
             time.sleep(0.001)
         time.sleep(lab.draws.uniform(0, 0.05))
         hit = child.send(number)
@@ -309,7 +311,7 @@ def torn(lab: Lab, num: int) -> Tally:
     for turn in range(num):
         run_dir = lab.new_dir("torn")
         shutil.copytree(half, run_dir)
-        shutil.copy(half.with_suffix(".steps"), run_dir.with_suffix(".steps"))
+        shutil.copy(notes_on(half)[1], notes_on(run_dir)[1])
         place = min(lab.draws.choice(places), size - 1)
         with (run_dir / "last.pt").open("r+b") as file:
             if turn % 3 == 2:
@@ -365,10 +367,10 @@ def full_disk(lab: Lab, num: int) -> Tally:
         return tally
     try:
         for _ in range(num):
-            run_dir = mount / "run"
+            run_dir = mount / lab.new_dir("full").name
             child = Child(run_dir, lab.overrides())
-            moment = child.started + lab.draws.uniform(0.3, 0.9) * lab.seconds
-            while time.monotonic() < moment and child.running:
+            step = lab.draws.randrange(NUM_STEPS - 2)
+            while child.running and steps_taken(run_dir) < step:
                 time.sleep(0.001)
             fill(mount / "filler", leave=lab.draws.choice((0, 20_000, 200_000, 600_000, 900_000)))
             ended = child.end()
@@ -410,7 +412,7 @@ def broken_files(lab: Lab, num: int) -> Tally:
         file = lab.draws.choice(files)
         content = file.read_bytes()
         child = Child(run_dir, lab.overrides())
-        while child.running and steps_taken_or_none(run_dir) < 1 + turn % 5:
+        while child.running and steps_taken(run_dir) < 1 + turn % 5:
             time.sleep(0.001)
         if turn % 2:
             file.write_bytes(content[: len(content) // 3])

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from imgcls import checkpoint
-from imgcls.checkpoint import CheckpointError, DiskError, File, Writer
+from imgcls import checkpoint, disk
+from imgcls.checkpoint import CheckpointError, File, Writer
+from imgcls.disk import DiskError
 
 
 def content(value: float = 1.0) -> dict:
@@ -192,9 +193,9 @@ def test_an_error_of_the_background_surfaces_at_the_next_write_with_the_file_and
 
 def test_a_full_disk_is_told_with_the_way_out() -> None:
     words = r"runs/a: cannot be written: No space .* run the same command again"
-    with pytest.raises(DiskError, match=words), checkpoint.disk_errors(Path("runs/a")):
+    with pytest.raises(DiskError, match=words), disk.explained(Path("runs/a")):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), checkpoint.disk_errors(Path("runs/a")):
+    with pytest.raises(PermissionError), disk.explained(Path("runs/a")):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 

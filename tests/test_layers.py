@@ -6,13 +6,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "imgcls"
 
 LAYERS = [
-    {"prediction", "exporting", "looking"},
+    {"looking"},
+    {"prediction", "exporting"},
     {"testing"},
     {"build", "reports"},
     {"trainer", "evaluation", "analysis"},
     {"protocols", "weights", "figures", "names", "published", "statistics", "gradcam"},
     {"recovery", "verify"},
-    {"data", "optim", "losses", "checkpoint", "divergence", "memory", "events", "runs", "signals"},
+    {"data", "optim", "losses", "checkpoint", "disk", "divergence", "memory", "events", "runs", "signals"},
     {"metrics"},
     {"distributed"},
     {"config", "models", "words"},

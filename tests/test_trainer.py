@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from imgcls import build, checkpoint, verify
-from imgcls.checkpoint import DiskError
 from imgcls.config import Config, ConfigError, compose
+from imgcls.disk import DiskError
 from imgcls.divergence import DivergedError, StuckError
 from imgcls.memory import OutOfMemory
 from imgcls.metrics import Scores
