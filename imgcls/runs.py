@@ -150,7 +150,7 @@ def summary(results: dict[str, Any], path: Path) -> str:
         "curves": f"tensorboard --logdir {_shown(path)}",
     }
     width = max(map(len, rows))
-    line = "-" * (width + 2 + max(map(len, rows.values())))
+    line = "-" * min(79, width + 2 + max(map(len, rows.values())))
     return "\n".join([line, *(f"{key:<{width}}  {value}" for key, value in rows.items()), line])
 
 
