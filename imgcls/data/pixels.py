@@ -23,7 +23,7 @@ from imgcls.data.decode import (
     resample_loaded,
     shrink,
 )
-from imgcls.data.sources import ArraySplit, FolderSplit, Split
+from imgcls.data.sources import ArraySplit, FileSplit, Split
 
 if TYPE_CHECKING:
     from imgcls.data.native import Workspace
@@ -69,7 +69,7 @@ class FilePixels:
 
     chunk_size = 16
 
-    def __init__(self, split: FolderSplit) -> None:
+    def __init__(self, split: FileSplit) -> None:
         self.split = split
         self._native = _native()
         self._own = threading.local()
@@ -109,7 +109,7 @@ class FilePixels:
         if not hasattr(self._own, "space"):
             self._own.space = self._native.Workspace()
         space: Workspace = self._own.space
-        found, status = space.open_files([self.split.raw_path(int(index)) for index in indices])
+        found, status = self.split.open_in(space, indices)
         taken = status == 0
         sizes[taken] = found[taken]
         files.update({int(position): space.contents(int(position)) for position in np.flatnonzero(~taken)})
@@ -124,7 +124,7 @@ class KeptPixels:
 
     chunk_size = 32
 
-    def __init__(self, split: FolderSplit, sizes: np.ndarray, channels: int) -> None:
+    def __init__(self, split: FileSplit, sizes: np.ndarray, channels: int) -> None:
         self.split = split
         self.sizes = sizes  # (N, 2)
         self.channels = channels
@@ -208,15 +208,15 @@ def _native() -> ModuleType | None:
     return native if native.available() else None
 
 
-def _native_takes_some(split: FolderSplit, *, num_tried: int = 32) -> bool:
+def _native_takes_some(split: FileSplit, *, num_tried: int = 32) -> bool:
     # Tried on a few from all over the split, so that a large set of JPEGs is not read through.
     if (native := _native()) is None:
         return False
     some = np.unique(np.linspace(0, len(split) - 1, num_tried).astype(np.int64))
-    return bool((native.Workspace().open_files([split.raw_path(int(index)) for index in some]).status == 0).any())
+    return bool((split.open_in(native.Workspace(), some).status == 0).any())
 
 
-def _sizes_of_kept(split: FolderSplit, channels: int, *, num_bytes: float) -> np.ndarray | None:
+def _sizes_of_kept(split: FileSplit, channels: int, *, num_bytes: float) -> np.ndarray | None:
     # Reads headers until the budget is spent, so a set too large to keep costs no more than one that is kept.
     native = _native()
     space = None if native is None else native.Workspace()

@@ -6,10 +6,14 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from imgcls.data.decode import BadImageError
+
+if TYPE_CHECKING:
+    from imgcls.data.native import Sizes, Workspace
 
 
 class FolderSplit:
@@ -49,9 +53,81 @@ class FolderSplit:
         except OSError as error:
             raise BadImageError(os.fsdecode(path), f"cannot be read: {error.strerror or error}") from error
 
+    def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
+        """Have the native decoder read the files of images `indices`; what it cannot read is `read`'s to name."""
+        return space.open_files([self.raw_path(index) for index in indices.tolist()])
+
     def raw_path(self, index: int) -> bytes:
         """The same as the filesystem has it."""
-        return self.root + b"/" + self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
+        return self.root + b"/" + self.name(index)
+
+    def name(self, index: int) -> bytes:
+        """Its path below the root."""
+        return self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+
+class PackSplit:
+    """Image files one after another in a single file: image i's bytes are starts[i] on, lengths[i] of them.
+
+    `names` holds what the files were called one after another; image i's are name_offsets[i]:name_offsets[i + 1].
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        *,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        names: np.ndarray,
+        name_offsets: np.ndarray,
+        labels: np.ndarray,
+    ) -> None:
+        self.root = os.fsencode(file)
+        self.starts = starts  # int64
+        self.lengths = lengths  # uint32
+        self.names = names  # uint8
+        self.name_offsets = name_offsets  # int64
+        self.labels = labels.astype(np.int64, copy=False)
+        # Open as long as the split lives.
+        self._open = open(file, "rb", buffering=0)  # noqa: SIM115
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """What image `index` was before it was packed."""
+        return os.fsdecode(self.root + b":" + self.name(index))
+
+    def name(self, index: int) -> bytes:
+        """What it was called in the set that was packed."""
+        return self.names[self.name_offsets[index] : self.name_offsets[index + 1]].tobytes()
+
+    def read(self, index: int) -> bytes:
+        """The bytes of image `index`, read rather than mapped: an error of the disk is an error, not a signal.
+
+        Raises:
+            BadImageError: they cannot be read.
+        """
+        try:
+            data = self._read(index)
+        except OSError as error:
+            raise BadImageError(self.path(index), f"cannot be read: {error.strerror or error}") from error
+        if len(data) != self.lengths[index]:
+            raise BadImageError(self.path(index), "the pack ends before it; pack it again")
+        return data
+
+    def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
+        """Have the native decoder hold the bytes of images `indices`; what cannot be read is `read`'s to name."""
+        return space.open_bytes([self._read_or_nothing(index) for index in indices.tolist()])
+
+    def _read(self, index: int) -> bytes:
+        return os.pread(self._open.fileno(), int(self.lengths[index]), int(self.starts[index]))
+
+    def _read_or_nothing(self, index: int) -> bytes:
+        try:
+            return self._read(index)
+        except OSError:
+            return b""
 
 
 class ArraySplit:
@@ -70,7 +146,8 @@ class ArraySplit:
         return f"{self.name}[{index}]"
 
 
-Split = FolderSplit | ArraySplit
+FileSplit = FolderSplit | PackSplit
+Split = FileSplit | ArraySplit
 
 
 @dataclasses.dataclass(frozen=True)
