@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from imgcls import checkpoint, distributed, divergence, memory
+from imgcls.data.decode import BadImageError
 from imgcls.data.loader import Batch, Loader
 from imgcls.divergence import DivergedError
 from imgcls.evaluation import evaluate
@@ -129,13 +130,10 @@ class Trainer:
             DivergedError: the loss is not finite; the last good checkpoint is in place.
             Interrupted: a signal asked the run to stop; it is saved where it stands.
             OutOfMemory: a batch does not fit on the device.
+            BadImageError: an image cannot be read; the run is saved where it stands.
             OSError: a checkpoint or a metric cannot be written.
         """
-        with (
-            StopSignals() as self.signals,
-            memory.explained(self.out_of_memory),
-            self.checkpoints,
-        ):
+        with StopSignals() as self.signals, memory.explained(self.out_of_memory), self.checkpoints:
             self.begin()
             while not self.finished():
                 try:
@@ -145,6 +143,9 @@ class Trainer:
                     self.end_epoch(train, val)
                 except DivergedError as error:
                     self.roll_back(error)
+                except BadImageError:
+                    self.save_alone()
+                    raise
             return self.results()
 
     def train_epoch(self) -> None:
@@ -342,6 +343,11 @@ class Trainer:
             scores = {"top1": best.top1, "top5": best.top5, "loss": best.loss}
             weights = self.description | {"model": evaluated, "epoch": self.state.epoch, "val": scores}
         self.checkpoints.save(snapshot, best=weights, epoch=epoch)
+
+    def save_alone(self) -> None:
+        """Save before the run ends by a fault of this rank; not with others, which wait for its next step."""
+        if distributed.world_size() == 1:
+            self.save()
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on, as tensors and plain values."""

@@ -62,6 +62,7 @@ def test_a_full_disk_ends_clearly_and_leaves_the_old_checkpoint(counts: Counts) 
 def test_a_broken_image_is_named_and_mended_the_run_goes_on(counts: Counts) -> None:
     tally = counts["an image deleted or truncated"]
     assert tally["runs"] == COUNTS["files"]
+    assert tally["lost_steps"] == 0
     assert all_equal(tally)
 
 
