@@ -231,7 +231,8 @@ def _colours(num: int) -> list[tuple[int, int, int]]:
 def ticks(low: float, high: float, *, about: int = 6) -> list[float]:
     """Round numbers, evenly spaced, from at or below `low` to at or above `high`."""
     if high <= low:
-        high = low + (abs(low) or 1.0)
+        low, high = min(0.0, low), max(0.0, high)
+        high = high if high > low else 1.0
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
