@@ -9,6 +9,7 @@ the exit code is 1 if any run came out different, or ended as it should not.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -264,7 +265,11 @@ def kill_once(lab: Lab, run_dir: Path, tally: Tally) -> bool:
 
 def partials(run_dir: Path) -> set[tuple[str, int]]:
     """Which files are half written, and since when."""
-    return {(file.name, file.stat().st_mtime_ns) for file in run_dir.glob("*.partial")}
+    found = set()
+    for file in run_dir.glob("*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # it is whole by now, and renamed
+            found.add((file.name, file.stat().st_mtime_ns))
+    return found
 
 
 def signals(lab: Lab, num: int) -> Tally:

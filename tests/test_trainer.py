@@ -576,3 +576,62 @@ def test_deterministic_sets_what_cuda_needs_and_says_that_it_costs(
         build.same_bits(tiny_config(), torch.device("cpu"))
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_dropout_and_loss_scaling_go_on_where_they_were(
+    step: int, tiny_config: Make, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaler = torch.amp.GradScaler
+
+    def growing(device: str, *, enabled: bool) -> torch.amp.GradScaler:
+        del enabled  # on a CPU it is off, having nothing to do
+        return scaler(device, enabled=True, init_scale=64.0, growth_interval=4)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", growing)
+
+    def with_dropout(trainer: Trainer) -> None:
+        last = [module for module in trainer.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        last.register_forward_pre_hook(
+            lambda module, inputs: torch.nn.functional.dropout(inputs[0], 0.5, module.training)
+        )
+
+    def with_dropout_stopped(trainer: Trainer) -> None:
+        with_dropout(trainer)
+        stop_at_step(step)(trainer)
+
+    whole = train(tiny_config(), "whole", with_dropout)
+    with pytest.raises(Interrupted):
+        train(tiny_config(), "cut", with_dropout_stopped)
+    resumed = train(tiny_config(), "cut", with_dropout)
+    assert checkpoint.load(tmp_path / "cut/last.pt")["scaler"]["scale"] == 64 * 2**3  # 15 steps, doubled every 4
+    assert same(whole["weights"], resumed["weights"])
+    assert [verdict for verdict in verify.compare(tmp_path / "whole", tmp_path / "cut") if verdict.differences] == []
+    assert not same(whole["weights"], train(tiny_config(), "dry")["weights"])
+
+
+def test_going_on_in_the_middle_of_an_epoch_decodes_nothing_of_what_came_before(
+    tiny_config: Make, train: Train
+) -> None:
+    read: dict[str, list[int]] = {"first": [], "resumed": []}
+
+    def note(name: str) -> Callable[[Trainer], None]:
+        def before(trainer: Trainer) -> None:
+            fill = trainer.train_loader._pixels.fill
+
+            def noted(plan, epoch, indices, out):
+                read[name] += indices.tolist()
+                return fill(plan, epoch, indices, out)
+
+            trainer.train_loader._pixels.fill = noted
+            if name == "first":
+                stop_at_step(3)(trainer)
+
+        return before
+
+    config = tiny_config("epochs=1", "data.prefetch=1")
+    with pytest.raises(Interrupted):
+        train(config, before=note("first"))
+    train(config, before=note("resumed"))
+    assert len(read["resumed"]) == 2 * 12
+    assert not set(read["first"][: 3 * 12]) & set(read["resumed"])
