@@ -46,9 +46,9 @@ class Policy:
     stuck_steps: int = 5000
     on_stuck: str = "warn"
 
-    def stuck_after(self, num_batches: int) -> int:
-        """Return how many optimizer steps at chance are too many, in epochs of `num_batches`."""
-        return max(1, min(self.stuck_steps, round(self.stuck_epochs * num_batches)))
+    def stuck_after(self, *, num_batches: int, log_every_steps: int) -> int:
+        """Return how many optimizer steps at chance are too many: no fewer than three readings take."""
+        return max(3 * log_every_steps, min(self.stuck_steps, round(self.stuck_epochs * num_batches)))
 
 
 class Watch:
@@ -89,7 +89,7 @@ def advice(error: DivergedError, policy: Policy) -> DivergedError:
     tried = f" after going back {policy.max_rollbacks} times" if policy.rollback else ""
     also = "" if policy.rollback else ", or on_divergence=rollback"
     return DivergedError(
-        f"{error}{tried}; the last checkpoint is from before it. Try a lower optimizer.lr, schedule.warmup_epochs, "
+        f"{error}{tried}; what is saved is from before it. Try a lower optimizer.lr, schedule.warmup_epochs, "
         f"clip_grad_norm=1 or precision=fp32{also}"
     )
 

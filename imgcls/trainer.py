@@ -295,12 +295,13 @@ class Trainer:
 
     def check_moving(self, loss: float) -> None:
         """Warn of a loss that stays where guessing is, or stop for it."""
-        state, policy = self.state, self.settings.on_divergence
+        state, policy, log_every = self.state, self.settings.on_divergence, self.settings.log_every_steps
         chance = self.loss.at_chance(self.settings.num_classes)
         if not divergence.near_chance(loss, chance):
             state.moving_step = state.step
-        steps, limit = state.step - state.moving_step, policy.stuck_after(self.train_loader.num_batches)
-        if policy.on_stuck != "ignore" and steps - self.settings.log_every_steps < limit <= steps:
+        steps = state.step - state.moving_step
+        limit = policy.stuck_after(num_batches=self.train_loader.num_batches, log_every_steps=log_every)
+        if policy.on_stuck != "ignore" and steps - log_every < limit <= steps:
             divergence.stuck(policy, loss=loss, chance=chance, steps=steps)
 
     def end_epoch(self, train: Scores, val: Scores) -> None:

@@ -181,6 +181,16 @@ class Lab:
         self.num += 1
         return self.folder / f"{name}_{self.num:04}"
 
+    def wait_for_a_moment(self, child: Child, steps_before: int) -> None:
+        """Wait until a process has taken a random number of steps, and a little longer.
+
+        Not for a random time: half of a run this short is its beginning, where a fault is the easy case.
+        """
+        steps = steps_before + self.draws.randrange(max(1, NUM_STEPS - steps_before))
+        while child.running and steps_taken(child.run_dir) < steps:
+            time.sleep(0.001)
+        time.sleep(self.draws.uniform(0, 0.1) * self.seconds)
+
     def finish(self, tally: Tally, run_dir: Path, *more: str, whole: Path | None = None) -> Ended:
         """Take a run up to its end, compare it, and count."""
         from imgcls import verify
@@ -241,12 +251,9 @@ def kills(lab: Lab, num: int) -> Tally:
 
 
 def kill_once(lab: Lab, run_dir: Path, tally: Tally) -> bool:
-    # Half of a run this short is its beginning; a kill there is the easy case.
     before, taken = partials(run_dir), steps_taken(run_dir)
     child = Child(run_dir, lab.overrides())
-    moment = child.started + lab.draws.uniform(0.35, 1) * lab.seconds
-    while time.monotonic() < moment and child.running:
-        time.sleep(0.001)
+    lab.wait_for_a_moment(child, taken)
     if lab.draws.random() < 0.5:
         while child.running and not partials(run_dir) - before:
             pass
@@ -280,10 +287,7 @@ def signals(lab: Lab, num: int) -> Tally:
         run_dir = lab.new_dir("asked")
         number = lab.draws.choice(list(codes))
         child = Child(run_dir, lab.overrides())
-        step = lab.draws.randrange(-1, NUM_STEPS + 1)  # before its first step, rarely
-        while child.running and steps_taken(run_dir) < step:
-            time.sleep(0.001)
-        time.sleep(lab.draws.uniform(0, 0.05))
+        lab.wait_for_a_moment(child, 0)
         hit = child.send(number)
         ended = child.end()
         tally.faults += hit

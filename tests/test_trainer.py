@@ -377,9 +377,19 @@ def test_a_loss_that_stays_where_guessing_is_is_told_once_with_what_to_try(
 
 
 def test_a_stuck_loss_stops_the_run_where_that_is_asked_for(tiny_config: Make, train: Train) -> None:
-    config = tiny_config("optimizer.lr=0", "divergence.stuck_steps=4", "divergence.on_stuck=stop")
+    config = tiny_config("optimizer.lr=0", "log_every_steps=1", "divergence.stuck_steps=4", "divergence.on_stuck=stop")
     with pytest.raises(StuckError, match=r"stayed at 1\.099 for 4 steps.*divergence\.on_stuck=warn"):
         train(config, before=ignorant)
+
+
+def test_one_reading_at_chance_is_not_called_stuck(
+    tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    for log_every, told in ((6, False), (5, True)):
+        caplog.clear()
+        config = tiny_config("optimizer.lr=0", "divergence.stuck_steps=2", f"log_every_steps={log_every}")
+        train(config, str(log_every), before=ignorant)
+        assert ("has stayed" in caplog.text) == told
 
 
 def test_a_loss_that_falls_is_not_called_stuck(
@@ -516,6 +526,7 @@ def test_a_disk_that_takes_no_more_ends_the_run_by_name_and_leaves_the_old_check
 
 def test_the_loaders_batches_are_closed_when_an_epoch_is_left_early(tiny_config: Make, train: Train) -> None:
     left: list[str] = []
+    held = []  # as a traceback would hold it
 
     def watch(trainer: Trainer) -> None:
         epoch = trainer.train_loader.epoch
@@ -526,7 +537,11 @@ def test_the_loaders_batches_are_closed_when_an_epoch_is_left_early(tiny_config:
             finally:
                 left.append("closed")
 
-        trainer.train_loader.epoch = watched
+        def hold(*arguments: Any, **more: Any):
+            held.append(watched(*arguments, **more))
+            return held[-1]
+
+        trainer.train_loader.epoch = hold
         validate_after_all = trainer.validate
 
         def validate():
