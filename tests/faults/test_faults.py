@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COUNTS = {"kills": 8, "signals": 5, "torn": 7, "full": 3, "files": 3, "reads": 1}
+COUNTS = {"kills": 5, "signals": 3, "torn": 5, "full": 2, "files": 2, "reads": 1}
 
 Counts = dict[str, dict[str, Any]]
 
