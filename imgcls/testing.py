@@ -23,6 +23,7 @@ from imgcls.data.sources import ArraySplit, ImageSet, Split
 from imgcls.data.views import view_images
 from imgcls.evaluation import Predictions, gather, joint, predict, predict_views, scores
 from imgcls.events import Progress
+from imgcls.folding import fold_batch_norms
 from imgcls.protocols import Center, Dense, TestProtocol, fully_convolutional
 from imgcls.reports import CONFUSION, PREDICTIONS, RESULTS, WORST, Report, real_accuracy, scores_dict
 from imgcls.runs import BEST, code_version
@@ -215,15 +216,19 @@ def predictions_of(
     member: Member, split: Split, protocol: TestProtocol, config: EvaluateConfig, device: torch.device
 ) -> Predictions | None:
     """Run the network over the images, each rank its share; the main rank gets all predictions, others None."""
+    data, size = member.config.data, member.config.image_size
+    prepare = _layout(member.prepare(device), channels_last=config.channels_last)
     network = member.build(device, channels_last=config.channels_last)
+    # A trial image of noise: the sizes of weights are what folding could get wrong.
+    trial = torch.randint(0, 256, (2, size, size, data.channels), generator=torch.Generator().manual_seed(0))
+    network = fold_batch_norms(network, prepare(trial.to(device, torch.uint8)))
     if isinstance(protocol, Dense):
         network = fully_convolutional(network)
     crop = build.plug("augment.eval_crop", member.config.augment.eval_crop)
-    data, size = member.config.data, member.config.image_size
     rank, ranks = distributed.rank(), distributed.world_size()
     threads = data.num_threads or default_num_threads()
     common: dict[str, Any] = {
-        "prepare": _layout(member.prepare(device), channels_last=config.channels_last),
+        "prepare": prepare,
         "device": device,
         "autocast": build.autocast_dtype(config.precision, device),
         "flip": protocol.flip,

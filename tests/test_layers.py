@@ -11,7 +11,7 @@ LAYERS = [
     {"testing"},
     {"build", "reports"},
     {"trainer", "evaluation", "analysis"},
-    {"protocols", "weights", "figures", "names", "published", "statistics", "gradcam"},
+    {"protocols", "weights", "figures", "names", "published", "statistics", "gradcam", "folding"},
     {"recovery", "verify"},
     {"data", "optim", "losses", "checkpoint", "disk", "divergence", "memory", "events", "runs", "signals"},
     {"metrics"},
