@@ -155,6 +155,15 @@ class Writer:
         if writing is not None:
             writing.result()
 
+    def close(self) -> None:
+        """Wait, and end the thread.
+
+        Raises:
+            OSError: as `wait`.
+        """
+        self._thread.shutdown()
+        self.wait()
+
 
 def _write_lot(files: list[File], sync: list[Path], delete: list[Path]) -> None:
     for path in sync:

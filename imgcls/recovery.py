@@ -109,7 +109,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
-            self._writer.wait()
+            self._writer.close()
         except OSError:
             # What ends the run already is the first thing to say.
             if kind is None:

@@ -330,6 +330,37 @@ def test_a_run_that_went_back_and_was_stopped_equals_the_one_that_only_went_back
     assert [verdict for verdict in verify.compare(tmp_path / "whole", tmp_path / "cut") if verdict.differences] == []
 
 
+def test_a_run_killed_after_it_went_back_equals_the_one_that_only_went_back(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def save_then_poison_then_kill(trainer: Trainer) -> None:
+        poison(8, rollbacks=1)(trainer)
+        step, heed = trainer.train_step, trainer.heed_signals
+
+        def train_step(batch):
+            if trainer.state.rollbacks == 1 and trainer.state.step == 9:
+                raise Killed
+            return step(batch)
+
+        trainer.train_step = train_step
+        # The newest checkpoint is of the way that led to the divergence; metrics.csv soon tells of another.
+        trainer.heed_signals = lambda *, save=False: heed(
+            save=trainer.state.rollbacks == 0 and trainer.state.step in (7, 8)
+        )
+
+    config = tiny_config("on_divergence=rollback", "log_every_steps=1")
+    train(config, "whole", poison(8, rollbacks=1))
+    with pytest.raises(Killed):
+        train(config, "cut", save_then_poison_then_kill)
+    assert checkpoint.load(tmp_path / "cut/last.pt")["state"]["rollbacks"] == 1
+    assert not (tmp_path / "cut/previous.pt").exists()
+    train(config, "cut", poison(8, rollbacks=1))
+    assert [verdict for verdict in verify.compare(tmp_path / "whole", tmp_path / "cut") if verdict.differences] == []
+
+
 def test_a_run_goes_back_only_so_often(tiny_config: Make, train: Train) -> None:
     config = tiny_config("on_divergence=rollback", "divergence.max_rollbacks=2")
     with pytest.raises(
