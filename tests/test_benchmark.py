@@ -1,0 +1,160 @@
+"""scripts/benchmark.py: verdicts follow from the rates, and every command runs through on a little of everything."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imgcls.config import CONF_DIR
+from imgcls.data import native
+from imgcls.data.folder import folder
+from imgcls.data.noise import noise
+from imgcls.data.pack import make_pack
+
+sys.path.insert(0, str(CONF_DIR.parent / "scripts"))
+
+import benchmark
+import benchmark_peers
+
+SETTINGS = benchmark.Settings(
+    device="cuda",
+    native=True,
+    data="files",
+    num_threads=16,
+    cores=16,
+    torch_threads=16,
+    precision="torch.bfloat16",
+    channels_last=True,
+    compiled=True,
+    parts=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "changes, advice",
+    [
+        ({"native": False, "num_threads": 2}, "build the native decoder"),
+        ({"num_threads": 2}, "data.num_threads=16"),
+        ({}, "data=pack"),
+        ({"data": "pack"}, "more cores"),
+        ({"data": "array"}, r"batch_size \(larger\)"),
+    ],
+)
+def test_a_run_short_of_data_is_told_by_how_much_and_what_to_change(changes, advice):
+    line = benchmark.verdict(1000, 2500, 990, SETTINGS._replace(**changes))
+    assert line.startswith("bound by data: the step could do 2.50 times what is decoded. Change: ")
+    assert advice.replace("\\", "") in line
+
+
+@pytest.mark.parametrize(
+    "changes, advice",
+    [
+        ({"parts": 4, "precision": "fp32"}, "microbatch=null, if memory allows; a batch is computed in 4 parts"),
+        ({"channels_last": False, "precision": "fp32"}, "channels_last=true"),
+        ({"precision": "fp32", "compiled": False}, "precision=bf16"),
+        ({"compiled": False}, "compile=true"),
+        ({}, "a larger batch_size"),
+    ],
+)
+def test_a_run_short_of_compute_is_told_by_how_much_and_what_to_change(changes, advice):
+    line = benchmark.verdict(3000, 1000, 990, SETTINGS._replace(**changes))
+    assert line.startswith("bound by compute: the data would do for 3.00 times the step. Change: ")
+    assert advice in line
+
+
+def test_on_a_cpu_data_and_step_share_the_cores_and_the_larger_share_is_named():
+    on_cpu = SETTINGS._replace(device="cpu", torch_threads=1, precision="fp32")
+    line = benchmark.verdict(900, 100, 85, on_cpu)
+    assert "90 images/s is what one core after the other gives; the step takes most, data 10% of it" in line
+    assert "OMP_NUM_THREADS=16" in line
+    assert "the data takes most, data 75% of it" in benchmark.verdict(100, 300, 75, on_cpu)
+    assert benchmark.verdict(900, 100, 99, on_cpu).startswith("bound by compute")
+
+
+def test_jobs_take_turns_in_every_round_and_the_first_only_warms_up():
+    told = []
+    jobs = {name: [lambda name=name, piece=piece: told.append((name, piece)) for piece in (0, 1)] for name in "ab"}
+    seconds = benchmark.take_turns(jobs, rounds=2)
+    assert [len(seconds[name]) for name in "ab"] == [2, 2]
+    assert sorted(told) == sorted([(name, piece) for name in "ab" for piece in (0, 1)] * 3)
+    assert {told[0][0], told[1][0]} == {"a", "b"}
+
+
+def test_a_table_shows_medians_and_ratios_to_its_first_row(capsys):
+    benchmark.print_table({"usual": [0.02, 0.01, 0.03], "ours": [0.01, 0.01, 0.005]})
+    usual, ours = capsys.readouterr().out.splitlines()
+    assert "50 images/s    1.00  (1.00 to 1.00)" in usual
+    assert "100 images/s    2.00  (1.00 to 6.00)" in ours
+
+
+def test_every_pipeline_shows_the_same_part_of_the_image(tiny_folder):
+    paths = benchmark_peers.image_paths(str(tiny_folder))[:10]
+    (work,) = benchmark.work_of([Path(path).read_bytes() for path in paths], 32)
+    found = {peer.name: peer for peer in benchmark_peers.peers(32)[0]}
+    out = {name: np.empty((10, 32, 32, 3), np.uint8) for name in found}
+    for name, peer in found.items():
+        shown = peer.run(work, out[name])
+        assert shown is None or shown.shape == (10, 3, 32, 32)
+    boxed = [name for name in found if not name.startswith("torchvision")]
+    assert "imgcls, Pillow" in boxed
+    for name in boxed:
+        assert np.abs(out[name].astype(float) - out["imgcls, Pillow"]).mean() < 12, name
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_loader_compares_every_pipeline_that_is_here(tiny_folder, tmp_path, capsys, packed):
+    more = []
+    if packed:
+        make_pack(folder(str(tiny_folder)), tmp_path / "a.pack")
+        more = ["--pack", str(tmp_path / "a.pack")]
+    sizes = ["--image-size", "16", "--rounds", "1", "--threads", "1", "--images", "20"]
+    benchmark.main(["loader", "--data", str(tiny_folder), *sizes, *more])
+    shown = capsys.readouterr().out
+    for words in ("torchvision: Pillow, float", "imgcls, Pillow", "DataLoader, 1 workers", "memory over 10 epochs"):
+        assert words in shown
+    if native.available():
+        assert "entropy decoding" in shown
+    assert ("from the pack" in shown) == packed
+
+
+def test_step_needs_no_data_and_ends_with_what_to_change(capsys):
+    words = ["model=lenet5", "data=imagenet", "image_size=32", "batch_size=8", "device=cpu"]
+    benchmark.main(["step", *words, "--seconds", "0.01", "--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "LeNet5: batch_size=8, image_size=32" in lines[1]
+    assert lines[-1].startswith("Change: ")
+
+
+def test_train_ends_with_a_verdict(tiny_folder, capsys):
+    words = ["model=lenet5", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=10", "device=cpu"]
+    benchmark.main(["train", *words, "data.num_threads=1", "--seconds", "0.05", "--rounds", "1"])
+    assert "Change: " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+    for words, told in [
+        (["loader", "--data", str(tmp_path)], "holds no .jpg or .jpeg file; name a folder of photos"),
+        (["step", "model=vgg1"], "there is no such model"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            benchmark.main(words)
+        assert stopped.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+def test_noise_has_every_class_and_the_size_asked_for():
+    images = noise(image_size=8, num_images=10, num_classes=4, channels=1)
+    assert len(images.classes) == 4
+    assert images.train.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert images.train.images.shape == (10, 8, 8, 1)
