@@ -5,8 +5,9 @@ import io
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from imgcls.metrics import Scores
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/top1", "train/top5", "val/loss", "val/top1", "val/top5")
 PLAIN_LINE_SECONDS = 30
@@ -207,3 +210,32 @@ class Progress:
         self._bar.close()
         if self._redirect is not None:
             self._redirect.__exit__(*exception)
+
+
+class Clock:
+    """Where the time goes: images per second, and the share of it spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.waited = 0.0
+
+    def waits(self, batches: Iterator[Item]) -> Iterator[Item]:
+        """Pass batches on, counting the time until each one comes."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def lap(self, num_images: int) -> dict[str, float]:
+        """Return the figures since the last lap, in which `num_images` were trained on."""
+        now = time.monotonic()
+        seconds = max(now - self.started, 1e-9)
+        figures = {
+            "train/images_per_second": num_images / seconds,
+            "train/data_wait_percent": 100 * min(1.0, self.waited / seconds),
+        }
+        self.started, self.waited = now, 0.0
+        return figures

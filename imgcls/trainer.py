@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from imgcls.data.decode import BadImageError
 from imgcls.data.loader import Batch, Loader
 from imgcls.divergence import DivergedError
 from imgcls.evaluation import evaluate
-from imgcls.events import Events, Progress
+from imgcls.events import Clock, Events, Progress
 from imgcls.losses import ClassificationLoss
 from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.optim import Schedule, WeightAverage, set_lr
@@ -253,7 +253,7 @@ class Trainer:
         label = f"epoch {self.state.epoch + 1}/{self.settings.epochs} {name:5}"
         return Progress(label, total=total, done=done, num_images=num_images, enabled=distributed.is_main())
 
-    def log_step(self, lr: float, clock: "Clock", progress: Progress) -> None:
+    def log_step(self, lr: float, clock: Clock, progress: Progress) -> None:
         """Tell how training goes since the last log: the one place in an epoch that waits for the device."""
         self.check_finite()
         sums = distributed.all_reduce_sum(self.meter.sums - self.told)
@@ -490,32 +490,3 @@ def gradients_synced(model: nn.Module, *, when: bool) -> Any:
     if isinstance(inner, DistributedDataParallel) and not when:
         return inner.no_sync()
     return torch.enable_grad()
-
-
-class Clock:
-    """Where the time goes: images per second, and the share of it spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.waited = 0.0
-
-    def waits(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass batches on, counting the time until each one comes."""
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self.waited += time.monotonic() - asked
-            if batch is None:
-                return
-            yield batch
-
-    def lap(self, num_images: int) -> dict[str, float]:
-        """Return the figures since the last lap, in which `num_images` were trained on."""
-        now = time.monotonic()
-        seconds = max(now - self.started, 1e-9)
-        figures = {
-            "train/images_per_second": num_images / seconds,
-            "train/data_wait_percent": 100 * min(1.0, self.waited / seconds),
-        }
-        self.started, self.waited = now, 0.0
-        return figures
