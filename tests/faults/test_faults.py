@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COUNTS = {"kills": 5, "signals": 3, "torn": 5, "full": 2, "files": 2, "reads": 1}
+COUNTS = {"kills": 4, "signals": 3, "torn": 3, "full": 2, "files": 2, "reads": 1}
 
 Counts = dict[str, dict[str, Any]]
 
