@@ -51,6 +51,10 @@ def peers(image_size: int) -> tuple[list[Peer], list[str]]:
         missing.append("cv2 and FFCV's algorithm: pip install opencv-python-headless")
     except OSError as error:
         missing.append(f"FFCV's algorithm: {error}")
+    try:
+        found.append(dali(image_size))
+    except ImportError:
+        missing.append("DALI: pip install nvidia-dali-cuda120")
     found.append(ours_by_pillow(image_size))
     if native.available():
         found.append(ours(image_size))
@@ -143,6 +147,33 @@ def ffcv_algorithm() -> Peer:
             _resize(cv2, pixels, box, flip, image)
 
     return Peer("FFCV's algorithm (TurboJPEG, cv2)", run)
+
+
+def dali(image_size: int) -> Peer:
+    """NVIDIA DALI on the CPU: decoding fused with the random crop, then an antialiased resize, one thread."""
+    from nvidia.dali import fn, pipeline_def, types  # type: ignore[import-not-found]
+
+    kept: dict[str, list[np.ndarray]] = {}
+
+    # Neither pipelined nor asynchronous: a call does the work of its own chunk, and no other's.
+    @pipeline_def(batch_size=64, num_threads=1, device_id=None, exec_pipelined=False, exec_async=False)
+    def pipeline() -> Any:
+        files = fn.external_source(source=lambda: kept["files"], batch=True, dtype=types.UINT8)
+        crops = fn.decoders.image_random_crop(
+            files, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3], output_type=types.RGB
+        )
+        resized = fn.resize(crops, size=[image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
+        return fn.flip(resized, horizontal=fn.random.coin_flip())
+
+    built = pipeline()
+    built.build()
+
+    def run(work: Work, _: np.ndarray) -> object:
+        kept["files"] = [np.frombuffer(data, np.uint8) for data in work.data]
+        built.run()
+        return None
+
+    return Peer("DALI, CPU, fused crop", run)
 
 
 def ours_by_pillow(image_size: int) -> Peer:
