@@ -19,6 +19,7 @@ from imgcls.data.crops import Crop
 from imgcls.data.decode import BadImageError
 from imgcls.data.pixels import Failures, Plan, check_channels, describe, hold
 from imgcls.data.policies import Policy
+from imgcls.data.resident import make_resident
 from imgcls.data.sources import Split
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Loader:
         self.shape = (image_size, image_size, channels)
         self._plan = Plan(crop, image_size=image_size, flip=flip, seed=seed)
         self._policy = policy
+        self._resident = make_resident(split, self._plan, self.device) if policy is None else None
         self._pixels = hold(split, channels, cache_gb=cache_gb)
         self._bad: dict[int, BadImageError] = {}
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
@@ -113,6 +115,10 @@ class Loader:
             ValueError: more than 1 % of the split cannot be decoded.
         """
         order = self._order(epoch)
+        if self._resident is not None:
+            for batch in self._resident.batches(epoch, order, batch_size=self.local_size, start=start):
+                yield Batch(*batch)
+            return
         slots = self._free_slots()
         waiting: dict[int, _Slot] = {}
         try:

@@ -1,0 +1,73 @@
+"""A small set that lies on the device whole: a batch is gathered there, and nothing is copied to it but an order."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgcls.data.crops import Pad, PadCrop, Whole
+from imgcls.data.pixels import Plan
+from imgcls.data.sources import ArraySplit, Split
+
+MOST_OF_MEMORY = 0.1  # what a set may take of the device's free memory: a small set, and the rest for training
+
+
+class Gathered(NamedTuple):
+    """Images (B, H, W, C) uint8, labels (B,) and indices (B,) int64."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class Resident:
+    """The images and labels of a split on a device, cropped there by crops that only copy pixels.
+
+    The pixels are those that `imgcls.data.pixels.ArrayPixels` copies on the CPU.
+    """
+
+    def __init__(self, split: ArraySplit, plan: Plan, device: torch.device) -> None:
+        self.plan = plan
+        self.size = split.images.shape[1:3]
+        self.images = torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+
+    def batches(self, epoch: int, order: np.ndarray, *, batch_size: int, start: int) -> Iterator[Gathered]:
+        """The images of `order` (N,) in batches, from position `start` on; crops and flips drawn at once for all."""
+        sizes = np.broadcast_to(np.array(self.size), (len(order), 2))
+        corners = self.plan.boxes(epoch, order, sizes)[:, :2].astype(np.int64)
+        device = self.images.device
+        indices = torch.from_numpy(order).to(device)
+        lefts, tops = torch.from_numpy(corners).to(device).T
+        flips = torch.from_numpy(self.plan.flips(epoch, order)).to(device)
+        for first in range(start * batch_size, len(order), batch_size):
+            part = slice(first, first + batch_size)
+            images = self._crop(indices[part], lefts[part], tops[part], flips[part])
+            yield Gathered(images, self.labels[indices[part]], indices[part])
+
+    def _crop(self, indices: Tensor, lefts: Tensor, tops: Tensor, flips: Tensor) -> Tensor:
+        side, (height, width) = self.plan.image_size, self.size
+        steps = torch.arange(side, device=indices.device)
+        rows = tops[:, None] + steps
+        columns = lefts[:, None] + torch.where(flips[:, None], side - 1 - steps, steps)
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        rows, columns = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]
+        return self.images[indices[:, None, None], rows, columns] * inside[..., None]
+
+
+def make_resident(split: Split, plan: Plan, device: torch.device) -> Resident | None:
+    """Put a split on a GPU where its crops only copy pixels and it takes little of the memory there."""
+    if device.type != "cuda" or not isinstance(split, ArraySplit) or not copies(split, plan):
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return Resident(split, plan, device) if split.images.nbytes < MOST_OF_MEMORY * free else None
+
+
+def copies(split: ArraySplit, plan: Plan) -> bool:
+    """Whether the plan's boxes are of the output's own size, in whole pixels, whatever is drawn."""
+    if not isinstance(plan.crop, Whole | Pad | PadCrop) or not len(split):
+        return False
+    box = plan.boxes(0, np.zeros(1, np.int64), np.array([split.images.shape[1:3]]))[0]
+    return bool((box == np.rint(box)).all() and (box[2:] - box[:2] == plan.image_size).all())
