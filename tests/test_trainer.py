@@ -13,6 +13,7 @@ import torch
 
 from imgcls import build, checkpoint, verify
 from imgcls.config import Config, ConfigError, compose
+from imgcls.data.decode import BadImageError
 from imgcls.disk import DiskError
 from imgcls.divergence import DivergedError, StuckError
 from imgcls.memory import OutOfMemory
@@ -681,3 +682,24 @@ def test_going_on_in_the_middle_of_an_epoch_decodes_nothing_of_what_came_before(
     train(config, before=note("resumed"))
     assert len(read["resumed"]) == 2 * 12
     assert not set(read["first"][: 3 * 12]) & set(read["resumed"])
+
+
+def test_a_broken_image_ends_the_run_where_it_stands_and_loses_no_step(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    def break_an_image(trainer: Trainer) -> None:
+        epoch = trainer.train_loader.epoch
+
+        def broken(number: int, *, start: int = 0):
+            for batch in epoch(number, start=start):
+                if trainer.state.step == 7:
+                    raise BadImageError("train/red/03.JPEG", "is gone since the folder was listed")
+                yield batch
+
+        trainer.train_loader.epoch = broken
+
+    whole = train(tiny_config(), "whole")
+    with pytest.raises(BadImageError, match=r"03\.JPEG: is gone"):
+        train(tiny_config(), "cut", break_an_image)
+    assert checkpoint.load(tmp_path / "cut/last.pt")["state"]["step"] == 7
+    assert same(whole["weights"], train(tiny_config(), "cut")["weights"])
