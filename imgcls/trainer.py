@@ -229,6 +229,7 @@ class Trainer:
                 num_classes=settings.num_classes,
                 device=settings.device,
                 autocast=settings.autocast,
+                microbatch=self.state.microbatch,
                 after_batch=after_batch,
             )
 

@@ -496,6 +496,17 @@ def test_microbatch_auto_finds_what_fits_and_leaves_everything_else_as_it_was(
     assert same(small("auto", "cut")["weights"], told["weights"])
 
 
+def test_validation_too_takes_no_more_images_at_a_time_than_the_microbatch(tiny_config: Make, train: Train) -> None:
+    sizes: list[int] = []
+
+    def note(trainer: Trainer) -> None:
+        trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+
+    parts = train(tiny_config("max_steps=1", "microbatch=5"), "parts", note)
+    assert sizes == [4, 4, 4, 5, 5, 2, 3]  # 12 images in equal parts; 12 and 3 to validate
+    assert parts["val_loss"] == pytest.approx(train(tiny_config("max_steps=1"), "whole")["val_loss"], rel=1e-5)
+
+
 def test_the_newest_epochs_are_kept_and_each_can_be_gone_on_from(
     tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
