@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -400,11 +401,16 @@ def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Co
         ConfigError: as `check`, and for an override that Hydra refuses.
     """
     register()
+    # Inside a command line that Hydra runs, its own state would be in the way.
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
             return to_config(hydra.compose(config_name, overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_one_line(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def register() -> None:

@@ -406,3 +406,16 @@ def test_published_weights_are_tested_as_published(tiny_folder: Path, monkeypatc
     config.data.root = str(tiny_folder)
     with pytest.raises(ValueError, match=r"knows 1000 classes .* has 3, 3 of them unknown"):
         testing.run(config, CPU)
+
+
+def test_weights_from_a_file_are_tested_from_the_command_line(tiny_folder: Path, run_dir: Path, tmp_path: Path) -> None:
+    torch.save(checkpoint.load(run_dir / "best.pt")["model"], tmp_path / "weights.pt")
+    words = ["weights=weights.pt", "network=lenet5", "device=cpu", "out=out", "tensorboard=false", "image_size=32"]
+    model = "overrides=['model.num_classes=3','model.activation=relu','model.pool=max','augment=resnet']"
+    done = evaluate_script(*words, model, "data=folder", f"data.root={tiny_folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out/results.json").read_text())["num_images"] == 15
+    other = evaluate_script(*words, "data=folder", f"data.root={tiny_folder}", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "of another shape: fc7.weight 3x84 for 1000x84" in other.stderr or "has 1000 outputs" in other.stderr
+    assert len(other.stderr.strip().splitlines()) == 1
