@@ -73,8 +73,8 @@ def predict(
     found: list[Tensor] = []
     indices: list[Tensor] = []
     for batch in batches:
-        scores = _scores(model, prepare(batch.images), autocast=autocast, flip=flip, average=average)
-        found.append(_log_probs(scores / (1 + flip), average).cpu())
+        shown = _outputs(model, prepare(batch.images), autocast=autocast, flip=flip, average=average)
+        found.append(_mean(shown, average).cpu())
         indices.append(batch.indices.cpu().clone())  # the batch's own memory is used again
         after_batch(len(batch.indices))
     return _ordered(found, indices)
@@ -108,19 +108,16 @@ def predict_views(
         for position, viewed in enumerate(window):
             for view in viewed.views:
                 by_size.setdefault(view.shape[:2], []).append((position, view))
-        sums: Tensor | None = None
+        outputs: list[list[Tensor]] = [[] for _ in window]
         for (rows, columns), members in by_size.items():
             at_once = max(1, max_pixels // (rows * columns))
             for first in range(0, len(members), at_once):
                 part = members[first : first + at_once]
                 pixels = prepare(torch.from_numpy(np.stack([view for _, view in part])).to(device))
-                scores = _scores(model, pixels, autocast=autocast, flip=flip, average=average)
-                if sums is None:
-                    sums = scores.new_zeros(len(window), scores.shape[1])
-                sums.index_add_(0, torch.tensor([position for position, _ in part], device=device), scores)
-        assert sums is not None
-        num_views = torch.tensor([len(viewed.views) * (1 + flip) for viewed in window], device=device)
-        found.append(_log_probs(sums / num_views[:, None], average).cpu())
+                shown = _outputs(model, pixels, autocast=autocast, flip=flip, average=average)
+                for (position, _), output in zip(part, shown.unbind(dim=1), strict=True):
+                    outputs[position].append(output)
+        found.append(torch.stack([_mean(torch.cat(output), average) for output in outputs]).cpu())
         indices.append(torch.tensor([viewed.index for viewed in window]))
         after_batch(len(window))
 
@@ -138,20 +135,22 @@ def predict_views(
     return _ordered(found, indices)
 
 
-def _scores(model: nn.Module, pixels: Tensor, *, autocast: torch.dtype | None, flip: bool, average: str) -> Tensor:
-    # Summed over the mirror images; float64, so that the mean does not depend on how the views were cut into passes.
-    total: Tensor | None = None
+def _outputs(model: nn.Module, pixels: Tensor, *, autocast: torch.dtype | None, flip: bool, average: str) -> Tensor:
+    # (1, B, K), or (2, B, K) with the mirror images: logits, or log-probabilities, whose softmax may be too small for a
+    # number. In float64, so that a mean does not depend on how the views were cut into passes.
+    outputs = []
     for shown in (pixels, pixels.flip(3)) if flip else (pixels,):
         with torch.autocast(pixels.device.type, dtype=autocast, enabled=autocast is not None):
-            logits = model(shown)
-        scores = logits.double() if average == "logits" else logits.double().softmax(dim=1)
-        total = scores if total is None else total + scores
-    assert total is not None
-    return total
+            logits = model(shown).double()
+        outputs.append(logits if average == "logits" else logits.log_softmax(dim=1))
+    return torch.stack(outputs)
 
 
-def _log_probs(mean: Tensor, average: str) -> Tensor:
-    return (mean.log_softmax(dim=1) if average == "logits" else mean.log()).float()
+def _mean(outputs: Tensor, average: str) -> Tensor:
+    # (views, ..., K) to the log-probabilities (..., K) of their mean.
+    if average == "logits":
+        return outputs.mean(dim=0).log_softmax(dim=-1).float()
+    return (outputs.logsumexp(dim=0) - math.log(len(outputs))).float()
 
 
 def _ordered(found: list[Tensor], indices: list[Tensor]) -> Predictions:

@@ -216,3 +216,22 @@ def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
     (only,) = view_images(split, range(2), plan, channels=3, num_threads=1, on_bad=errors.append)
     assert only.index == 1
     assert [error.name.endswith("bad.png") for error in errors] == [True]
+
+
+def test_a_loss_of_hundreds_is_told_not_infinite() -> None:
+    # Probabilities below the smallest number: what a network just begun gives.
+    class Certain(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[2000.0, 0.0]]).expand(len(images), 2)
+
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    for flip in (False, True):
+        stream = view_images(
+            ArraySplit(images, np.zeros(3)),
+            range(3),
+            lambda *size: [View(0, 0, 4, 4, 4, 4)] * 2,
+            channels=3,
+            num_threads=1,
+        )
+        found = predict_views(Certain(), stream, prepare=prepare, device=torch.device("cpu"), max_pixels=99, flip=flip)
+        assert found.log_probs.tolist() == [[0, -2000]] * 3
