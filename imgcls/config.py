@@ -556,7 +556,8 @@ def explain(error: BaseException) -> str:
         prefix = "".join(f"{part}." for part in path)
         # An option of the class behind a plug may be added with a +; an own key that does not exist may not.
         also = f"; to pass it to {prefix}_target_ all the same: +{key}=..." if path and "_target_" in known else ""
-        known = [name for name in known if not name.startswith("_")]
+        # A group that this command does not take, as evaluate.py's model, is no better name for itself.
+        known = [name for name in known if not name.startswith("_") and name != leaf]
         where = f"{'.'.join(path)} has {', '.join(known)}" if path and known else "see --help for the keys there are"
         return f"{key}: there is no such key{nearest(leaf, known)}; {where}{also}"
     if isinstance(error, ConfigCompositionException) and cause is not None:
