@@ -130,7 +130,7 @@ def _download(url: str, source: str) -> dict[str, Tensor]:
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"weights={path} needs the package safetensors; install it: pip install safetensors") from None
     return load_file(str(path))

@@ -99,7 +99,7 @@ def torchvision_uint8(image_size: int) -> Peer:
 
 def cv2_whole() -> Peer:
     """OpenCV: decode all of it, then INTER_AREA."""
-    import cv2
+    import cv2  # pyright: ignore[reportMissingImports]
 
     cv2.setNumThreads(0)
 
@@ -120,7 +120,7 @@ def ffcv_algorithm() -> Peer:
     Raises:
         OSError: there is no libturbojpeg.
     """
-    import cv2
+    import cv2  # pyright: ignore[reportMissingImports]
 
     cv2.setNumThreads(0)
     name = ctypes.util.find_library("turbojpeg")
