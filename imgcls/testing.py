@@ -461,8 +461,13 @@ def check_same(first: Tested, other: Tested) -> None:
         )
     if len(other.labels) != len(first.labels) or (other.labels != first.labels).any():
         raise ConfigError(f"{other.name} and {first.name} were trained on other sets; name one to test on: data=...")
-    if other.predictions is not None and first.predictions is not None:  # the same ones may be unreadable
-        assert torch.equal(other.predictions.indices, first.predictions.indices)
+    if other.predictions is None or first.predictions is None:
+        return
+    if not torch.equal(other.predictions.indices, first.predictions.indices):
+        raise ConfigError(
+            f"{other.name} and {first.name} could not read the same images, or one was tested when a file was missing; "
+            "test them together with fresh=true"
+        )
 
 
 def ensemble_results(tested: list[Tested], predictions: list[Predictions], shown: list[str]) -> dict[str, Any]:

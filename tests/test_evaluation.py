@@ -419,3 +419,20 @@ def test_weights_from_a_file_are_tested_from_the_command_line(tiny_folder: Path,
     assert other.returncode == 2
     assert "of another shape: fc7.weight 3x84 for 1000x84" in other.stderr or "has 1000 outputs" in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1
+
+
+def test_members_that_saw_other_images_are_refused(run_dir: Path, other_run_dir: Path, tiny_folder: Path) -> None:
+    tested = [
+        testing.test_member(
+            testing.from_checkpoint(path),
+            config_of(run_dir, other_run_dir, root=tiny_folder),
+            testing.Center(),
+            CPU,
+        )
+        for path in (run_dir, other_run_dir)
+    ]
+    testing.check_same(*tested)
+    assert tested[1].predictions is not None
+    tested[1].predictions = Predictions(*(part[1:] for part in tested[1].predictions))
+    with pytest.raises(ConfigError, match=r"could not read the same images.*fresh=true"):
+        testing.check_same(*tested)
