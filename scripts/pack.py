@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from imgcls.data.cores import default_num_threads
 from imgcls.data.folder import folder
-from imgcls.data.loader import default_num_threads
 from imgcls.data.pack import Packed, make_pack
 
 

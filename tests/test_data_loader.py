@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imgcls.data import crops, loader, native, pixels
+from imgcls.data import cores, crops, native, pixels
 from imgcls.data.decode import BadImageError, decode_box
 from imgcls.data.folder import folder
 from imgcls.data.loader import Batch, Loader
@@ -392,9 +392,9 @@ def test_another_number_of_channels_than_the_arrays_is_refused():
 
 
 def test_ranks_of_one_machine_share_its_cores(monkeypatch):
-    alone = loader.default_num_threads()
+    alone = cores.default_num_threads()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "10000")
-    assert loader.default_num_threads() == 1 <= alone <= (os.cpu_count() or 1)
+    assert cores.default_num_threads() == 1 <= alone <= (os.cpu_count() or 1)
 
 
 def test_grey_networks_get_one_channel_from_files(train, kind):

@@ -231,10 +231,10 @@ def test_settings_and_sets_that_make_no_sense_are_refused(root, packed, tmp_path
 
 def test_the_script_packs_and_says_that_it_is_lossy(root, tmp_path):
     command = [sys.executable, str(SCRIPT), str(root), str(tmp_path / "a.pack"), "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("lossy: longer side at most 400 px, JPEG quality 90")
     assert "27 images" in done.stdout
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert again.returncode == 2
     assert "exists; remove it to pack anew" in again.stderr
 

@@ -5,7 +5,6 @@ batches each time it is asked for one, so there is no thread that could outlive 
 """
 
 import logging
-import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from imgcls.data import keyed
+from imgcls.data.cores import default_num_threads
 from imgcls.data.crops import Crop
 from imgcls.data.decode import BadImageError
 from imgcls.data.pixels import Failures, Plan, check_channels, describe, hold
@@ -270,12 +270,6 @@ class _Slot:
         if self.copied is not None:
             self.copied.synchronize()
             self.copied = None
-
-
-def default_num_threads() -> int:
-    """The cores that this process may use, shared with the other ranks on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _check(
