@@ -406,3 +406,23 @@ def test_grey_networks_get_one_channel_from_files(train, kind):
 def test_batches_on_a_gpu_are_those_on_the_cpu(train):
     on_gpu = [Batch(*(tensor.cpu() for tensor in batch)) for batch in make(train, device="cuda").epoch(0)]
     assert_same(on_gpu, all_of(make(train)))
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not() or "no native decoder")
+def test_a_read_that_fails_once_gives_the_pixels_of_one_that_does_not(train, monkeypatch) -> None:
+    whole = [batch.images.clone() for batch in make(train).epoch(0)]
+    opened, failed = FolderSplit.open_in, []
+
+    def fails_once(self, space, indices):
+        sizes, status = opened(self, space, indices)
+        if not failed:
+            failed.append(True)
+            status = status.copy()
+            status[0] = native.Status.UNREADABLE
+        return native.Sizes(sizes, status)
+
+    loader = make(train)
+    monkeypatch.setattr(FolderSplit, "open_in", fails_once)
+    again = [batch.images.clone() for batch in loader.epoch(0)]
+    assert failed == [True]
+    assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))

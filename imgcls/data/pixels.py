@@ -110,6 +110,9 @@ class FilePixels:
             self._own.space = self._native.Workspace()
         space: Workspace = self._own.space
         found, status = self.split.open_in(space, indices)
+        if (status == self._native.Status.UNREADABLE).any():
+            # Once more: an error that passes must not hand the image to Pillow, whose pixels may differ by a level.
+            found, status = self.split.open_in(space, indices)
         taken = status == 0
         sizes[taken] = found[taken]
         files.update({int(position): space.contents(int(position)) for position in np.flatnonzero(~taken)})

@@ -120,7 +120,9 @@ class AlexNet(nn.Module):
         maps = rectify(self.conv3(maps))
         maps = rectify(self.conv4(maps))
         maps = F.max_pool2d(rectify(self.conv5(maps)), 3, stride=2)  # 13 -> 6
-        features = F.adaptive_avg_pool2d(maps, 6).flatten(1)
+        if maps.shape[-2:] != (6, 6):  # CUDA has no deterministic gradient for it, and at 227 it changes nothing
+            maps = F.adaptive_avg_pool2d(maps, 6)
+        features = maps.flatten(1)
         features = self.dropout(rectify(self.fc6(features)))
         features = self.dropout(rectify(self.fc7(features)))
         return self.fc8(features)
