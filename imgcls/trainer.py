@@ -264,6 +264,8 @@ class Trainer:
         self.events.write(epoch=self.state.epoch + 1, step=self.state.step, lr=lr, train=scores)
         self.check_moving(scores.loss)
         timing = clock.lap(scores.num_images)
+        if self.train_loader.bad_images:
+            timing["data/bad_images"] = float(self.train_loader.bad_images)
         if self.settings.device.type == "cuda":
             timing["system/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.settings.device) / 2**30
         self.events.scalars(self.state.step, timing)
