@@ -9,7 +9,12 @@ from imgcls.signals import EXIT_REQUEUE, SIGNALS, Interrupted, StopSignals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_is_remembered_and_the_second_ends_at_once(number: signal.Signals) -> None:
+def test_the_first_signal_is_remembered_and_the_second_ends_at_once(
+    number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    # A shell starts what runs in the background with Ctrl-C ignored, and Python leaves it so.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     before = {each: signal.getsignal(each) for each in SIGNALS}
     with StopSignals() as signals:
         assert signals.received == 0
