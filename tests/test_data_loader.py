@@ -301,6 +301,14 @@ def test_copying_crops_of_arrays_are_exactly_the_planned_boxes(crop, image_size,
         assert labels.tolist() == (numbers % 10).tolist()
 
 
+def test_two_epochs_of_an_array_at_once_do_not_disturb_each_other():
+    one, *alone = (make(array_split(channels=3), crops.PadCrop(3), image_size=12) for _ in range(3))
+    expected = [all_of(loader, epoch) for epoch, loader in enumerate(alone)]
+    pairs = list(zip(one.epoch(0), one.epoch(1), strict=True))
+    assert_same([pair[0] for pair in pairs][-1:], expected[0][-1:])
+    assert_same([pair[1] for pair in pairs][-1:], expected[1][-1:])
+
+
 def test_resized_crops_of_arrays_are_pillows():
     split = array_split(channels=3)
     one = make(split, crops.RandomResizedCrop(), flip=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgcls.data import crops, resident
+from imgcls.data import crops, pixels, resident
 from imgcls.data.loader import Batch, Loader
 from imgcls.data.sources import ArraySplit
 
@@ -18,7 +18,7 @@ def make(split: ArraySplit, crop: crops.Crop, image_size: int, *, on_device: boo
     settings = {"batch_size": 8, "seed": 3, "shuffle": True, "flip": 0.5, "channels": split.images.shape[3]}
     made = Loader(split, crop, image_size=image_size, num_threads=1, **(settings | changes))
     if on_device:
-        assert resident.copies(split, made._plan)
+        assert pixels.copies(split, made._plan)
         made._resident = resident.Resident(split, made._plan, torch.device("cpu"))
     return made
 
@@ -52,7 +52,7 @@ def test_batches_gathered_on_the_device_are_those_copied_on_the_cpu(crop, image_
 )
 def test_crops_that_resample_stay_on_the_cpu(crop, image_size):
     split = array_split(3)
-    assert not resident.copies(split, make(split, crop, image_size, on_device=False)._plan)
+    assert not pixels.copies(split, make(split, crop, image_size, on_device=False)._plan)
 
 
 def test_a_set_is_put_on_a_gpu_only_where_it_takes_little_of_the_memory(monkeypatch):

@@ -84,7 +84,7 @@ class Loader:
         self._plan = Plan(crop, image_size=image_size, flip=flip, seed=seed)
         self._policy = policy
         self._resident = make_resident(split, self._plan, self.device) if policy is None else None
-        self._pixels = hold(split, channels, cache_gb=cache_gb)
+        self._pixels = hold(split, self._plan, channels, cache_gb=cache_gb)
         self._bad: dict[int, BadImageError] = {}
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgcls.data.crops import Pad, PadCrop, Whole
-from imgcls.data.pixels import Plan
+from imgcls.data.pixels import Plan, copies, windows_of
 from imgcls.data.sources import ArraySplit, Split
 
 MOST_OF_MEMORY = 0.1  # what a set may take of the device's free memory: a small set, and the rest for training
@@ -25,10 +24,11 @@ class Gathered(NamedTuple):
 class Resident:
     """The images and labels of a split on a device, cropped there by crops that only copy pixels.
 
-    The pixels are those that `imgcls.data.pixels.ArrayPixels` copies on the CPU.
+    The pixels are those that `imgcls.data.pixels.CopiedPixels` copies on the CPU.
     """
 
     def __init__(self, split: ArraySplit, plan: Plan, device: torch.device) -> None:
+        self.split = split
         self.plan = plan
         self.size = split.images.shape[1:3]
         self.images = torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
@@ -36,12 +36,11 @@ class Resident:
 
     def batches(self, epoch: int, order: np.ndarray, *, batch_size: int, start: int) -> Iterator[Gathered]:
         """The images of `order` (N,) in batches, from position `start` on; crops and flips drawn at once for all."""
-        sizes = np.broadcast_to(np.array(self.size), (len(order), 2))
-        corners = self.plan.boxes(epoch, order, sizes)[:, :2].astype(np.int64)
+        windows = windows_of(self.split, self.plan, epoch, order)
         device = self.images.device
         indices = torch.from_numpy(order).to(device)
-        lefts, tops = torch.from_numpy(corners).to(device).T
-        flips = torch.from_numpy(self.plan.flips(epoch, order)).to(device)
+        lefts, tops = torch.from_numpy(windows.corners).to(device).T
+        flips = torch.from_numpy(windows.flips).to(device)
         for first in range(start * batch_size, len(order), batch_size):
             part = slice(first, first + batch_size)
             images = self._crop(indices[part], lefts[part], tops[part], flips[part])
@@ -63,11 +62,3 @@ def make_resident(split: Split, plan: Plan, device: torch.device) -> Resident | 
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return Resident(split, plan, device) if split.images.nbytes < MOST_OF_MEMORY * free else None
-
-
-def copies(split: ArraySplit, plan: Plan) -> bool:
-    """Whether the plan's boxes are of the output's own size, in whole pixels, whatever is drawn."""
-    if not isinstance(plan.crop, Whole | Pad | PadCrop) or not len(split):
-        return False
-    box = plan.boxes(0, np.zeros(1, np.int64), np.array([split.images.shape[1:3]]))[0]
-    return bool((box == np.rint(box)).all() and (box[2:] - box[:2] == plan.image_size).all())
