@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from imgcls import disk, distributed, divergence, weights
+from imgcls import disk, distributed, divergence, memory, weights
 from imgcls.config import Config, ConfigError, consequential, nearest
 from imgcls.data import pixels, policies
 from imgcls.data.augment import Augment, Normalise
@@ -233,6 +233,7 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
             has been trained by then.
     """
     same_bits(config, device)
+    memory.keep_freed(device)
     images = image_set(config)
     num_classes = len(images.classes)
     train_loader, val_loader = loaders(config, images, device)

@@ -26,8 +26,15 @@ AVERAGES = ("softmax", "logits")
 class TestProtocol(Protocol):
     """What an evaluation asks of a protocol."""
 
-    flip: bool  # each view is shown mirrored too
-    average: str  # over the views: of softmax probabilities, or of logits
+    @property
+    def flip(self) -> bool:
+        """Whether each view is shown mirrored too."""
+        ...
+
+    @property
+    def average(self) -> str:
+        """Of what the mean over the views is taken: `softmax` probabilities, or `logits`."""
+        ...
 
     def views(self, height: int, width: int, *, image_size: int, crop: Crop) -> list[View]:
         """The views of an image of height x width, for a network of `image_size` that was validated on `crop`."""

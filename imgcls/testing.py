@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imgcls import build, checkpoint, distributed, figures, names, published, statistics, weights
+from imgcls import build, checkpoint, distributed, figures, memory, names, published, statistics, weights
 from imgcls.config import Config, ConfigError, EvaluateConfig, compose, consequential, from_flat
 from imgcls.data.augment import Normalise
 from imgcls.data.decode import BadImageError
@@ -54,6 +54,7 @@ class Member:
     def build(self, device: torch.device, *, channels_last: bool = True) -> nn.Module:
         """Build the network with its weights, ready to predict."""
         num_classes = num_outputs(self)
+        memory.keep_freed(device)
         network = build.model(self.config, num_classes=num_classes, with_weights=False)
         weights.load_into(network, self.state, self.name, new_head=False)
         network = network.to(device).eval()

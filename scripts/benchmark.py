@@ -4,6 +4,7 @@
     python scripts/benchmark.py loader --data DIR --pack a.pack        and from a pack of the same images
     python scripts/benchmark.py step model=resnet50 batch_size=64      the step alone, on noise
     python scripts/benchmark.py train model=resnet50 data=imagenet data.root=DIR
+    python scripts/benchmark.py evaluate --data imagenet/val           testing by the centre crop, against torchvision's
     python scripts/benchmark.py small --root MNIST_FOLDER              LeNet-5 on MNIST, against a DataLoader's loop
 
 step and train take train.py's own words; their last line says what bounds the speed and which setting to change.
@@ -33,13 +34,16 @@ import torch
 from torch import nn
 
 from imgcls import build, distributed
-from imgcls.config import Config, compose
+from imgcls.config import Config, EvaluateConfig, compose
 from imgcls.data import native, pixels
 from imgcls.data.crops import RandomResizedCrop
 from imgcls.data.decode import BadImageError, read_size
+from imgcls.data.folder import list_folder
 from imgcls.data.loader import Batch, Loader, default_num_threads
 from imgcls.data.pack import pack
 from imgcls.data.sources import ArraySplit, FileSplit, FolderSplit, PackSplit
+from imgcls.protocols import Center
+from imgcls.testing import Member, predictions_of
 from imgcls.trainer import Trainer
 
 CHUNK = 50  # images that a pipeline decodes in one turn
@@ -60,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("overrides", nargs="*", help="as train.py takes them: model=resnet50 precision=bf16 ...")
         command.add_argument("--seconds", type=float, default=5, help="for each part of each round")
         command.add_argument("--rounds", type=int, default=3)
+    evaluate = commands.add_parser("evaluate", help="the centre crop's test, against torchvision's loop")
+    evaluate.add_argument("--data", required=True, help="a folder of class folders, as ImageNet's val")
+    evaluate.add_argument("--arch", default="resnet18", help="a ResNet or VGG, of random weights (default: resnet18)")
+    evaluate.add_argument("--threads", type=int, default=default_num_threads(), help="and workers; default: all cores")
+    evaluate.add_argument("--rounds", type=int, default=3)
     small = commands.add_parser("small", help="LeNet-5 on MNIST against a DataLoader's loop")
     small.add_argument("--root", help="MNIST as torchvision lays it out")
     small.add_argument("--workers", type=int, default=2, help="of the DataLoader; as many threads here")
@@ -286,6 +295,35 @@ def settings_of(config: Config, trainer: Trainer) -> Settings:
         compiled=config.compile,
         parts=-(-loader.local_size // trainer.state.microbatch),
     )
+
+
+def measure_evaluate(asked: argparse.Namespace) -> None:
+    """What evaluate.py does for protocol=center, all of it, and torchvision's reference loop, both in float32."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = compose([f"model={asked.arch}", "data=folder", f"data.num_threads={asked.threads}"])
+    listing = list_folder(Path(asked.data))
+    split = FolderSplit(asked.data, listing.names, listing.offsets, listing.labels)
+    state = build.model(config, num_classes=1000).state_dict()
+    member = Member(asked.arch, config, state, None, Path())
+    how = EvaluateConfig()
+
+    def ours() -> int:
+        found = predictions_of(member, split, Center(), how, device)
+        assert found is not None
+        return len(found.indices)
+
+    wall: dict[str, list[float]] = {"torchvision's reference": [], "imgcls": []}
+    # In a process of its own: what this one does to the memory allocator would speed it up too.
+    with peers.torchvision_evaluation(asked.data, asked.arch, workers=asked.threads) as reference:
+        for _ in range(asked.rounds):
+            for name, run in (("torchvision's reference", reference), ("imgcls", ours)):
+                started = time.perf_counter()
+                count = run()
+                wall[name].append((time.perf_counter() - started) / count)
+    print(
+        f"{machine()}; {asked.arch}, centre crop of {config.image_size}, {count} images, {asked.threads} threads, fp32"
+    )
+    print_table(wall)
 
 
 def measure_small(asked: argparse.Namespace) -> None:
@@ -520,7 +558,13 @@ def describe(config: Config) -> str:
     return f"{name}: " + ", ".join(f"{key}={told[key]}" for key in keys)
 
 
-COMMANDS = {"loader": measure_loader, "step": measure_step, "train": measure_train, "small": measure_small}
+COMMANDS = {
+    "loader": measure_loader,
+    "step": measure_step,
+    "train": measure_train,
+    "evaluate": measure_evaluate,
+    "small": measure_small,
+}
 
 if __name__ == "__main__":
     main()

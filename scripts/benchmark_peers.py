@@ -3,8 +3,10 @@
 import ctypes
 import ctypes.util
 import io
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -273,6 +275,71 @@ class Files(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         with open(self.paths[index], "rb") as file:
             return self.transform(Image.open(file).convert("RGB")), 0
+
+
+@contextmanager
+def torchvision_evaluation(folder: str, arch: str, *, workers: int) -> Iterator[Callable[[], int]]:
+    """The evaluation of torchvision's reference, in a process of its own: a call is a pass, and counts the images."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_evaluate_on_call, args=(there, folder, arch, workers)
+    )
+    process.start()
+    there.close()
+
+    def run() -> int:
+        here.send("go")
+        return here.recv()
+
+    try:
+        here.recv()  # it is ready
+        yield run
+    finally:
+        here.close()
+        process.join()
+
+
+def _evaluate_on_call(calls: Any, folder: str, arch: str, workers: int) -> None:
+    import torchvision
+    from torchvision import transforms
+
+    torch.set_num_threads(workers)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = torchvision.models.get_model(arch).to(device)
+    transform = transforms.Compose(
+        [
+            transforms.Resize(256, antialias=True),
+            transforms.CenterCrop(224),
+            transforms.PILToTensor(),
+            transforms.ConvertImageDtype(torch.float),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    images = torchvision.datasets.ImageFolder(folder, transform)
+    loader = torch.utils.data.DataLoader(images, batch_size=32, num_workers=workers, pin_memory=device.type == "cuda")
+    calls.send("ready")
+    while True:
+        try:
+            calls.recv()
+        except EOFError:
+            return
+        calls.send(_evaluate(model, loader, device))
+
+
+def _evaluate(model: torch.nn.Module, loader: Any, device: torch.device) -> int:
+    # As in torchvision's references/classification/train.py: loss, top-1 and top-5 of each batch.
+    model.eval()
+    count, loss, top1, top5 = 0, 0.0, 0.0, 0.0
+    with torch.inference_mode():
+        for images, labels in loader:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            output = model(images)
+            right = output.topk(5, dim=1).indices == labels[:, None]
+            loss += torch.nn.functional.cross_entropy(output, labels).item() * len(labels)
+            top1 += right[:, 0].sum().item()
+            top5 += right.sum().item()
+            count += len(labels)
+    return count
 
 
 def image_paths(folder: str) -> list[str]:

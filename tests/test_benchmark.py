@@ -142,6 +142,15 @@ def test_train_ends_with_a_verdict(tiny_folder, capsys):
     assert "Change: " in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_evaluate_sets_the_whole_test_beside_torchvisions(tiny_folder, capsys):
+    benchmark.main(["evaluate", "--data", str(tiny_folder / "val"), "--threads", "1", "--rounds", "1"])
+    head, usual, ours = capsys.readouterr().out.splitlines()
+    assert "resnet18, centre crop of 224" in head
+    assert usual.split()[:2] == ["torchvision's", "reference"]
+    assert ours.split()[0] == "imgcls"
+
+
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     for words, told in [
         (["loader", "--data", str(tmp_path)], "holds no .jpg or .jpeg file; name a folder of photos"),
