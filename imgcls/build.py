@@ -347,7 +347,14 @@ def _per_channel(values: list[float], channels: int) -> list[float]:
 
 
 def schedule(config: Config) -> Schedule:
-    return plug("schedule", config.schedule)
+    """Build the schedule of lr, and hold its warm-up against the length of the run."""
+    built: Schedule = plug("schedule", config.schedule)
+    warmup_epochs = config.schedule.get("warmup_epochs") or 0
+    if warmup_epochs >= config.epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs={warmup_epochs} takes all of epochs={config.epochs}; use a tenth of it"
+        )
+    return built
 
 
 def describe(

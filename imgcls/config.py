@@ -321,6 +321,15 @@ def check_evaluation(config: EvaluateConfig) -> None:
     _at_least("data.cache_gb", config.data.cache_gb, 0)
     if config.compare is not None:
         _one_of("compare", config.compare, ("published",))
+        if len(config.checkpoints) > 1 and config.average == "softmax":
+            raise ConfigError(
+                "compare=published: the published numbers are of single networks, not of an ensemble; leave it out"
+            )
+        if config.image_size is not None:
+            raise ConfigError(
+                f"compare=published: the published numbers are not of image_size={config.image_size} but of each "
+                "network's own; leave one of the two out"
+            )
     if bool(config.checkpoints) == (config.weights is not None):
         raise ConfigError("name what to test: checkpoint=runs/.../best.pt, or network=resnet50 weights=torchvision")
     if config.weights is not None and config.network is None:
@@ -418,12 +427,18 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("at_most_a_tenth", _at_most_a_tenth, replace=True)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def _first(*values: Any) -> Any:
     """Return the first value that is not null: `${first:${data.scale.epochs},${recipe.epochs}}`."""
     return next((value for value in values if value is not None), None)
+
+
+def _at_most_a_tenth(value: float, whole: float) -> float:
+    """Return `value`, or a tenth of `whole` where that is less: `${at_most_a_tenth:5,${epochs}}`."""
+    return min(value, whole / 10)
 
 
 def _run_name(name: str | None, override_dirname: str) -> str:

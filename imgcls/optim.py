@@ -30,7 +30,10 @@ class Schedule(Protocol):
 
 
 class Constant:
-    """lr as it is, after a linear warm-up (Goyal et al. 2017, section 2.2) of `warmup_epochs`."""
+    """lr as it is, after a linear warm-up from 0 over `warmup_epochs`.
+
+    Goyal et al. 2017, section 2.2, start from the lr of a small batch instead.
+    """
 
     def __init__(self, *, warmup_epochs: float = 0) -> None:
         if warmup_epochs < 0:
@@ -73,16 +76,14 @@ class Cosine(Constant):
         self.final_factor = final_factor
 
     def factor(self, epoch: float, *, epochs: int) -> float:
-        # A warm-up longer than the run would never let lr arrive; a tenth of a short run is the usual share.
-        warmup_epochs = min(self.warmup_epochs, epochs / 10)
-        if epoch < warmup_epochs:
-            return epoch / warmup_epochs
-        progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+        if epoch < self.warmup_epochs:
+            return super().factor(epoch, epochs=epochs)
+        progress = (epoch - self.warmup_epochs) / (epochs - self.warmup_epochs)
         return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class Plateau(Constant):
-    """lr times `factor` after `patience_epochs` epochs in which validation top-1 gained less than `min_gain` points.
+    """lr times `factor` after `patience_epochs` epochs in which validation top-1 gained nothing, or under `min_gain`.
 
     Krizhevsky et al. 2012, section 5, divided lr by 10 by hand when the validation error stopped falling.
     """
@@ -93,6 +94,8 @@ class Plateau(Constant):
         super().__init__(warmup_epochs=warmup_epochs)
         if patience_epochs < 1:
             raise ValueError(f"schedule.patience_epochs={patience_epochs} must be at least 1")
+        if min_gain < 0:
+            raise ValueError(f"schedule.min_gain={min_gain} must not be negative; it is in points of top-1")
         _check_factor(factor)
         self.step_factor = factor
         self.patience_epochs = patience_epochs
@@ -105,7 +108,7 @@ class Plateau(Constant):
         return super().factor(epoch, epochs=epochs) * self.step_factor**self.num_drops
 
     def epoch_ended(self, val_top1: float) -> str | None:
-        if val_top1 >= self.best_top1 + self.min_gain:
+        if val_top1 > self.best_top1 and val_top1 >= self.best_top1 + self.min_gain:
             self.best_top1 = val_top1
             self.stalled_epochs = 0
             return None
@@ -141,14 +144,16 @@ def set_lr(optimizer: Optimizer, factor: float) -> float:
 def parameter_groups(model: nn.Module, *, decay_norms_and_biases: bool) -> list[dict[str, Any]]:
     """Return the model's parameters for an optimizer: one group, or a second one, undecayed, of norms and biases.
 
-    He et al. 2019, section 3.1: only the weights of convolutions and linear layers decay. Those have two axes or more.
+    He et al. 2019, section 3.1: only the weights of convolutions and linear layers decay. Those have two axes or more,
+    and are called so; a transformer's embeddings and tokens, and the scales of layers, are not.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if decay_norms_and_biases:
-        return [{"params": parameters}]
+        return [{"params": [parameter for _, parameter in named]}]
+    decays = {name: parameter.ndim >= 2 and name.endswith("weight") for name, parameter in named}
     return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2]},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [parameter for name, parameter in named if decays[name]]},
+        {"params": [parameter for name, parameter in named if not decays[name]], "weight_decay": 0.0},
     ]
 
 

@@ -129,7 +129,7 @@ class Dense:
     """The whole image at several sizes, through the network made fully convolutional.
 
     Simonyan & Zisserman 2014, section 3.2: class scores averaged over the positions, softmax averaged over mirror
-    images and scales; He et al. 2015, section 3.4, the same with scales 224, 256, 384, 480, 640.
+    images; section 4.2: and over scales. He et al. 2015, section 3.4, the same with scales 224, 256, 384, 480, 640.
     """
 
     flip: bool = True
@@ -150,8 +150,8 @@ def fully_convolutional(network: nn.Module) -> nn.Module:
     """Make of a classifier one for images of any size and shape, that shares its weights.
 
     VGG's and AlexNet's first linear layer becomes a convolution over the maps it was trained on, the others 1x1, and
-    the logits are averaged over the positions. ResNet, GoogLeNet and LeNet-5 average their maps over all positions
-    already, which is the same: an average goes through a linear layer.
+    the logits are averaged over the positions. ResNet and GoogLeNet average their maps over all positions already, and
+    that is the same: an average goes through a linear layer. LeNet-5 averages before F6, by its own definition.
 
     Raises:
         ValueError: a network that is not known to work on maps of any size.

@@ -1,7 +1,8 @@
 """Published results, and whether a measured one lies where it should.
 
 imgcls/data/published.csv has a row for each: percent of ILSVRC 2012's 50,000 validation images, by network and
-protocol, and where the number is from; `weights` says that it is of published weights, not of a network trained anew.
+protocol, and where the number is from; `weights` names the published weights that it is of, or nothing where a paper
+speaks of a network that it trained.
 """
 
 import csv
@@ -69,27 +70,32 @@ def table() -> tuple[Published, ...]:
         )
 
 
-def compare(scores: Scores, *, model: str, protocol: str, same_weights: bool) -> list[Comparison]:
+def compare(scores: Scores, *, model: str, protocol: str, weights: str | None) -> list[Comparison]:
     """Set scores beside what is published for `model` under `protocol`.
 
     The band is that of the kind of comparison, and 1.96 standard errors more where the images are fewer than 50,000.
 
+    Args:
+        weights: the name of the published weights that were tested; None for a network trained anew, which goes by its
+            paper, else by torchvision's first weights, whose training is nearest to the papers'.
+
     Raises:
         ValueError: nothing is published for it here.
     """
-    rows = [row for row in table() if row.model == model and row.protocol == protocol]
-    # The same weights have their own row; a network trained anew goes by its paper, else by the library's training.
-    rows.sort(key=lambda row: bool(row.weights) != same_weights)
+    wanted = [weights] if weights is not None else ["", "IMAGENET1K_V1"]
+    of_model = [row for row in table() if row.model == model]
+    rows = [row for name in wanted for row in of_model if row.protocol == protocol and row.weights == name]
     if not rows:
-        known = ", ".join(sorted({row.protocol for row in table() if row.model == model})) or "nothing"
+        tested = f"{model} ({weights})" if weights is not None else model
+        known = ", ".join(dict.fromkeys(f"{row.protocol} {row.weights}".strip() for row in of_model)) or "nothing"
         raise ValueError(
-            f"compare=published: there is no published number of {model} under {protocol}; of {model} there is {known}"
+            f"compare=published: there is no published number of {tested} under {protocol}; of {model} there is {known}"
         )
     row = rows[0]
     found = []
     for quantity, measured, published in (("top-1", scores.top1, row.top1), ("top-5", scores.top5, row.top5)):
         if measured is not None and published is not None:
-            band = SAME_WEIGHTS_BAND if same_weights and row.weights else TRAINED_BAND
+            band = SAME_WEIGHTS_BAND if weights is not None else TRAINED_BAND
             if scores.num_images < NUM_IMAGES:
                 band += 196 * math.sqrt(published / 100 * (1 - published / 100) / max(1, scores.num_images))
             found.append(Comparison(quantity, measured, published, band, row.source))

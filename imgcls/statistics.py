@@ -49,7 +49,7 @@ class Interval(NamedTuple):
 
 
 def confidence_interval(values: Sequence[float]) -> Interval:
-    """The mean of a few runs and its 95 % interval by Student's t (1908): that of a new mean of as many seeds.
+    """The mean of a few runs and the 95 % interval of the true mean, by Student's t (1908).
 
     Raises:
         ValueError: fewer than two values, which have no spread.

@@ -42,6 +42,7 @@ class Member:
         config: of the run it is from; its data part is that of the test.
         classes: what its outputs mean; None where the weights do not say.
         home: the folder beside which its results go.
+        published: the name of its weights, where it was not trained here.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Member:
     state: dict[str, Tensor]
     classes: list[str] | None
     home: Path
-    same_weights: bool = False  # published ones, not trained here
+    published: str | None = None
 
     def build(self, device: torch.device, *, channels_last: bool = True) -> nn.Module:
         """Build the network with its weights, ready to predict."""
@@ -126,7 +127,7 @@ def from_weights(source: str, model: str, overrides: list[str]) -> Member:
     state = weights.read(source, config.model)
     classes = list(names.wnids()) if weights.is_published(source) else None
     home = Path("runs") / "weights" / model
-    return Member(f"{source} for {model}", config, state, classes, home, weights.is_published(source))
+    return Member(f"{source} for {model}", config, state, classes, home, weights.published_name(source))
 
 
 def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
@@ -339,7 +340,7 @@ class Tested:
 
     name: str
     arch: str
-    same_weights: bool
+    published: str | None
     classes: list[str]
     config: dict[str, Any]
     folder: Path
@@ -377,7 +378,7 @@ def test_member(member: Member, config: EvaluateConfig, protocol: TestProtocol, 
     return Tested(
         name=member.name,
         arch=member.arch,
-        same_weights=member.same_weights,
+        published=member.published,
         classes=member.classes,
         config=consequential(member.config),
         folder=folder,
@@ -437,12 +438,17 @@ def compare_published(report: Report, member: Tested, protocol: Any) -> list[dic
     """Set the result beside the published one, aloud.
 
     Raises:
-        ValueError: the classes are not ImageNet's, or nothing is published for it.
+        ValueError: the classes, or those of the images, are not ImageNet's, or nothing is published for it.
     """
     if tuple(member.classes) != names.wnids():
         raise ConfigError("compare=published: the published numbers are of ImageNet's 1,000 classes; leave it out")
+    if (num_shown := len(np.unique(member.labels))) < len(member.classes):
+        raise ConfigError(
+            f"compare=published: the images are of {num_shown} classes alone, the published numbers of all "
+            f"{len(member.classes):,}; name the whole set (data.root=...), or leave it out"
+        )
     found = published.compare(
-        report.scores, model=member.arch, protocol=published_protocol(protocol), same_weights=member.same_weights
+        report.scores, model=member.arch, protocol=published_protocol(protocol), weights=member.published
     )
     for comparison in found:
         log.info("%s", comparison)

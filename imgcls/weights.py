@@ -56,7 +56,7 @@ def published_arch(model: Mapping[str, Any]) -> str:
 
 def _published(source: str, model: Mapping[str, Any]) -> Any:
     arch = published_arch(model)
-    wanted = source.partition(":")[2] or "IMAGENET1K_V1"
+    wanted = published_name(source)
     known = torchvision.models.get_model_weights(arch).__members__
     if wanted not in known:
         raise ValueError(f"weights={source} is not published for {arch}; use torchvision:NAME with {', '.join(known)}")
@@ -65,6 +65,11 @@ def _published(source: str, model: Mapping[str, Any]) -> Any:
 
 def is_published(source: str) -> bool:
     return source.partition(":")[0] == "torchvision"
+
+
+def published_name(source: str) -> str | None:
+    """Return which of an architecture's published weights `source` names, as IMAGENET1K_V1; None for other weights."""
+    return (source.partition(":")[2] or "IMAGENET1K_V1") if is_published(source) else None
 
 
 def published_input(source: str, model: Mapping[str, Any]) -> Input:

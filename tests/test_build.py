@@ -20,6 +20,16 @@ def test_lr_scales_with_the_batch_only_when_asked() -> None:
     assert build.optimizer(scaled, network, CPU).param_groups[0]["lr"] == pytest.approx(0.1 * 64 / 256)
 
 
+def test_the_usual_warm_up_is_a_tenth_of_a_short_run_and_a_longer_one_is_refused() -> None:
+    assert compose(["recipe=modern", "data=folder"]).schedule["warmup_epochs"] == 5
+    assert compose(["recipe=modern", "data=folder", "epochs=6"]).schedule["warmup_epochs"] == pytest.approx(0.6)
+    own = compose(["recipe=modern", "data=folder", "epochs=6", "schedule.warmup_epochs=3"])
+    assert build.schedule(own).factor(1.5, epochs=6) == 0.5
+    own.schedule["warmup_epochs"] = 6
+    with pytest.raises(ConfigError, match=r"schedule.warmup_epochs=6 takes all of epochs=6; use a tenth of it"):
+        build.schedule(own)
+
+
 def test_a_tiny_set_scales_lr_and_the_first_lines_say_so(
     tiny_config: Callable[..., Config], train: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -127,6 +127,16 @@ def test_alexnets_crop_is_one_of_30_by_30_places():
     assert set(boxes[:, 0]) == set(boxes[:, 1]) == set(range(30))
 
 
+def test_alexnets_crop_of_a_wide_image_lies_in_its_central_square():
+    num = 20_000
+    draws = keyed.uniforms(0, 0, np.arange(num), 2)
+    sizes = np.tile([256, 300], (num, 1))
+    for of_square, lefts in ((True, range(22, 52)), (False, range(74))):
+        boxes = crops.ResizeRandomCrop(256, 227, of_square=of_square).boxes(sizes, draws, image_size=227)
+        assert set(boxes[:, 0]) == set(lefts)
+        assert set(boxes[:, 1]) == set(range(30))
+
+
 def test_digits_are_centred_in_a_black_field():
     digit = np.full((28, 28, 1), 255, np.uint8)
     box = boxes_of(crops.Pad(2), [(28, 28)], image_size=32)[0]

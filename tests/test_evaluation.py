@@ -344,6 +344,8 @@ def evaluate_script(*words: str, cwd: Path, ranks: int = 0) -> subprocess.Comple
         (["checkpoint=a.pt", "average=weights"], "average=weights needs several checkpoints"),
         (["checkpoint=a.pt", "average=median"], "average=median is none of softmax, weights"),
         (["checkpoint=a.pt", "compare=papers"], "compare=papers is none of published"),
+        (["checkpoint=[a.pt,b.pt]", "compare=published"], "of single networks, not of an ensemble"),
+        (["checkpoint=a.pt", "compare=published", "image_size=64"], "not of image_size=64 but of each network's own"),
         (["checkpoint=a.pt"], "checkpoint=a.pt: there is no such file"),
     ],
 )

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from imgcls.optim import Constant, Cosine, Plateau, Step, WeightAverage, parameter_groups, set_lr
@@ -17,6 +18,13 @@ def test_plateau_divides_lr_by_ten_after_its_patience_and_waits_anew() -> None:
         factors.append(round(schedule.factor(0, epochs=10), 6))
         assert (note is not None) == (factors[-1] < (factors[-2] if len(factors) > 1 else 1))
     assert factors == [1, 1, 1, 0.1, 0.1, 0.1, 0.01]
+
+
+def test_plateau_without_a_least_gain_still_drops_where_nothing_is_gained() -> None:
+    schedule = Plateau(factor=0.1, patience_epochs=2, min_gain=0)
+    assert [schedule.epoch_ended(top1) is not None for top1 in (20.0, 20.0, 20.01, 20.01, 20.01)] == [False] * 4 + [
+        True
+    ]
 
 
 def test_plateau_takes_up_its_state_where_it_stood() -> None:
@@ -48,11 +56,6 @@ def test_cosine_warms_up_linearly_and_ends_at_its_final_factor() -> None:
     assert factors == pytest.approx([0, 0.5, 1, 0.55, 0.1])
 
 
-def test_cosine_warms_up_for_at_most_a_tenth_of_a_short_run() -> None:
-    schedule = Cosine(warmup_epochs=5)
-    assert schedule.factor(0.5, epochs=5) == pytest.approx(1)
-
-
 def test_warm_up_reaches_lr_and_stays() -> None:
     assert [Constant(warmup_epochs=2).factor(e, epochs=9) for e in (0, 1, 2, 8)] == [0, 0.5, 1, 1]
 
@@ -63,6 +66,7 @@ def test_warm_up_reaches_lr_and_stays() -> None:
         (lambda: Step(factor=0.5, every_epochs=0), "schedule.every_epochs=0"),
         (lambda: Step(factor=0, every_epochs=1), "schedule.factor=0"),
         (lambda: Plateau(patience_epochs=0), "schedule.patience_epochs=0"),
+        (lambda: Plateau(min_gain=-0.1), "schedule.min_gain=-0.1"),
         (lambda: Constant(warmup_epochs=-1), "schedule.warmup_epochs=-1"),
     ],
 )
@@ -85,6 +89,15 @@ def test_norms_and_biases_do_not_decay_when_asked() -> None:
     assert spared["weight_decay"] == 0
     (everything,) = parameter_groups(model, decay_norms_and_biases=True)
     assert len(everything["params"]) == 6
+
+
+def test_tokens_and_embeddings_of_a_transformer_do_not_decay_either() -> None:
+    model = torchvision.models.vit_b_16(image_size=32)
+    decayed, spared = ({id(p) for p in g["params"]} for g in parameter_groups(model, decay_norms_and_biases=False))
+    named = dict(model.named_parameters())
+    assert {id(named[name]) for name in ("class_token", "encoder.pos_embedding")} <= spared
+    attention = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
+    assert {id(named[name]) for name in (attention, "heads.head.weight", "conv_proj.weight")} <= decayed
 
 
 def test_the_weight_average_follows_the_formula_and_copies_statistics() -> None:

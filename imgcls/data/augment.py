@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from imgcls.data import keyed
 
-# Principal components of the RGB values of ImageNet's training pixels, in 0..1, as published with Krizhevsky's
-# cuda-convnet and used since: rows of PCA_AXES are red, green, blue.
+# Eigenvalues and eigenvectors of the covariance of the RGB values of ImageNet's training pixels, in 0..1, as Facebook's
+# fb.resnet.torch published them and all have used since: rows of PCA_AXES are red, green, blue.
 PCA_SCALES = (0.2175, 0.0188, 0.0045)
 PCA_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 LUMA = (0.299, 0.587, 0.114)
@@ -64,9 +64,11 @@ class Augment:
 
     Arguments:
         pca_std: standard deviation of the shift along the principal colours (Krizhevsky et al. 2012, section 4.1: 0.1).
-        brightness, contrast, saturation: factors are drawn from 1 - x .. 1 + x; applied in this order, then
-        hue: turn of the colour circle, drawn from -x .. x, at most 0.5 (Howard 2013, section 2.2).
-        erasing: probability that a box of 2 % to 33 % of the image is overwritten by noise (Zhong et al. 2017).
+        brightness, contrast, saturation: factors are drawn from 1 - x .. 1 + x (Howard 2013, section 2.2, in random
+            order); applied in this order, then
+        hue: turn of the colour circle, drawn from -x .. x, at most 0.5.
+        erasing: probability that a box is overwritten by noise (Zhong et al. 2017), of 2 % to 33 % of the image, as
+            torchvision has it (the paper: to 40 %).
         mixup: the alpha of Beta(alpha, alpha); 0 is off (Zhang et al. 2017, section 2).
         cutmix: the same for pasted boxes (Yun et al. 2019, section 3.1). With both, each image gets one.
 

@@ -110,7 +110,9 @@ class ScaleJitterCrop:
 class ResizeRandomCrop:
     """Resize the shorter side to a fixed length, then crop a square at a random place.
 
-    Krizhevsky et al. 2012, section 4.1: 256, and a crop of 224 (227 by the arithmetic of its first layer).
+    Krizhevsky et al. 2012, section 4.1: 256, and a crop of 224 (227 by the arithmetic of its first layer), from the
+    central square, which is all that section 2 keeps of an image: `of_square`. Howard 2013, section 2.1, takes it from
+    the whole image.
 
     Raises:
         ValueError: a side shorter than the crop.
@@ -118,6 +120,7 @@ class ResizeRandomCrop:
 
     short_side: int = 256
     at_image_size: int = 224
+    of_square: bool = False
 
     num_draws = 2
 
@@ -127,8 +130,10 @@ class ResizeRandomCrop:
     def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
         short = np.full(len(sizes), _proportional(self.short_side, self.at_image_size, image_size))
         resized = _resized(sizes, short)
-        top = np.floor(draws[:, 0] * (resized[:, 0] - image_size + 1))
-        left = np.floor(draws[:, 1] * (resized[:, 1] - image_size + 1))
+        kept = np.stack([short, short], axis=1) if self.of_square else resized
+        before = np.rint((resized - kept) / 2)
+        top = before[:, 0] + np.floor(draws[:, 0] * (kept[:, 0] - image_size + 1))
+        left = before[:, 1] + np.floor(draws[:, 1] * (kept[:, 1] - image_size + 1))
         return _box_of_resized(sizes, resized, top, left, image_size)
 
 

@@ -50,8 +50,9 @@ INITIALISATIONS = ("paper", "he")
 class AlexNet(nn.Module):
     """Five convolutions and three fully connected layers on 227x227: 62,378,344 parameters, 60,965,224 in two groups.
 
-    Two departures from the paper: it says 224x224, but its 55x55 maps need 227 without padding; other sizes are pooled
-    to the 6x6 maps that FC6 expects, which leaves 227 as it is.
+    Departures from the paper, by default: one tower (`groups`) and pooling before normalisation (`norm_before_pool`);
+    always: it says 224x224, but its 55x55 maps need 227 without padding; other sizes are pooled to the 6x6 maps that
+    FC6 expects, which leaves 227 as it is.
 
     Args:
         groups: 1, or 2 for the paper's two towers, which meet in conv3 and the fully connected layers. Only the
