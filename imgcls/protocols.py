@@ -19,6 +19,7 @@ from imgcls.models.external import nearest
 from imgcls.models.googlenet import GoogLeNet
 from imgcls.models.lenet import LeNet5
 from imgcls.models.resnet import ResNet
+from imgcls.models.vgg import VGG
 
 AVERAGES = ("softmax", "logits")
 
@@ -162,6 +163,8 @@ def fully_convolutional(network: nn.Module) -> nn.Module:
     pool = getattr(network, "avgpool", None)
     if isinstance(network, ResNet | GoogLeNet | LeNet5):
         return network
+    if isinstance(network, VGG):
+        return DenseHead(network.features, list(network.classifier), side=7)
     if isinstance(pool, nn.AdaptiveAvgPool2d):
         side = pool.output_size if isinstance(pool.output_size, int) else 0
         side = pool.output_size[0] or 0 if isinstance(pool.output_size, tuple) else side

@@ -14,6 +14,7 @@ from imgcls.models.alexnet import AlexNet, local_response_norm
 from imgcls.models.googlenet import INCEPTIONS, GoogLeNet, GoogLeNetOutput
 from imgcls.models.lenet import LeNet5, scaled_tanh
 from imgcls.models.resnet import DEPTHS, ResNet
+from imgcls.models.sizes import average_to
 from imgcls.models.vgg import COLUMNS, VGG
 
 Network = Callable[..., nn.Module]
@@ -580,3 +581,39 @@ def test_the_signal_of_googlenet_survives_he_but_not_glorot() -> None:
         with torch.no_grad():
             spread[init] = model(images_for("googlenet", 64, batch=4)).std(0).mean().item()
     assert spread["he"] > 50 * spread["glorot"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (6, 6), (13, 9), (14, 14)])
+@pytest.mark.parametrize("side", [4, 6, 7])
+def test_maps_of_other_sizes_are_averaged_over_the_regions_of_torchs_own_pooling(size, side) -> None:
+    maps = torch.rand(2, 3, *size, requires_grad=True)
+    weights = torch.rand(2, 3, side, side)
+    ours, torchs = (pool(maps, side) for pool in (average_to, F.adaptive_avg_pool2d))
+    assert torch.allclose(ours, torchs, atol=1e-6)
+    gradients = [torch.autograd.grad((pooled * weights).sum(), maps)[0] for pooled in (ours, torchs)]
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [AlexNet, GoogLeNet, lambda: VGG(column="A"), lambda: ResNet(depth=18)])
+def test_no_gradient_is_one_that_cuda_refuses_to_compute_in_a_fixed_order(network) -> None:
+    output = network().train()(torch.rand(2, 3, 96, 96))
+    waiting = [head.grad_fn for head in (output if isinstance(output, tuple) else (output,))]
+    seen = set()
+    while waiting:
+        function = waiting.pop()
+        if function is not None and function not in seen:
+            seen.add(function)
+            waiting += [following for following, _ in function.next_functions]
+    # Those of torch.use_deterministic_algorithms' documentation that pool, pad or resize.
+    refused = (
+        "AdaptiveAvgPool",
+        "AdaptiveMaxPool",
+        "AvgPool3D",
+        "MaxPool3D",
+        "Upsample",
+        "ReflectionPad",
+        "ReplicationPad",
+    )
+    names = {function.name() for function in seen}
+    assert any(name.startswith("Convolution") for name in names)
+    assert not [name for name in names if name.startswith(refused)]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.sizes import check_image_size
+from imgcls.models.sizes import average_to, check_image_size
 
 
 def local_response_norm(
@@ -121,8 +121,8 @@ class AlexNet(nn.Module):
         maps = rectify(self.conv3(maps))
         maps = rectify(self.conv4(maps))
         maps = F.max_pool2d(rectify(self.conv5(maps)), 3, stride=2)  # 13 -> 6
-        if maps.shape[-2:] != (6, 6):  # CUDA has no deterministic gradient for it, and at 227 it changes nothing
-            maps = F.adaptive_avg_pool2d(maps, 6)
+        if maps.shape[-2:] != (6, 6):
+            maps = average_to(maps, 6)
         features = maps.flatten(1)
         features = self.dropout(rectify(self.fc6(features)))
         features = self.dropout(rectify(self.fc7(features)))

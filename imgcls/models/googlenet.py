@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgcls.models.alexnet import LocalResponseNorm
-from imgcls.models.sizes import check_image_size
+from imgcls.models.sizes import average_to, check_image_size
 
 
 class GoogLeNetOutput(NamedTuple):
@@ -183,7 +183,7 @@ class AuxHead(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         # The paper's 5x5/3 average pooling gives 4x4 from 14x14; from images of another size, 4x4 all the same.
-        maps = F.avg_pool2d(maps, 5, stride=3) if maps.shape[-2:] == (14, 14) else F.adaptive_avg_pool2d(maps, 4)
+        maps = F.avg_pool2d(maps, 5, stride=3) if maps.shape[-2:] == (14, 14) else average_to(maps, 4)
         features = F.relu(self.fc1(self.conv(maps).flatten(1)), inplace=True)
         return self.fc2(self.dropout(features))
 

@@ -7,7 +7,7 @@ The names of the layers are those of torchvision's vgg11 ... vgg19_bn, so that p
 from torch import Tensor, nn
 
 from imgcls.models.alexnet import LocalResponseNorm
-from imgcls.models.sizes import check_image_size
+from imgcls.models.sizes import average_to, check_image_size
 
 # Table 1, a row for each stage: (kernel, channels) of each convolution, or "LRN". A 2x2 max pooling ends a stage.
 COLUMNS: dict[str, list[list[tuple[int, int] | str]]] = {
@@ -92,7 +92,6 @@ class VGG(nn.Module):
         if init not in INITIALISATIONS:
             raise ValueError(f"model.init={init} is unknown to VGG; use one of {', '.join(INITIALISATIONS)}")
         self.features = nn.Sequential(*feature_layers(column, in_channels=in_channels, batch_norm=batch_norm))
-        self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
             nn.ReLU(inplace=True),
@@ -131,8 +130,8 @@ class VGG(nn.Module):
         """Logits (B, K) of images (B, C, H, W)."""
         check_image_size(images, self.min_image_size, network="VGG")
         maps = self.features(images)
-        if maps.shape[-2:] != (7, 7):  # CUDA has no deterministic gradient for it, and at 224 it changes nothing
-            maps = self.avgpool(maps)
+        if maps.shape[-2:] != (7, 7):
+            maps = average_to(maps, 7)
         return self.classifier(maps.flatten(1))
 
 
