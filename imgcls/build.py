@@ -27,7 +27,7 @@ from imgcls.events import Events
 from imgcls.losses import ClassificationLoss
 from imgcls.optim import Schedule, WeightAverage, parameter_groups
 from imgcls.recovery import Checkpoints
-from imgcls.runs import RunDirectory, code_version
+from imgcls.runs import RunDirectory, code_version, refuse_other
 from imgcls.trainer import Settings, Trainer
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ def run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
         held: RunDirectory | Exception
         try:
             held = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
+            check_finished(config, held)
         except (ValueError, OSError) as error:
             held = error
         refused = distributed.from_main(held if isinstance(held, Exception) else None)
@@ -110,6 +111,17 @@ def run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
         assert isinstance(held, RunDirectory)
         with held:
             yield held
+
+
+def check_finished(config: Config, run_dir: RunDirectory) -> None:
+    """Hold a finished run against the data that is asked for, if that lies elsewhere.
+
+    Raises:
+        ValueError: it was trained on another set.
+    """
+    results = run_dir.results() or {}
+    if results and results["data_root"] != config.data.root:
+        refuse_other(run_dir.path, "data set", results["data"], image_set(config).identity())
 
 
 def image_set(config: Config) -> ImageSet:
@@ -226,7 +238,7 @@ def loaders(config: Config, images: ImageSet, device: torch.device) -> tuple[Loa
 
 
 def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trainer:
-    """Build everything that a run needs, and take up the one that `run_dir` holds, if any.
+    """Build everything that a run needs, make `run_dir` its own, and take up the run that is there, if any.
 
     Raises:
         ValueError, FileNotFoundError: whatever in the config does not fit the data, the network or the machine; nothing
@@ -237,7 +249,8 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
     images = image_set(config)
     num_classes = len(images.classes)
     train_loader, val_loader = loaders(config, images, device)
-    network = model(config, num_classes=num_classes).to(device)
+    # A run that goes on has its weights, and need not find those again that it started from.
+    network = model(config, num_classes=num_classes, with_weights=not run_dir.holds_run).to(device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     dtype = autocast_dtype(config.precision, device)
@@ -263,6 +276,13 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
         main = distributed.is_main()
         return Events(run_dir.path, tensorboard=config.tensorboard, enabled=main, position=position)
 
+    # Whatever may be refused comes before the run that is there is touched.
+    metric = best_metric(config, num_classes)
+    average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
+    loss = ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight)
+    train_optimizer = optimizer(config, network, device)
+    lr_schedule = schedule(config)
+    run_dir.claim()
     return Trainer(
         network,
         Settings(
@@ -275,14 +295,14 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
             microbatch=config.microbatch,
             clip_grad_norm=config.clip_grad_norm,
             log_every_steps=config.log_every_steps,
-            best_metric=best_metric(config, num_classes),
+            best_metric=metric,
             on_divergence=divergence.Policy(rollback=config.on_divergence == "rollback", **asdict(config.divergence)),
         ),
         wrap=wrap,
-        average=WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None,
-        loss=ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight),
-        optimizer=optimizer(config, network, device),
-        schedule=schedule(config),
+        average=average,
+        loss=loss,
+        optimizer=train_optimizer,
+        schedule=lr_schedule,
         augment=augment_batch,
         prepare=lambda pixels: layout(normalise(pixels)),
         train_loader=train_loader,
@@ -292,6 +312,9 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
         description={
             "config": consequential(config),
             "classes": images.classes,
+            "data": images.identity(),
+            "data_root": config.data.root,
+            "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
             "code": code_version(),
         },
     )

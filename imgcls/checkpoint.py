@@ -4,9 +4,11 @@ A file holds tensors and plain types only, so it loads with `weights_only=True`;
 refused by torch before it runs.
 """
 
+import errno
 import logging
 import os
 import pickle
+import time
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,11 +64,14 @@ def load(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, A
     Raises:
         CheckpointError: the file is torn, was changed, is of another program, or would run code.
         FileNotFoundError: there is none.
+        OSError: it cannot be read, tried twice: network filesystems fail now and then.
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={path}: there is no such file")
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        content = _read(path, map_location)
+    except (OSError, MemoryError):
+        raise  # says nothing about what is in the file
     except pickle.UnpicklingError as error:
         reason = _reason(error)
         raise CheckpointError(f"{path} is damaged, or holds more than tensors and plain values: {reason}") from error
@@ -79,6 +84,19 @@ def load(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, A
     if content.pop("checksum") != checksum(content):
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     return content
+
+
+def _read(path: Path, map_location: torch.device | str) -> Any:
+    for last_try in (False, True):
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # torch looked for something before the beginning of a torn file
+                raise EOFError("it ends too early") from error
+            if last_try:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        time.sleep(0.05)
+    raise AssertionError
 
 
 def load_latest(paths: list[Path], *, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:

@@ -228,6 +228,7 @@ INCIDENTAL = (
     "data.num_threads",
     "data.prefetch",
     "data.cache_gb",
+    "device",
     "min_val_top1",
     "tensorboard",
     "checkpoint.every_minutes",

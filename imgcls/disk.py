@@ -34,8 +34,8 @@ def explained(run_dir: Path) -> Iterator[None]:
         if not _is_of_the_disk(error):
             raise
         raise DiskError(
-            f"{error.filename or run_dir}: cannot be written: {error.strerror}. What is saved there is whole; "
-            "make room and run the same command again, it goes on from there"
+            f"{error.filename or run_dir}: {error.strerror}. What is saved there is whole; "
+            "make room and run the same command again, less overwrite=true: it goes on from there"
         ) from error
     finally:
         threading.excepthook = hook

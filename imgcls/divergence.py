@@ -84,12 +84,13 @@ def check_weights(model: nn.Module, *, step: int) -> None:
         raise DivergedError(f"the weights after step {step} are not finite")
 
 
-def advice(error: DivergedError, policy: Policy) -> DivergedError:
+def advice(error: DivergedError, policy: Policy, *, saved: bool) -> DivergedError:
     """Return the error that ends the run: what happened, where that leaves the user, and what to try."""
     tried = f" after going back {policy.max_rollbacks} times" if policy.rollback else ""
     also = "" if policy.rollback else ", or on_divergence=rollback"
+    left = "what is saved is from before it" if saved else "nothing was saved before it"
     return DivergedError(
-        f"{error}{tried}; what is saved is from before it. Try a lower optimizer.lr, schedule.warmup_epochs, "
+        f"{error}{tried}; {left}. Try a lower optimizer.lr, schedule.warmup_epochs, "
         f"clip_grad_norm=1 or precision=fp32{also}"
     )
 

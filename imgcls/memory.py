@@ -71,8 +71,10 @@ def _fits(attempt: Callable[[int], None], size: int) -> bool:
     return True
 
 
-def text(device: torch.device, *, batch_size: int, local_size: int, microbatch: int, fits: int | None) -> str:
-    """Say that a step did not fit, and with which microbatch it would."""
+def text(
+    device: torch.device, *, batch_size: int, local_size: int, microbatch: int, fits: int | None, tried: bool = True
+) -> str:
+    """Say that a step did not fit, and with which microbatch it would: `fits`, or none if that was `tried`."""
     name = str(device)
     if device.type == "cuda":
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
@@ -80,14 +82,21 @@ def text(device: torch.device, *, batch_size: int, local_size: int, microbatch: 
     head = (
         f"out of memory on {name}: batch_size={batch_size}, {local_size} images on this device, {microbatch} at a time"
     )
+    half = -(-microbatch // 2)
+    if not tried and microbatch > 1:
+        return (
+            f"{head}. microbatch={half} may fit, which keeps batch_size={batch_size} by adding gradients up; "
+            "microbatch=auto finds what does. precision=bf16 takes about half"
+        )
     if fits is None:
         return f"{head}. Not even one image at a time fits: use a smaller image_size or model, or precision=bf16"
     if fits >= microbatch:
+        smaller = f"try microbatch={half}" if microbatch > 1 else "run the same command again"
         return (
             f"{head}. The same fits now that the memory is free again: another process may have had it, or it ran out "
-            f"in validation; try microbatch={-(-microbatch // 2)}"
+            f"in validation; {smaller}"
         )
     return (
         f"{head}. microbatch={fits} fits, which keeps batch_size={batch_size} by adding gradients up; microbatch=auto "
-        "finds it by itself. precision=bf16 takes about half"
+        "finds it at the start of a run. precision=bf16 takes about half"
     )

@@ -76,6 +76,10 @@ class Checkpoints:
         kept = [path for number, path in self._epochs() if number <= epoch]
         return self._read([*kept, self.run_dir / LAST, self.run_dir / PREVIOUS])
 
+    def keeps(self, epoch: int) -> bool:
+        """Whether the run is kept as it stood when `epoch` epochs had ended; the same on every rank."""
+        return distributed.from_main(any(number == epoch for number, _ in self._epochs()))
+
     def forget_previous(self) -> None:
         """Remove previous.pt: the run has gone back, and what it belongs to will not come again."""
         if distributed.is_main():
@@ -102,7 +106,15 @@ class Checkpoints:
             except CheckpointError as error:
                 refused = error
         distributed.from_main(refused)
-        return found if distributed.is_main() else checkpoint.load_latest(paths)
+        if not distributed.is_main():
+            found = checkpoint.load_latest(paths)
+        step = -1 if found is None else found["state"]["step"]
+        if distributed.agree(step) != -distributed.agree(-step):
+            raise CheckpointError(
+                f"{self.run_dir} is not the same on all ranks: this one reads step {step}; the run's directory must "
+                "lie on a disk that all nodes share"
+            )
+        return found
 
     def __enter__(self) -> "Checkpoints":
         return self

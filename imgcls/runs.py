@@ -10,7 +10,7 @@ import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from imgcls import __version__
 
@@ -26,10 +26,12 @@ LOCK = "lock"
 class RunDirectory:
     """One run's directory, held by this process until `close`.
 
+    Nothing in it changes before `claim`, so that a command which fails before it trains costs no earlier run.
+
     Args:
         path: made if it is not there.
         config: what the run's result depends on, as flat keys; kept in config.json and compared with what is there.
-        overwrite: throw away the run that is there.
+        overwrite: throw away the run that is there, once this one has begun.
         lock: false on ranks that only read here, beside the one that holds the directory.
 
     Raises:
@@ -38,51 +40,52 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: dict[str, Any], *, overwrite: bool = False, lock: bool = True) -> None:
         self.path = path
+        # Through JSON and back, so that what was read compares with what is asked for.
+        self._config = json.loads(json.dumps(config, default=str))
         self._lock = None
-        if not lock:
-            return
-        path.mkdir(parents=True, exist_ok=True)
-        # The lock is the kernel's, so it goes with its process, however that ends.
-        self._lock = (path / LOCK).open("w")
+        if lock:
+            path.mkdir(parents=True, exist_ok=True)
+            # The lock is the kernel's, so it goes with its process, however that ends.
+            self._lock = (path / LOCK).open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if overwrite:
-                self._clear()
-            self._claim(config)
-        except BlockingIOError:
-            self._lock.close()
-            raise ValueError(
-                f"{path}: another process is training in this directory; "
-                "wait for it, or give this run a name of its own (name=...)"
-            ) from None
+            if self._lock is not None:
+                _take(self._lock, path)
+            # A job that Slurm has put back into its queue has overwritten already.
+            self.overwrite = overwrite and not self._begun_by_this_job()
+            if lock and self.holds_run:
+                refuse_other(path, "config", self._read(CONFIG) or {}, self._config)
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
-    def _claim(self, config: dict[str, Any]) -> None:
-        # Through JSON and back, so that what was read compares with what is asked for.
-        config = json.loads(json.dumps(config, default=str))
-        file = self.path / CONFIG
-        if not file.exists():
-            _write_whole(file, config)
+    @property
+    def holds_run(self) -> bool:
+        """Whether there is a run to take up again, or to show; not one that is to be thrown away."""
+        saved = (self.path / RESULTS, *self.checkpoints, *self.path.glob("epoch_*.pt"))
+        return not self.overwrite and any(file.exists() for file in saved)
+
+    def claim(self) -> None:
+        """Make the directory this run's: throw away what is to be overwritten, and write down the config."""
+        if self._lock is None:
             return
-        there = json.loads(file.read_text())
-        differences = [
-            f"{key}: {there.get(key, 'not set')} there, {config.get(key, 'not set')} now"
-            for key in sorted(there.keys() | config.keys())
-            if there.get(key) != config.get(key)
-        ]
-        if differences:
-            shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-            raise ValueError(
-                f"{self.path} holds a run of another config ({shown}); give this run a name of its own (name=...), "
-                "or train anew in that directory (overwrite=true)"
-            )
+        if self.overwrite:
+            self._clear()
+            self.overwrite = False
+        _write_whole(self.path / CONFIG, self._config)
+        self._lock.truncate(0)
+        self._lock.write(_job())
+        self._lock.flush()
+
+    def _begun_by_this_job(self) -> bool:
+        file = self.path / LOCK
+        requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+        return requeued and file.exists() and file.read_text() == _job()
 
     def _clear(self) -> None:
-        ours = (RESULTS, METRICS, LAST, PREVIOUS, BEST, "epoch_*.pt", "*.partial", "*.damaged", "events.out.tfevents.*")
-        # The config last: a kill in between leaves a run that is still known for what it is.
-        for pattern in (*ours, CONFIG):
+        # What a run could be taken up from goes first, and what it is known by last: a kill in between leaves either
+        # the whole of it, or nothing that would go on without its metrics.
+        checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
+        for pattern in (*checkpoints, BEST, METRICS, "events.out.tfevents.*", CONFIG):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
@@ -93,8 +96,18 @@ class RunDirectory:
 
     def results(self) -> dict[str, Any] | None:
         """Return the results of a run that has finished, or None."""
-        file = self.path / RESULTS
-        return json.loads(file.read_text()) if file.exists() else None
+        return None if self.overwrite else self._read(RESULTS)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged ({error}); put it back, or train anew in that directory (overwrite=true)"
+            ) from None
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which marks the run as finished."""
@@ -113,10 +126,52 @@ class RunDirectory:
         self.close()
 
 
+def refuse_other(path: Path, what: str, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Hold what is known of the run in `path` against the one that is asked for.
+
+    Raises:
+        ValueError: they differ, with the first five keys that do.
+    """
+    differences = [
+        f"{key}: {there.get(key, 'not set')} there, {now.get(key, 'not set')} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key)
+    ]
+    if differences:
+        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise ValueError(
+            f"{path} holds a run of another {what} ({shown}); give this run a name of its own (name=...), "
+            "or train anew in that directory (overwrite=true)"
+        )
+
+
+def _take(lock: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{path}: another process is training in this directory; "
+            "wait for it, or give this run a name of its own (name=...)"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"{path} lies on a filesystem that cannot lock files ({error.strerror}), so two runs in it would not "
+            "notice each other; train on another disk (hydra.run.dir=...)"
+        ) from None
+
+
+def _job() -> str:
+    """Return what tells a Slurm job from others, the same after it was put back into the queue; or nothing."""
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
 def _write_whole(file: Path, content: dict[str, Any]) -> None:
-    # Renamed into place, so that a kill leaves no half of it.
+    # Synced and renamed into place, so that neither a kill nor a power cut leaves half of it.
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    with partial.open("w") as stream:
+        stream.write(json.dumps(content, indent=2) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     partial.replace(file)
 
 
@@ -213,8 +268,10 @@ def _row(path: Path) -> dict[str, Any]:
         state, seconds = "finished", results["seconds"]
     else:
         top1, top5, epoch, reached = _best_so_far(path / METRICS)
-        epochs = json.loads((path / CONFIG).read_text()).get("epochs", "?")
-        state, seconds = f"stopped or running after epoch {reached}" if reached else "no epoch finished", None
+        config = path / CONFIG
+        epochs = json.loads(config.read_text()).get("epochs", "?") if config.exists() else "?"
+        begun = f"stopped or running after epoch {reached}" if reached else "no epoch finished"
+        state, seconds = begun if config.exists() else "not begun", None
     return {
         "run": _shown(path),
         "top-1 %": "-" if top1 is None else f"{top1:.2f}",

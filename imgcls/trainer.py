@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -23,6 +24,7 @@ from imgcls.losses import ClassificationLoss
 from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.optim import Schedule, WeightAverage, set_lr
 from imgcls.recovery import Checkpoints
+from imgcls.runs import refuse_other
 from imgcls.signals import Interrupted, StopSignals
 
 log = logging.getLogger(__name__)
@@ -113,7 +115,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.open_events = open_events
         self.description = description
-        self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.autocast == torch.float16)
+        self.scaler = self.new_scaler()
         self.state = State()
         self.meter = Meter(settings.device)
         self.told = self.meter.sums.clone()  # the meter's sums at the last log
@@ -186,12 +188,13 @@ class Trainer:
             self.events.images("train/images", images, 0)
         num_parts = math.ceil(len(images) / self.state.microbatch)
         losses, logits = [], []
-        for part, part_targets in zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True):
-            with torch.autocast(settings.device.type, dtype=settings.autocast, enabled=settings.autocast is not None):
-                output = self.loss(self.train_model(part), part_targets)
+        parts = zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True)
+        amp = torch.autocast(settings.device.type, dtype=settings.autocast, enabled=settings.autocast is not None)
+        for number, (part, part_targets) in enumerate(parts, start=1):
             share = len(part) / len(images)
-            last = len(losses) == num_parts - 1
-            with gradients_synced(self.train_model, when=last):
+            with gradients_synced(self.train_model, when=number == num_parts):
+                with amp:
+                    output = self.loss(self.train_model(part), part_targets)
                 self.scaler.scale(output.loss * share).backward()
             losses.append(output.loss.detach() * share)
             logits.append(output.logits.detach())
@@ -208,7 +211,9 @@ class Trainer:
     def validate(self) -> Scores:
         """Score the network, or the average of its weights, on the validation images."""
         settings, loader = self.settings, self.val_loader
+        evaluated = self.model if self.average is None else self.average.model
         distributed.broadcast_buffers(self.model)
+        distributed.broadcast_buffers(evaluated)
         with (
             self.progress("val", loader.num_batches, 0, loader.batch_size) as progress,
             closing(loader.epoch(0)) as batches,
@@ -223,7 +228,7 @@ class Trainer:
                     self.heed_signals()
 
             return evaluate(
-                self.model if self.average is None else self.average.model,
+                evaluated,
                 batches,
                 prepare=self.prepare,
                 num_classes=settings.num_classes,
@@ -232,6 +237,11 @@ class Trainer:
                 microbatch=self.state.microbatch,
                 after_batch=after_batch,
             )
+
+    def new_scaler(self) -> torch.amp.GradScaler:
+        """Return what scales the loss so that fp16 gradients do not vanish; with another precision it does nothing."""
+        settings = self.settings
+        return torch.amp.GradScaler(settings.device.type, enabled=settings.autocast == torch.float16)
 
     def lr_factor(self) -> float:
         """Return what the optimizer's lr is multiplied by in the coming step.
@@ -282,7 +292,7 @@ class Trainer:
             "steps": state.step,
             "seconds": round(self.seconds(), 1),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "code": self.description["code"],
+            **{key: self.description[key] for key in ("data", "data_root", "code")},
         }
         self.events.hparams(self.description["config"], results)
         self.events.close()
@@ -330,11 +340,17 @@ class Trainer:
     def heed_signals(self, *, save: bool = False) -> None:
         """Save and stop where a signal asks for it; only save, where any rank wants that. All ranks alike."""
         asked = distributed.agree(2 * self.signals.received + save)
+        number = asked // 2
+        if number:
+            log.info("%s: saving after step %d", signal.Signals(number).name, self.state.step)
         if asked:
             self.save()
-        if signal := asked // 2:
+        if number:
             self.checkpoints.settle()
-            raise Interrupted(signal, f"saved after step {self.state.step}; the same command goes on from there")
+            step = self.state.step
+            raise Interrupted(
+                number, f"saved after step {step}; the same command, less overwrite=true, goes on from there"
+            )
 
     def save(self, *, best: Scores | None = None, epoch: int | None = None) -> None:
         """Have last.pt written in the background, and best.pt if the epoch that just ended is the `best`."""
@@ -373,6 +389,7 @@ class Trainer:
             self.average.model.load_state_dict(snapshot["average"])
         self.optimizer.load_state_dict(snapshot["optimizer"])
         self.schedule.load_state_dict(snapshot["schedule"])
+        self.scaler = self.new_scaler()  # one that was left in the middle of a step refuses the next
         self.scaler.load_state_dict(snapshot["scaler"])
         for name, value in snapshot["state"].items():
             setattr(self.state, name, value)
@@ -390,6 +407,9 @@ class Trainer:
         saved = self.checkpoints.latest()
         if saved is None:
             return None
+        run_dir, key = self.checkpoints.run_dir, "precision"
+        refuse_other(run_dir, "data set", saved["data"], self.description["data"])
+        refuse_other(run_dir, key, {key: saved[key]}, {key: self.description[key]})
         self.load(saved)
         log.info("going on after step %d, epoch %d", self.state.step, self.state.epoch)
         return saved["events"]
@@ -402,8 +422,8 @@ class Trainer:
             self.state.microbatch = min(local_size, wanted) if isinstance(wanted, int) else local_size
             if wanted == "auto":
                 self.fit_microbatch()
-        if self.state.step == 0 and self.settings.on_divergence.rollback:
-            self.save(epoch=0)
+        if self.settings.on_divergence.rollback and not self.checkpoints.keeps(self.state.epoch):
+            self.save(epoch=self.state.epoch)
 
     def fit_microbatch(self) -> None:
         """Find how many images at a time the device's memory takes: all, or half of them, or a quarter, ..."""
@@ -433,16 +453,18 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.load(before)
 
+        put_back()  # what ran out before may have left a step half done
         fits = memory.largest_that_fits(attempt, put_back, most=self.train_loader.local_size)
         self.train_model = train_model
         return -distributed.agree(-(fits or 0)) or None
 
     def out_of_memory(self) -> str:
         """Say what did not fit, and what would: tried out, unless other ranks wait for this one in vain."""
-        alone = distributed.world_size() == 1
-        return self.memory_text(self.largest_microbatch() if alone else -(-self.state.microbatch // 2))
+        if distributed.world_size() > 1:
+            return self.memory_text(None, tried=False)
+        return self.memory_text(self.largest_microbatch())
 
-    def memory_text(self, fits: int | None) -> str:
+    def memory_text(self, fits: int | None, *, tried: bool = True) -> str:
         loader, microbatch = self.train_loader, self.state.microbatch
         return memory.text(
             self.settings.device,
@@ -450,6 +472,7 @@ class Trainer:
             local_size=loader.local_size,
             microbatch=microbatch,
             fits=fits,
+            tried=tried,
         )
 
     def roll_back(self, error: DivergedError) -> None:
@@ -459,7 +482,8 @@ class Trainer:
         """
         policy = self.settings.on_divergence
         if not policy.rollback or self.state.rollbacks >= policy.max_rollbacks:
-            raise divergence.advice(error, policy) from error
+            self.checkpoints.settle()
+            raise divergence.advice(error, policy, saved=self.checkpoints.latest() is not None) from error
         self.checkpoints.settle()
         rollbacks, saved = self.state.rollbacks + 1, self.checkpoints.before_epoch(self.state.epoch)
         assert saved is not None
@@ -488,7 +512,7 @@ def distributed_meters(meter: Meter, told: Tensor) -> dict[str, Tensor]:
 
 
 def gradients_synced(model: nn.Module, *, when: bool) -> Any:
-    """Let ranks exchange gradients in the backward pass `when` it is the last of a step; a context."""
+    """Let ranks exchange gradients `when` a part is the last of a step; a context for its forward and backward pass."""
     inner = getattr(model, "_orig_mod", model)
     if isinstance(inner, DistributedDataParallel) and not when:
         return inner.no_sync()

@@ -18,6 +18,7 @@ from imgcls import checkpoint
 
 log = logging.getLogger(__name__)
 
+FIRST = "IMAGENET1K_V1"  # what `torchvision` alone means: the weights by the recipe nearest to the papers'
 VGG_COLUMNS = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
 
 
@@ -56,7 +57,7 @@ def published_arch(model: Mapping[str, Any]) -> str:
 
 def _published(source: str, model: Mapping[str, Any]) -> Any:
     arch = published_arch(model)
-    wanted = published_name(source)
+    wanted = source.partition(":")[2] or FIRST
     known = torchvision.models.get_model_weights(arch).__members__
     if wanted not in known:
         raise ValueError(f"weights={source} is not published for {arch}; use torchvision:NAME with {', '.join(known)}")
@@ -69,7 +70,7 @@ def is_published(source: str) -> bool:
 
 def published_name(source: str) -> str | None:
     """Return which of an architecture's published weights `source` names, as IMAGENET1K_V1; None for other weights."""
-    return (source.partition(":")[2] or "IMAGENET1K_V1") if is_published(source) else None
+    return (source.partition(":")[2] or FIRST) if is_published(source) else None
 
 
 def published_input(source: str, model: Mapping[str, Any]) -> Input:

@@ -192,7 +192,7 @@ def test_an_error_of_the_background_surfaces_at_the_next_write_with_the_file_and
 
 
 def test_a_full_disk_is_told_with_the_way_out() -> None:
-    words = r"runs/a: cannot be written: No space .* run the same command again"
+    words = r"runs/a: No space .* run the same command again"
     with pytest.raises(DiskError, match=words), disk.explained(Path("runs/a")):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(PermissionError), disk.explained(Path("runs/a")):
@@ -206,3 +206,21 @@ def test_differences_are_named_to_the_last_bit() -> None:
     other["state"]["more"] = 1
     one["list"], other["list"] = [1, [2, -0.0]], [1, [2, 0.0]]
     assert checkpoint.differences(one, other) == ["model.w", "state.more", "list.1.1"]
+
+
+def test_a_read_that_fails_says_nothing_about_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save({"step": 1}, path)
+    load, failures = torch.load, [OSError(5, "Input/output error")]
+
+    def failing(*arguments, **more):
+        if failures:
+            raise failures.pop()
+        return load(*arguments, **more)
+
+    monkeypatch.setattr(torch, "load", failing)
+    assert checkpoint.load_latest([path]) == {"step": 1}  # once: tried again
+    failures += [OSError(5, "Input/output error")] * 2
+    with pytest.raises(OSError, match=r"Input/output error: .*last\.pt"):
+        checkpoint.load_latest([path])
+    assert path.exists()

@@ -1,5 +1,6 @@
 """Run directories: one owner, one config; and the table of several."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -27,35 +28,99 @@ def test_a_directory_has_one_owner_at_a_time(tmp_path: Path) -> None:
     RunDirectory(tmp_path / "a", {"seed": 1}).close()
 
 
+def claimed(path: Path, config: dict, *, saved: bool = True) -> None:
+    """A run that began in `path`, and was saved or finished."""
+    with RunDirectory(path, config) as run_dir:
+        run_dir.claim()
+        if saved:
+            (path / runs.LAST).write_text("x")
+
+
 def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
-    RunDirectory(tmp_path, {"seed": 1, "optimizer.lr": 0.1, "x": (1, 2)}).close()
-    RunDirectory(tmp_path, {"seed": 1, "optimizer.lr": 0.1, "x": (1, 2)}).close()
-    with pytest.raises(ValueError, match=r"optimizer\.lr: 0\.1 there, 0\.2 now.*name=.*overwrite=true"):
+    claimed(tmp_path, {"seed": 1, "optimizer.lr": 0.1, "x": (1, 2)})
+    claimed(tmp_path, {"seed": 1, "optimizer.lr": 0.1, "x": (1, 2)})
+    with pytest.raises(
+        ValueError, match=r"another config \(optimizer\.lr: 0\.1 there, 0\.2 now.*name=.*overwrite=true"
+    ):
         RunDirectory(tmp_path, {"seed": 1, "optimizer.lr": 0.2, "x": (1, 2)})
 
 
-def test_overwrite_throws_away_the_run_and_nothing_else(tmp_path: Path) -> None:
+def test_a_directory_in_which_nothing_was_saved_is_free(tmp_path: Path) -> None:
+    claimed(tmp_path, {"seed": 1}, saved=False)
+    claimed(tmp_path, {"seed": 2})
+    with pytest.raises(ValueError, match="seed: 2 there, 1 now"):
+        RunDirectory(tmp_path, {"seed": 1})
+
+
+def test_overwrite_throws_away_the_run_and_nothing_else_once_it_is_claimed(tmp_path: Path) -> None:
+    claimed(tmp_path, {"seed": 1})
     with RunDirectory(tmp_path, {"seed": 1}) as run_dir:
         run_dir.finish(results(50))
-    for name in (runs.LAST, runs.METRICS, "events.out.tfevents.1", "notes.txt"):
+    for name in (runs.METRICS, "events.out.tfevents.1", "notes.txt"):
         (tmp_path / name).write_text("x")
+    before = {file.name: file.read_text() for file in tmp_path.iterdir()}
     with RunDirectory(tmp_path, {"seed": 2}, overwrite=True) as run_dir:
         assert run_dir.results() is None
+        assert not run_dir.holds_run
+        assert {file.name: file.read_text() for file in tmp_path.iterdir()} == before
+        run_dir.claim()
+        assert json.loads((tmp_path / runs.CONFIG).read_text()) == {"seed": 2}
     assert {file.name for file in tmp_path.iterdir()} == {"notes.txt", runs.CONFIG, runs.LOCK}
+
+
+def test_a_job_put_back_into_slurms_queue_goes_on_where_it_overwrote(tmp_path: Path, monkeypatch) -> None:
+    claimed(tmp_path, {"seed": 1})
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+
+    def overwrites() -> bool:
+        with RunDirectory(tmp_path, {"seed": 1}, overwrite=True) as run_dir:
+            wanted = run_dir.overwrite
+            run_dir.claim()
+        (tmp_path / runs.LAST).write_text("x")
+        return wanted
+
+    assert overwrites()
+    assert overwrites()  # typed again in an interactive job
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not overwrites()
+    assert (tmp_path / runs.LAST).exists()
+    monkeypatch.setenv("SLURM_JOB_ID", "72")
+    assert overwrites()
+
+
+@pytest.mark.parametrize("name", [runs.CONFIG, runs.RESULTS])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+    claimed(tmp_path, {"seed": 1})
+    (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*overwrite=true"):
+        RunDirectory(tmp_path, {"seed": 1}).results()
+    RunDirectory(tmp_path, {"seed": 1}, overwrite=True).close()
+
+
+def test_a_filesystem_without_locks_is_refused_in_words(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ValueError, match=r"cannot lock files \(Function not implemented\).*hydra.run.dir="):
+        RunDirectory(tmp_path, {})
 
 
 def test_the_table_ranks_runs_and_marks_the_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, top1 in (("low", 10.0), ("high", 90.0)):
         with RunDirectory(Path("runs") / name, {"epochs": 3}) as run_dir:
+            run_dir.claim()
             run_dir.finish(results(top1))
-    RunDirectory(Path("runs/half"), {"epochs": 3}).close()
+    claimed(Path("runs/half"), {"epochs": 3}, saved=False)
     header = "epoch,step,lr,train/loss,train/top1,train/top5,val/loss,val/top1,val/top5\n"
     rows = "1,5,0.1,2,20,60,,,\n1,10,0.1,2,20,60,1.5,40.0,80\n2,20,0.1,2,20,60,1.5,30.0,80\n"
     (tmp_path / "runs/half" / runs.METRICS).write_text(header + rows)
-    RunDirectory(Path("runs/none"), {"epochs": 3}).close()
-    lines = runs.table(runs.find([Path("runs")])).splitlines()[2:]
-    assert [line.split()[0] for line in lines] == ["runs/high", "runs/half", "runs/low", "runs/none"]
+    claimed(Path("runs/none"), {"epochs": 3}, saved=False)
+    RunDirectory(Path("runs/refused"), {"epochs": 3}).close()
+    lines = runs.table([*runs.find([Path("runs")]), Path("runs/refused")]).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["runs/high", "runs/half", "runs/low", "runs/none", "runs/refused"]
+    assert lines[4].endswith("not begun")
     assert "40.00" in lines[1]
     assert "after epoch 2" in lines[1]
     assert "finished" in lines[0]

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-from imgcls import build, checkpoint, verify
+from imgcls import build, checkpoint, distributed, memory, verify
 from imgcls.config import Config, ConfigError, compose
 from imgcls.data.decode import BadImageError
 from imgcls.disk import DiskError
@@ -304,6 +307,22 @@ def test_rollback_goes_back_to_the_start_of_the_epoch_with_a_smaller_lr(
     assert {file.name for file in (tmp_path / "run").glob("epoch_*")} == {"epoch_0003.pt"}
 
 
+def test_a_run_that_is_told_to_roll_back_only_later_goes_back_to_where_it_was_taken_up(
+    tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny_config("on_divergence=rollback"), before=stop_at_step(7))
+    with pytest.raises(Interrupted):
+        train(tiny_config(), before=stop_at_step(13))
+    assert train(tiny_config("on_divergence=rollback"), before=poison(14, rollbacks=1))["steps"] == 15
+    assert "going back to step 13" in caplog.text
+
+
+def test_a_run_that_diverges_before_its_first_save_does_not_claim_one(tiny_config: Make, train: Train) -> None:
+    with pytest.raises(DivergedError, match="nothing was saved before it"):
+        train(tiny_config(), before=poison(2))
+
+
 @pytest.mark.parametrize("step", [0, 2])
 def test_a_run_that_diverges_in_its_first_epoch_goes_back_to_its_beginning(
     step: int, tiny_config: Make, train: Train
@@ -496,6 +515,34 @@ def test_microbatch_auto_finds_what_fits_and_leaves_everything_else_as_it_was(
     assert same(small("auto", "cut")["weights"], told["weights"])
 
 
+def test_running_out_in_the_optimizer_with_loss_scaling_and_clipping_is_told_too(
+    tiny_config: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, enabled=True))
+
+    def once(trainer: Trainer) -> None:
+        step, failures = trainer.optimizer.step, [torch.cuda.OutOfMemoryError("CUDA out of memory")]
+
+        def run_out(*arguments: Any, **more: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return step(*arguments, **more)
+
+        trainer.optimizer.step = run_out  # type: ignore[method-assign]
+
+    with pytest.raises(OutOfMemory, match="The same fits now that the memory is free again"):
+        train(tiny_config("clip_grad_norm=1"), "told", once)
+    assert train(tiny_config("clip_grad_norm=1", "microbatch=auto"), "auto", once)["steps"] == 15
+
+
+def test_ranks_that_ran_out_are_told_a_guess_as_such() -> None:
+    sizes = {"batch_size": 24, "local_size": 12, "fits": None}
+    cpu = torch.device("cpu")
+    assert "microbatch=6 may fit" in memory.text(cpu, microbatch=12, tried=False, **sizes)
+    assert "Not even one image" in memory.text(cpu, microbatch=1, tried=False, **sizes)
+
+
 def test_validation_too_takes_no_more_images_at_a_time_than_the_microbatch(tiny_config: Make, train: Train) -> None:
     sizes: list[int] = []
 
@@ -561,7 +608,7 @@ def test_a_disk_that_takes_no_more_ends_the_run_by_name_and_leaves_the_old_check
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(DiskError, match=r"run\S*: cannot be written: No space left.*again") as error:
+        with pytest.raises(DiskError, match=r"run\S*: No space left.*again") as error:
             train(config)
     assert error.value.exit_code == 1
     assert train(config)["steps"] == 15
@@ -714,3 +761,109 @@ def test_a_broken_image_ends_the_run_where_it_stands_and_loses_no_step(
         train(tiny_config(), "cut", break_an_image)
     assert checkpoint.load(tmp_path / "cut/last.pt")["state"]["step"] == 7
     assert same(whole["weights"], train(tiny_config(), "cut")["weights"])
+
+
+def test_ranks_exchange_gradients_once_a_step_however_many_parts_it_has(tiny_config: Make, train: Train) -> None:
+    exchanged: list[int] = []
+
+    def count(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        exchanged.append(bucket.index())
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    def distribute(trainer: Trainer) -> None:
+        trainer.train_model = DistributedDataParallel(trainer.model)
+        trainer.train_model.register_comm_hook(None, count)
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        train(tiny_config("microbatch=4", "max_steps=5", "epochs=1"), before=distribute)
+    finally:
+        dist.destroy_process_group()
+    assert exchanged == [0] * 5
+
+
+def test_what_is_validated_is_the_same_on_every_rank(
+    tiny_config: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[torch.nn.Module] = []
+    monkeypatch.setattr(distributed, "broadcast_buffers", told.append)
+    trainers: list[Trainer] = []
+    train(tiny_config("ema_decay=0.9", "epochs=1"), before=trainers.append)
+    assert trainers[0].average is not None
+    assert told == [trainers[0].model, trainers[0].average.model]
+
+
+@pytest.fixture
+def other_folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """The tiny folder with one class called otherwise."""
+    copy = tmp_path / "other"
+    shutil.copytree(tiny_folder, copy)
+    for part in ("train", "val"):
+        (copy / part / "red").rename(copy / part / "amber")
+    return copy
+
+
+def test_a_run_is_not_taken_up_on_other_images(tiny_config: Make, train: Train, other_folder: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny_config(), before=stop_at_step(7))
+    with pytest.raises(
+        ValueError, match=r"a run of another data set \(checksum: .* there, .* now\).*name=.*overwrite=true"
+    ):
+        train(tiny_config(f"data.root={other_folder}"))
+
+
+def test_a_finished_run_is_not_shown_for_other_images(
+    tiny_config: Make, train: Train, tiny_folder: Path, other_folder: Path, tmp_path: Path
+) -> None:
+    train(tiny_config("epochs=1"))
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_folder, moved)
+    with build.run_directory(tiny_config("epochs=1", f"data.root={moved}"), tmp_path / "run") as run_dir:
+        assert run_dir.results()
+    with (
+        pytest.raises(ValueError, match="a run of another data set"),
+        build.run_directory(tiny_config("epochs=1", f"data.root={other_folder}"), tmp_path / "run"),
+    ):
+        pass
+
+
+def test_a_run_is_not_taken_up_in_another_precision(tiny_config: Make, train: Train, monkeypatch) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny_config(), before=stop_at_step(7))
+    monkeypatch.setattr(build, "autocast_dtype", lambda precision, device: torch.bfloat16)
+    with pytest.raises(ValueError, match=r"another precision \(precision: fp32 there, bfloat16 now\)"):
+        train(tiny_config())
+
+
+def test_a_command_that_fails_before_it_trains_costs_no_earlier_run(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    train(tiny_config("epochs=1"))
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    for wrong in ("optimizer.lr=-1", "data.root=nowhere", "image_size=8", "schedule.patience_epochs=0"):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            train(tiny_config("overwrite=true", wrong))
+        assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+    assert train(tiny_config("overwrite=true", "optimizer.lr=0.01", "epochs=2"))["steps"] == 10
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    train(tiny_config("epochs=1"), "first")
+    start = tmp_path / "start.pt"
+    (tmp_path / "first/best.pt").rename(start)
+    config = tiny_config(f"weights={start}")
+    whole = train(config, "whole")
+    with pytest.raises(Interrupted):
+        train(config, "cut", stop_at_step(7))
+    start.unlink()
+    assert same(train(config, "cut")["weights"], whole["weights"])
+
+
+def test_ranks_that_read_different_runs_are_refused(tiny_config: Make, train: Train, monkeypatch) -> None:
+    monkeypatch.setattr(distributed, "agree", lambda flag: max(flag, 9))
+    with pytest.raises(checkpoint.CheckpointError, match=r"not the same on all ranks.*a disk that all nodes share"):
+        train(tiny_config())

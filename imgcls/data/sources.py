@@ -4,9 +4,10 @@ import dataclasses
 import difflib
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -158,6 +159,20 @@ class ImageSet:
     val: Split
     classes: list[str]
     channels: int
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this set from others, wherever it lies: counts, and a checksum of names, labels and arrays."""
+        checksum = zlib.crc32("\0".join(self.classes).encode("utf-8", "surrogateescape"))
+        for split in (self.train, self.val):
+            content = split.images if isinstance(split, ArraySplit) else split.names
+            for array in (content, split.labels):
+                checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        return {
+            "classes": len(self.classes),
+            "training images": len(self.train),
+            "validation images": len(self.val),
+            "checksum": f"{checksum:08x}",
+        }
 
     def check_num_classes(self, num_classes: int | None) -> int:
         """The number of classes, held against what the config says.
