@@ -182,8 +182,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def optimizer(config: Config, network: nn.Module, device: torch.device) -> Optimizer:
-    """Build the optimizer over the network's parameters, fused into one kernel on CUDA where it can be."""
+def optimizer(config: Config, network: nn.Module) -> Optimizer:
+    """Build the optimizer over the network's parameters, fused into one pass over them where it can be."""
     groups = parameter_groups(network, decay_norms_and_biases=config.decay_norms_and_biases)
     settings = dict(config.optimizer)
     if config.lr_scaling == "linear":
@@ -192,7 +192,7 @@ def optimizer(config: Config, network: nn.Module, device: torch.device) -> Optim
         groups = head_apart(network, groups, lr=settings["lr"] * config.head_lr_factor)
     takes = inspect.signature(_locate("optimizer", settings["_target_"])).parameters
     if "fused" in takes and settings.get("fused") is None:
-        settings["fused"] = device.type == "cuda"
+        settings["fused"] = True
     built = plug("optimizer", settings, groups)
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is no torch.optim.Optimizer")
@@ -280,7 +280,7 @@ def trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trai
     metric = best_metric(config, num_classes)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     loss = ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight)
-    train_optimizer = optimizer(config, network, device)
+    train_optimizer = optimizer(config, network)
     lr_schedule = schedule(config)
     run_dir.claim()
     return Trainer(

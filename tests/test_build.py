@@ -16,8 +16,8 @@ def test_lr_scales_with_the_batch_only_when_asked() -> None:
     network = nn.Linear(2, 2)
     plain = compose(["data=folder", "batch_size=64"])
     scaled = compose(["data=folder", "batch_size=64", "lr_scaling=linear"])
-    assert build.optimizer(plain, network, CPU).param_groups[0]["lr"] == 0.1
-    assert build.optimizer(scaled, network, CPU).param_groups[0]["lr"] == pytest.approx(0.1 * 64 / 256)
+    assert build.optimizer(plain, network).param_groups[0]["lr"] == 0.1
+    assert build.optimizer(scaled, network).param_groups[0]["lr"] == pytest.approx(0.1 * 64 / 256)
 
 
 def test_the_usual_warm_up_is_a_tenth_of_a_short_run_and_a_longer_one_is_refused() -> None:
@@ -86,5 +86,5 @@ def test_a_network_that_does_not_fit_is_refused(overrides: list[str], words: str
 
 def test_modern_spares_norms_and_biases_from_decay() -> None:
     config = compose(["recipe=modern"])
-    groups = build.optimizer(config, build.model(config, num_classes=10), CPU).param_groups
+    groups = build.optimizer(config, build.model(config, num_classes=10)).param_groups
     assert [group["weight_decay"] for group in groups] == [5e-5, 0.0]
