@@ -5,6 +5,7 @@ Our VGG and ResNet name their layers as torchvision does, so its published weigh
 
 import logging
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,15 +99,25 @@ def read(source: str, model: Mapping[str, Any]) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"weights={source}: there is no such file; give a file, a URL, or torchvision")
     if path.suffix == ".safetensors":
-        return _safetensors(path)
+        return state_dict_of(_safetensors(path), source)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"weights={source} cannot be read as weights: {reason}") from error
-    if isinstance(content, dict) and "checksum" in content:
-        content = checkpoint.load(path)
+        if isinstance(content, dict) and "checksum" in content:
+            content = checkpoint.load(path)
+    except checkpoint.CheckpointError as error:
+        raise ValueError(f"weights={source}: {error}") from error
+    except Exception as error:  # what torch makes of bytes that are no weights has no one name
+        raise ValueError(f"weights={source} cannot be read as weights: {_reason(error)}") from error
     return state_dict_of(content, source)
+
+
+def _reason(error: Exception) -> str:
+    # torch opens with the advice to load with weights_only=False, which would run what the file holds.
+    if unsupported := re.search(r"Unsupported (?:global: GLOBAL|class|operand) \S+", str(error)):
+        return f"it holds more than tensors and plain values ({unsupported.group()})"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or no file of torch.save"
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'it ends too early')}"
 
 
 def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
@@ -118,7 +129,8 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"weights={source} holds no state dict: a file of named tensors, as torch.save makes of one")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
@@ -126,10 +138,10 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
 def _download(url: str, source: str) -> dict[str, Tensor]:
     try:
         content = torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+    except Exception as error:  # of the network, the disk, or of bytes that are no weights
         raise ValueError(
-            f"weights={source}: {url} cannot be had ({reason}); download it elsewhere and name the file: weights=FILE"
+            f"weights={source}: {url} cannot be had ({_reason(error)}); "
+            "download it elsewhere and name the file: weights=FILE"
         ) from error
     return state_dict_of(content, source)
 
@@ -139,7 +151,10 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"weights={path} needs the package safetensors; install it: pip install safetensors") from None
-    return load_file(str(path))
+    try:
+        return load_file(str(path))
+    except Exception as error:  # safetensors' own error is no ValueError
+        raise ValueError(f"weights={path} cannot be read as weights: {_reason(error)}") from error
 
 
 def heads(network: nn.Module) -> list[str]:

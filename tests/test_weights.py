@@ -1,5 +1,6 @@
 """Published weights go into our networks as they are, heads are replaced where they must be, and misfits are listed."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,52 @@ def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path, monkeypatch) ->
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match=r"text.pth cannot be read as weights"):
         weights.read(str(tmp_path / "text.pth"), RESNET18)
-    torch.save({"lr": 0.1}, tmp_path / "odd.pth")
-    with pytest.raises(ValueError, match=r"odd.pth holds no state dict"):
-        weights.read(str(tmp_path / "odd.pth"), RESNET18)
+    for odd in ({"lr": 0.1}, {1: torch.ones(1)}):
+        torch.save(odd, tmp_path / "odd.pth")
+        with pytest.raises(ValueError, match=r"odd.pth holds no state dict"):
+            weights.read(str(tmp_path / "odd.pth"), RESNET18)
+
+
+def test_bytes_that_are_no_weights_are_one_line_that_names_them(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    file = tmp_path / "more.pt"
+    torch.save({"a": torch.ones(3), "arguments": argparse.Namespace(lr=1)}, file)
+    cases = {"passwd": b"root:x:0:0:root:/root:/bin/bash\n", "empty": b"", "more": file.read_bytes()}
+    for name, content in cases.items():
+        file = tmp_path / f"{name}.pt"
+        file.write_bytes(content)
+        for source in (str(file), file.as_uri()):
+            with pytest.raises(ValueError) as error:
+                weights.read(source, RESNET18)
+            text = str(error.value)
+            assert text.startswith(f"weights={source}"), text
+            assert "\n" not in text
+            assert "weights_only" not in text, text
+    with pytest.raises(ValueError, match=r"holds more than tensors and plain values \(.*argparse.Namespace\)"):
+        weights.read(str(tmp_path / "more.pt"), RESNET18)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_flipped_byte_of_a_weights_file_is_one_line_or_harmless(tmp_path: Path) -> None:
+    file = tmp_path / "old.pt"
+    torch.save({"a": torch.ones(3)}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    refused = 0
+    for position in range(len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x15]) + whole[position + 1 :])
+        try:
+            weights.read(str(file), RESNET18)
+        except ValueError as error:
+            assert str(error).startswith(f"weights={file}")  # noqa: PT017 - some flips are harmless
+            refused += 1
+    assert refused > len(whole) / 2
+
+
+def test_a_file_that_is_no_safetensors_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors.torch")
+    (tmp_path / "w.safetensors").write_bytes(b"garbage" * 10)
+    with pytest.raises(ValueError, match=r"w.safetensors cannot be read as weights: SafetensorError: .*header"):
+        weights.read(str(tmp_path / "w.safetensors"), RESNET18)
 
 
 def test_safetensors_are_read_where_the_package_is(tmp_path: Path, monkeypatch) -> None:
