@@ -68,6 +68,8 @@ def test_warm_up_reaches_lr_and_stays() -> None:
         (lambda: Plateau(patience_epochs=0), "schedule.patience_epochs=0"),
         (lambda: Plateau(min_gain=-0.1), "schedule.min_gain=-0.1"),
         (lambda: Constant(warmup_epochs=-1), "schedule.warmup_epochs=-1"),
+        (lambda: Cosine(final_factor=1.5), "schedule.final_factor=1.5"),
+        (lambda: Cosine(final_factor=-0.1), "schedule.final_factor=-0.1"),
     ],
 )
 def test_a_schedule_refuses_what_it_cannot_follow(make, words: str) -> None:
