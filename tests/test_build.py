@@ -1,9 +1,11 @@
 """From config to objects: what is built is what was asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from imgcls import build
@@ -82,6 +84,110 @@ def test_a_network_takes_the_datas_classes_and_channels() -> None:
 def test_a_network_that_does_not_fit_is_refused(overrides: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build.model(compose(overrides), num_classes=10)
+
+
+@pytest.mark.parametrize(
+    "key, settings, words",
+    [
+        ("optimizer", "SGD lr=abc", "optimizer.lr=abc: torch.optim.SGD takes a number (float) there"),
+        ("optimizer", "SGD lr=null", "optimizer.lr=null: torch.optim.SGD takes a number (float)"),
+        ("optimizer", "SGD lr=true", "optimizer.lr=true: torch.optim.SGD takes a number (float)"),
+        ("optimizer", "SGD lr=.nan", "optimizer.lr=nan must be finite"),
+        ("optimizer", "SGD nesterov=yess", "optimizer.nesterov=yess: torch.optim.SGD takes true or false (bool)"),
+        ("optimizer", "AdamW betas=0.9", "optimizer.betas=0.9: torch.optim.AdamW takes a list of 2, each a number"),
+        ("optimizer", "AdamW betas=[0.9]", "optimizer.betas=[0.9]: torch.optim.AdamW takes a list of 2"),
+        ("optimizer", "AdamW betas=[0.9,.inf]", "optimizer.betas=[0.9, inf] must be finite"),
+        ("optimizer", "Adafactor eps=[a,1]", "takes a list of 2: a number (float) or null, a number (float)"),
+        ("optimizer", "AdamW fused=3", "optimizer.fused=3: torch.optim.AdamW takes true or false (bool) or null"),
+        ("schedule", "Step factor=abc every_epochs=3", "schedule.factor=abc: imgcls.optim.Step takes a number"),
+        ("schedule", "Step factor=0.1", "schedule.every_epochs has no value, and imgcls.optim.Step needs one"),
+        ("schedule", "Cosine final_factor=abc", "schedule.final_factor=abc: imgcls.optim.Cosine takes a number"),
+        (
+            "schedule",
+            "Constant warmup_epochs=null",
+            "schedule.warmup_epochs=null: imgcls.optim.Constant takes a number",
+        ),
+        (
+            "augment.crop",
+            "ScaleJitterCrop short_side=[1.5,2]",
+            "short_side=[1.5, 2]: imgcls.data.crops.ScaleJitterCrop",
+        ),
+        ("augment.crop", "ScaleJitterCrop short_side=9", "takes a list, each a whole number (int) there"),
+        (
+            "protocol",
+            "TenCrop short_side=x",
+            "protocol.short_side=x: imgcls.protocols.TenCrop takes a whole number (int) or",
+        ),
+        (
+            "data.source",
+            "folder train=2012",
+            "data.source.train=2012: imgcls.data.folder.folder takes text (str; quote a",
+        ),
+        (
+            "model",
+            "torchvision_model arch=null",
+            "model.arch=null: imgcls.models.external.torchvision_model takes text",
+        ),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_refused_before_the_call(key: str, settings: str, words: str) -> None:
+    name, *pairs = settings.split()
+    home = {
+        "optimizer": "torch.optim",
+        "schedule": "imgcls.optim",
+        "augment.crop": "imgcls.data.crops",
+        "protocol": "imgcls.protocols",
+        "data.source": "imgcls.data.folder",
+        "model": "imgcls.models.external",
+    }[key]
+    node = {"_target_": f"{home}.{name}"} | {
+        pair.partition("=")[0]: yaml.safe_load(pair.partition("=")[2]) for pair in pairs
+    }
+    arguments = [[{"params": [nn.Parameter(torch.ones(1))]}]] if key == "optimizer" else []
+    with pytest.raises(ConfigError) as error:
+        build.plug(key, node, *arguments)
+    assert words in str(error.value)
+
+
+def test_the_defaults_of_torchs_optimizers_are_of_the_types_they_are_held_to() -> None:
+    optimizers = [found for found in vars(torch.optim).values() if isinstance(found, type)]
+    assert len(optimizers) > 10
+    for found in optimizers:
+        for parameter in build._parameters(found).values():
+            default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            if default is not parameter.empty:
+                assert build._fits(default, build._hint(parameter)), (found, parameter)
+
+
+@pytest.mark.parametrize(
+    "value, hint, fits",
+    [
+        (1, float, True),
+        (1.0, int, False),
+        (True, int, False),
+        ("D", Literal["D", "E"], True),
+        ("F", Literal["D", "E"], False),
+        ([1, 2], Sequence[float], True),
+        ("12", Sequence[str], False),
+        ([1], tuple[int, ...], True),
+        ([1], tuple[int, int], False),
+        (None, str | None, True),
+        ("x", float | torch.Tensor, False),
+        ({"a": 1}, dict[str, int], True),
+        ({"_target_": "os.mkdir"}, float, False),
+        ("DEFAULT", Callable[..., int], True),
+        ("x", "a forward reference", True),
+    ],
+)
+def test_a_value_fits_its_type_and_an_unknown_type_takes_anything(value: Any, hint: Any, fits: bool) -> None:
+    assert build._fits(value, hint) == fits
+
+
+def test_where_no_type_is_given_the_default_implies_it() -> None:
+    def target(lr=1, betas=(0.9, 0.99), kind="a", fused=None, loud=False) -> None: ...
+
+    hints = {name: build._hint(parameter) for name, parameter in build._parameters(target).items()}
+    assert hints == {"lr": float | None, "betas": tuple | None, "kind": str | None, "fused": Any, "loud": bool | None}
 
 
 def test_modern_spares_norms_and_biases_from_decay() -> None:
