@@ -161,7 +161,7 @@ def _in_words(hint: Any) -> str:
     if (origin or hint) in (dict, Mapping):
         return "keys with values (dict)"
     items = [_in_words(one) for one in inner if one is not ...]
-    length = f" of {len(inner)}" if origin is tuple and inner[-1] is not ... else ""
+    length = f" of {len(inner)}" if origin is tuple and inner and inner[-1] is not ... else ""
     if len(set(items)) < 2:
         return f"a list{length}" + "".join(f", each {item}" for item in items[:1])
     return f"a list{length}: {', '.join(items)}"

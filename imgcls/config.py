@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import logging
+import math
 import os
 import re
 import sys
@@ -268,8 +269,8 @@ def check(config: Config) -> None:
         _at_least(key, _select(config, key), 1)
     _at_least("data.num_threads", config.data.num_threads, 1)
     _at_least("data.num_classes", config.data.num_classes, 2)
-    _at_least("seed", config.seed, 0)
-    for key in ("auxiliary_weight", "clip_grad_norm", "head_lr_factor", "data.cache_gb"):
+    _between("seed", config.seed, 0, 2**32 - 1)
+    for key in ("auxiliary_weight", "clip_grad_norm", "data.cache_gb"):
         _at_least(key, _select(config, key), 0)
     for key in ("checkpoint.every_minutes", "checkpoint.keep"):
         _at_least(key, _select(config, key), 0)
@@ -304,6 +305,12 @@ def check(config: Config) -> None:
         node = _select(config, plug)
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigError(f"{plug}={node} has no _target_; choose one of conf/{plug.split('.')[0]}")
+    for key in ("num_classes", "in_channels"):
+        value = config.model.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConfigError(f"model.{key}={value} must be a whole number; leave it out, the data says how many")
+    _check_lr(config)
+    _check_trains(config)
 
 
 def check_evaluation(config: EvaluateConfig) -> None:
@@ -593,6 +600,41 @@ def _check_microbatch(config: Config) -> None:
         raise ConfigError(
             f"microbatch={microbatch} is larger than batch_size={config.batch_size}; "
             f"use microbatch={config.batch_size} or less, or leave it out"
+        )
+
+
+def _check_lr(config: Config) -> None:
+    lr = config.optimizer.get("lr")
+    if "lr" not in config.optimizer:
+        multiplied = {"lr_scaling": config.lr_scaling != "none", "head_lr_factor": config.head_lr_factor != 1}
+        for key in (key for key, is_multiplied in multiplied.items() if is_multiplied):
+            raise ConfigError(
+                f"optimizer.lr has no value, and {key}={getattr(config, key)} multiplies it; give one: optimizer.lr=..."
+            )
+    elif not isinstance(lr, int | float) or isinstance(lr, bool):
+        lr = "null" if lr is None else lr
+        raise ConfigError(f"optimizer.lr={lr}: {config.optimizer['_target_']} takes a number (float) there")
+    elif not math.isfinite(lr):
+        raise ConfigError(f"optimizer.lr={lr} must be finite")
+    else:
+        _at_least("optimizer.lr", lr, 0)
+
+
+def _check_trains(config: Config) -> None:
+    """Refuse what would train nothing, or nothing of use."""
+    if not 0 < config.head_lr_factor < math.inf:
+        raise ConfigError(
+            f"head_lr_factor={config.head_lr_factor} must be above 0 and finite, or the last layer learns nothing; "
+            "1 gives it the lr of the rest"
+        )
+    if config.clip_grad_norm == 0:
+        raise ConfigError("clip_grad_norm=0 leaves nothing of any gradient; null is no clipping")
+    # torchvision's networks and timm's have a setting of their own for published weights.
+    starts = (config.weights, config.model.get("weights"), config.model.get("pretrained"))
+    if config.freeze == "backbone" and not any(starts):
+        raise ConfigError(
+            "freeze=backbone would keep the random weights that the network starts from; "
+            "add weights=torchvision, a file, or a URL, or freeze=none"
         )
 
 

@@ -24,9 +24,9 @@ def tiny(tiny_folder: Path) -> list[str]:
 
 
 def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[str], tmp_path: Path) -> None:
-    done = run("train.py", "-m", *tiny, "optimizer.lr=-1,0.02", "seed=1,2", cwd=tmp_path)
+    done = run("train.py", "-m", *tiny, "optimizer.momentum=-1,0.9", "seed=1,2", cwd=tmp_path)
     assert done.returncode == 1
-    assert "Invalid learning rate: -1" in done.stdout
+    assert "Invalid momentum value: -1" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     table = done.stdout[done.stdout.rindex("run  ") :].splitlines()
     assert len(table) == 2 + 4
@@ -34,10 +34,10 @@ def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[st
     results = sorted(tmp_path.glob("runs/lenet5-folder/*/results.json"))
     assert len(results) == 2
     for file in results:
-        assert "optimizer.lr=0.02" in file.parent.name
+        assert "optimizer.momentum=0.9" in file.parent.name
         assert "data.root" not in file.parent.name
 
-    again = run("train.py", "-m", *tiny, "optimizer.lr=0.02", "seed=1,2", cwd=tmp_path)
+    again = run("train.py", "-m", *tiny, "optimizer.momentum=0.9", "seed=1,2", cwd=tmp_path)
     assert again.returncode == 0
     assert again.stdout.count("this run has finished") == 2
 

@@ -206,9 +206,10 @@ def test_published_weights_refuse_an_input_they_were_not_trained_on(published_fi
         build.model(config, num_classes=10)
 
 
-def test_a_frozen_backbone_does_not_move_in_training(tiny_folder: Path, train: Train) -> None:
+def test_a_frozen_backbone_does_not_move_in_training(tiny_folder: Path, published_file: Path, train: Train) -> None:
     words = ["model=resnet18", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=12"]
-    config = compose([*words, "freeze=backbone", "epochs=1", "max_steps=2", "tensorboard=false", "data.num_threads=1"])
+    words += ["epochs=1", "max_steps=2", "tensorboard=false", "data.num_threads=1", f"weights={published_file}"]
+    config = compose([*words, "freeze=backbone"])
     before = build.model(config, num_classes=3).state_dict()
     after = train(config)["weights"]
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
@@ -237,6 +238,11 @@ def test_a_soup_of_other_networks_is_refused() -> None:
     states = [nn.Linear(2, 2).state_dict(), nn.Linear(2, 3).state_dict()]
     with pytest.raises(ValueError, match=r"b is not of the same network as a: weight, bias differ"):
         weights.soup(states, ["a", "b"])
+
+
+def test_published_weights_of_the_networks_own_setting_may_be_frozen() -> None:
+    compose(["model=torchvision", "model.arch=resnet18", "model.weights=DEFAULT", "freeze=backbone"])
+    compose(["model=timm", "model.arch=resnet18", "model.pretrained=true", "freeze=backbone"])
 
 
 def test_unknown_values_of_freeze_are_refused() -> None:
