@@ -355,8 +355,11 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
     """Turn Hydra's composed tree into the plain, checked config that the rest of the program reads.
 
     Raises:
-        ConfigError: a mandatory value is missing, or `check` refuses a field.
+        ConfigError: a mandatory value is missing, a key is unknown, or `check` refuses a field.
     """
+    if OmegaConf.get_type(cfg) is not kind:
+        raise ConfigError("--config-name: conf/ has config.yaml for train.py, evaluate.yaml for scripts/evaluate.py")
+    _check_keys(cfg, kind)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
@@ -367,6 +370,20 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
     else:
         check(config)
     return config
+
+
+def _check_keys(node: DictConfig, kind: type, prefix: str = "") -> None:
+    """Refuse keys that the schema does not have: `+key=...` adds what Hydra would refuse without the +.
+
+    What lies below a plug is held against the signature of its `_target_` instead.
+    """
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    for key in map(str, node):
+        if key not in fields:
+            raise ConfigError(_no_such_key(f"{prefix}{key}", fields))
+        below = fields[key]
+        if dataclasses.is_dataclass(below) and isinstance(below, type):
+            _check_keys(node[key], below, f"{prefix}{key}.")
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
@@ -571,7 +588,7 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1).split("@")[0]
         groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
-        *path, leaf = key.split(".")
+        path = key.split(".")[:-1]
         parent = getattr(cause, "parent_node", None)
         known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
         if not path:
@@ -579,14 +596,19 @@ def explain(error: BaseException) -> str:
         prefix = "".join(f"{part}." for part in path)
         # An option of the class behind a plug may be added with a +; an own key that does not exist may not.
         also = f"; to pass it to {prefix}_target_ all the same: +{key}=..." if path and "_target_" in known else ""
-        # A group that this command does not take, as evaluate.py's model, is no better name for itself.
-        known = [name for name in known if not name.startswith("_") and name != leaf]
-        where = f"{'.'.join(path)} has {', '.join(known)}" if path and known else "see --help for the keys there are"
-        return f"{key}: there is no such key{nearest(leaf, known)}; {where}{also}"
+        return _no_such_key(key, known) + also
     if isinstance(error, ConfigCompositionException) and cause is not None:
         head = text.splitlines()[0].removeprefix("Error merging override ")
         return f"{head}: {str(cause).splitlines()[0]}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line)
+
+
+def _no_such_key(key: str, known: Iterable[str]) -> str:
+    *path, leaf = key.split(".")
+    # A group that this command does not take, as evaluate.py's model, is no better name for itself.
+    known = [name for name in known if not name.startswith("_") and name != leaf]
+    where = f"{'.'.join(path)} has {', '.join(known)}" if path and known else "see --help for the keys there are"
+    return f"{key}: there is no such key{nearest(leaf, known)}; {where}"
 
 
 def _check_microbatch(config: Config) -> None:

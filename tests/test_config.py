@@ -17,9 +17,13 @@ def choices(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
 
 
-def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+def run_script(script: str, *overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / script), *overrides]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def run_train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run_script("train.py", *overrides, cwd=cwd)
 
 
 @pytest.mark.parametrize("group", ["model", "data", "augment", "optimizer", "schedule", "recipe", "experiment"])
@@ -103,6 +107,10 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("optimizer=null", ["NoneType"]),
         ("optimizer.lr=[", ["optimizer.lr=[", "key=value"]),
         ("model=torchvision", ["model.arch"]),
+        ("+epoch=1", ["epoch: there is no such key (did you mean epochs?); see --help"]),
+        ("++foo=3", ["foo: there is no such key"]),
+        ("+data.foo=3", ["data.foo: there is no such key", "data has name, source, root"]),
+        ("+data.scale.epoch=3", ["data.scale.epoch: there is no such key (did you mean epochs?)"]),
         ("seed=-1", ["seed=-1 must lie between 0 and 4294967295"]),
         ("seed=5000000000", ["seed=5000000000 must lie between 0 and 4294967295"]),
         ("optimizer.lr=abc", ["optimizer.lr=abc: torch.optim.SGD takes a number (float) there"]),
@@ -125,6 +133,22 @@ def test_a_mistake_is_one_line_that_names_key_value_and_the_way_out(override: st
     assert "\n" not in text
     for word in words:
         assert word in text
+
+
+def test_an_option_of_a_target_may_be_added() -> None:
+    assert compose(["+optimizer.dampening=0.1"]).optimizer["dampening"] == 0.1
+    assert compose(["+augment.crop.extra=1"]).augment.crop["extra"] == 1
+
+
+def test_an_unknown_key_of_a_test_is_refused_too(tmp_path: Path) -> None:
+    done = run_script("scripts/evaluate.py", "+fresch=true", "checkpoint=a.pt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: fresch: there is no such key (did you mean fresh?)")
+
+
+def test_the_config_of_another_command_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--config-name: conf/ has config.yaml for train.py"):
+        compose(config_name="evaluate")
 
 
 @pytest.mark.parametrize("override", ["model=vg16", "optimizer.lrr=3", "precision=fp8", "=", "model=vgg16,vgg11"])
