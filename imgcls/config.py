@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -439,8 +441,10 @@ def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Co
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
+        overrides = list(overrides)
+        _check_choices(overrides)
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            return to_config(hydra.compose(config_name, overrides=list(overrides)))
+            return to_config(hydra.compose(config_name, overrides=overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_one_line(error)) from error
     finally:
@@ -540,6 +544,16 @@ def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
         except Exception as error:
             raised.append(error)
 
+    known, rest = get_args_parser().parse_known_args()
+    if rest and rest[0].startswith("-"):
+        raise ConfigError(
+            f"{rest[0]}: there is no such option; what to train is key=value, without dashes (see --help)"
+        )
+    if rest:
+        raise ConfigError(
+            f"{rest[0]}: overrides stand on both sides of an option such as -m; put all of them behind it"
+        )
+    _check_choices(known.overrides)
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -551,6 +565,17 @@ def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
             os.environ["HYDRA_FULL_ERROR"] = before
     if raised:
         raise raised[0]
+
+
+def _check_choices(overrides: list[str]) -> None:
+    """Refuse a group that is set to something other than one name, before Hydra does without naming it."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        group, value = override.key_or_group, override.value()
+        chosen = isinstance(value, str) or override.is_sweep_override() or override.is_delete()
+        if chosen or isinstance(value, dict) or not (CONF_DIR / group).is_dir():
+            continue
+        known = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+        raise ConfigError(f"{override.input_line}: {group} takes one name, or is left out; one of {', '.join(known)}")
 
 
 def _exit_code(error: BaseException) -> int | None:

@@ -104,7 +104,10 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("data.on_bad_image=ignore", ["data.on_bad_image=ignore", "raise, skip"]),
         ("data.channels=4", ["data.channels=4", "1 (gray) or 3 (RGB)"]),
         ("data.mean=[0.5,0.5]", ["data.mean", "2 values"]),
-        ("optimizer=null", ["NoneType"]),
+        ("optimizer=null", ["optimizer=null: optimizer takes one name, or is left out; one of adamw, alexnet"]),
+        ("experiment=3", ["experiment=3: experiment takes one name", "one of smoke"]),
+        ("optimizer=[adamw,sgd]", ["optimizer=[adamw,sgd]: optimizer takes one name"]),
+        ("+data=[mnist]", ["+data=[mnist]: data takes one name"]),
         ("optimizer.lr=[", ["optimizer.lr=[", "key=value"]),
         ("model=torchvision", ["model.arch"]),
         ("+epoch=1", ["epoch: there is no such key (did you mean epochs?); see --help"]),
@@ -158,6 +161,24 @@ def test_a_typo_on_the_command_line_ends_with_one_line_and_exit_code_2(override:
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["model=null"], "error: model=null: model takes one name"),
+        (["model=lenet5", "-m", "seed=1,2"], "error: seed=1,2: overrides stand on both sides of an option such as -m"),
+        (["--max-steps", "3"], "error: --max-steps: there is no such option; what to train is key=value"),
+        (["--config-name", "evaluate"], "error: --config-name: conf/ has config.yaml for train.py"),
+    ],
+)
+def test_a_command_line_that_hydra_does_not_take_is_one_line_too(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    done = run_train(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == 1
 
 
 def test_help_and_config_errors_import_no_torch(tmp_path: Path) -> None:
