@@ -471,12 +471,17 @@ def _at_most_a_tenth(value: float, whole: float) -> float:
 
 
 def _run_name(name: str | None, override_dirname: str) -> str:
-    """Name a run by what it is: `name=` where given, else the overrides that matter, short enough for any disk."""
-    name = name or override_dirname or "default"
-    safe = re.sub(r"[^\w.,=+-]+", "_", name)
-    if len(safe) > 120:
-        safe = f"{safe[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    return safe
+    """Name a run by what it is: `name=` where given, else the overrides that matter, short enough for any disk.
+
+    The name is of one folder below the model's and the data's: `a/b` or `..` leads nowhere else. Where a `name=` had to
+    change, a hash keeps it apart from others, so that `a/b` and `a_b` are two runs.
+    """
+    whole = name or override_dirname or "default"
+    safe = re.sub(r"^\.+$|[^\w.,=+-]+", "_", whole)
+    short = safe.encode()[:100].decode(errors="ignore") if len(safe.encode()) > 120 else safe
+    if short != safe or (name and safe != name):
+        short = f"{short}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+    return short
 
 
 @dataclass
@@ -558,6 +563,13 @@ def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(keep)()
+    except OSError as error:  # Hydra makes the run's directory; what a job raises is kept
+        if error.filename is None:
+            raise
+        raise ConfigError(
+            f"{error.filename}: the run's directory cannot be made: {error.strerror}; give the run another name "
+            "(name=...), or start it in a directory where you may write"
+        ) from error
     finally:
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]

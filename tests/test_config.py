@@ -1,6 +1,7 @@
 """The config: every choice composes, every mistake is one line with the way out."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from imgcls import config
 from imgcls.config import CONF_DIR, ConfigError, compose
 
 ROOT = CONF_DIR.parent
+RUN = "runs/lenet5-shapes/mine"
 
 
 def choices(group: str) -> list[str]:
@@ -221,8 +223,28 @@ def test_every_incidental_key_is_left_out_of_the_run_directorys_name() -> None:
 
 
 def test_a_long_run_name_is_cut_and_stays_unique() -> None:
-    names = {config._run_name(None, f"{'x' * 300}={value}") for value in (1, 2)}
-    assert len(names) == 2
-    assert all(len(name) < 130 for name in names)
+    names = {config._run_name(None, f"{letter * 300}={value}") for letter in "xé漢" for value in (1, 2)}
+    assert len(names) == 6
+    assert all(len(name.encode()) < 130 for name in names)
     assert config._run_name(None, "") == "default"
-    assert config._run_name("a/b c", "seed=1") == "a_b_c"
+    assert config._run_name("é" * 60, "") == "é" * 60
+
+
+def test_a_run_name_is_one_folder_and_no_other_runs() -> None:
+    names = [config._run_name(name, "seed=1") for name in ("a/b", "a_b", "a b", "..", ".", "...", "../x", "_", "x..y")]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.-]+", name) and name.strip(".") for name in names)
+    assert (names[1], names[-1]) == ("a_b", "x..y")
+    assert config._run_name(None, "optimizer.lr=0.1,data.mean=[1,2]") == "optimizer.lr=0.1,data.mean=_1,2_"
+
+
+@pytest.mark.parametrize(
+    "file, reason", [("runs", "Not a directory"), ("runs/lenet5-shapes", "Not a directory"), (RUN, "File exists")]
+)
+def test_a_run_directory_that_cannot_be_made_is_one_line(file: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("a file where a folder should be")
+    done = run_train("model=lenet5", "name=mine", cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.match(rf"error: runs/\S+: the run's directory cannot be made: {reason}; .*name=\.\.\.", done.stderr)
+    assert done.stderr.count("\n") == 1
