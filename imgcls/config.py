@@ -11,10 +11,13 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import hydra
@@ -525,7 +528,8 @@ def command_line(
         return None
 
     try:
-        _run_hydra(job, config_name)
+        with _interruptible_imports():
+            _run_hydra(job, config_name)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 130)) from None
@@ -536,6 +540,34 @@ def command_line(
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(code) from None
     return outcomes if len(outcomes) > 1 or any(outcome.error for outcome in outcomes) else []
+
+
+@contextmanager
+def _interruptible_imports() -> Iterator[None]:
+    """Within this context Ctrl-C during an import ends the process at once, with code 130.
+
+    torch's import turns a KeyboardInterrupt into an ImportError of its own, or swallows it. Nothing has been done by
+    then that could be lost; the trainer hears signals by a handler of its own.
+    """
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        caller = frame
+        while caller is not None:
+            if caller.f_code.co_filename.startswith("<frozen importlib"):
+                os.write(2, b"interrupted\n")
+                os._exit(130)
+            caller = caller.f_back
+        signal.default_int_handler(number, frame)
+
+    # A job in the background of a shell, or a program around this one, has its own answer to Ctrl-C.
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:

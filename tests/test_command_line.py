@@ -1,6 +1,8 @@
 """`python train.py ...` as a user runs it, each in a process of its own."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +106,41 @@ def test_a_mistake_found_on_the_way_is_one_error_before_any_training(
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_word(tmp_path: Path) -> None:
+    # As torch does it: what is interrupted there comes out as another error.
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(1)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError('cannot load module more than once per process')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "train.py"), "model=lenet5"]
+
+    def hear_ctrl_c() -> None:  # which what runs in the background of a shell does not
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, preexec_fn=hear_ctrl_c
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_outside_an_import_is_pythons_own_and_the_handler_goes(request: pytest.FixtureRequest) -> None:
+    from imgcls import config
+
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+    with pytest.raises(KeyboardInterrupt), config._interruptible_imports():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with config._interruptible_imports():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(
