@@ -487,6 +487,19 @@ def _run_name(name: str | None, override_dirname: str) -> str:
     return short
 
 
+class Console(logging.StreamHandler):
+    """Log lines on the terminal; where their reader, such as head, has enough, the run goes on without them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            # Into nothing from now on, what print and the end of the process still flush included.
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.stream.fileno())
+            os.close(nothing)
+        else:
+            super().handleError(record)
+
+
 @dataclass
 class Outcome:
     """How one job of a sweep ended: the run's directory, and the error where there was one."""

@@ -108,6 +108,26 @@ def test_a_mistake_found_on_the_way_is_one_error_before_any_training(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
+def test_a_reader_that_has_enough_stops_no_run_and_hears_nothing(
+    sweep: list[str], tiny: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *sweep, *tiny, "name=${seed}", "max_steps=2"]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipe) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert "Error" not in said
+    assert process.returncode == 0
+    folders = list(tmp_path.glob("runs/lenet5-folder/*"))
+    assert len(folders) == (2 if sweep else 1)
+    for folder in folders:
+        assert "best validation top-1" in (folder / "train.log").read_text()
+
+
 def test_ctrl_c_while_torch_is_imported_is_one_word(tmp_path: Path) -> None:
     # As torch does it: what is interrupted there comes out as another error.
     (tmp_path / "torch.py").write_text(
