@@ -134,6 +134,14 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
+def tiff_with_an_offset_that_is_no_integer() -> bytes:
+    """A TIFF whose pixels are said to begin at a fraction."""
+    data = bytearray(encoded(waves(8, 8), "TIFF"))
+    entry = data.index(struct.pack("<HH", 273, 4))  # StripOffsets, of type LONG
+    data[entry + 2 : entry + 4] = struct.pack("<H", 11)  # FLOAT
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     "data, reason",
     [
@@ -145,14 +153,26 @@ def bomb(width: int, height: int) -> bytes:
         (bomb(10_000, 10_000), "has 10000x10000 pixels, over the limit of 89478485"),
         (bomb(60_000, 60_000), "is too large to be an honest image"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+        (tiff_with_an_offset_that_is_no_integer(), "cannot be decoded: 'float' object cannot be"),
     ],
-    ids=["empty", "text", "truncated jpeg", "truncated png", "header only", "large", "bomb", "float"],
+    ids=["empty", "text", "truncated jpeg", "truncated png", "header only", "large", "bomb", "float", "broken tiff"],
 )
 def test_what_cannot_be_decoded_is_named_with_the_reason(data, reason):
     with pytest.raises(BadImageError, match=f"^a.jpg: .*({reason})"):
         decoded(data, (0, 0, 4, 4))
     with pytest.raises(BadImageError, match=r"^a\.jpg: "):
         decode_whole(data, 3, "a.jpg")
+
+
+def test_running_out_of_memory_is_not_the_images_fault(monkeypatch):
+    def no_memory(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "_plain", no_memory)
+    with pytest.raises(MemoryError):
+        decoded(KINDS["bmp"], (0, 0, 4, 4))
+    with pytest.raises(MemoryError):
+        decode_whole(KINDS["bmp"], 3, "a.jpg")
 
 
 def corner_cases() -> list[dict[str, str]]:

@@ -6,6 +6,8 @@ colour profiles are ignored. Only what cannot be decoded whole is refused.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -56,13 +58,12 @@ def decode_box(data: bytes, box: np.ndarray, out: np.ndarray, *, flip: bool, nam
         BadImageError: a file that cannot be decoded whole.
     """
     with _open(_without_rows_below(data, box, out), name) as image:
-        try:
+        with _naming(name, "cannot be decoded"):
             factor = _draft(image, box, out)
             image.decodermaxblock = len(data)  # in one go: a decoder that is fed in parts repeats work at each
             image.load()
-            resample(_plain(image, out.shape[2]), np.asarray(box) / factor, out, flip=flip)
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise BadImageError(name, f"cannot be decoded: {error}") from error
+            plain = _plain(image, out.shape[2])
+        resample(plain, np.asarray(box) / factor, out, flip=flip)
 
 
 def decode_whole(data: bytes, channels: int, name: str) -> np.ndarray:
@@ -82,13 +83,11 @@ def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
         BadImageError: a file that cannot be decoded whole.
     """
     with _open(data, name) as image:
-        try:
+        with _naming(name, "cannot be decoded"):
             if channels == 1 and image.format in _JPEG:
                 image.draft("L", image.size)
             image.load()
             plain = _plain(image, channels).copy()
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise BadImageError(name, f"cannot be decoded: {error}") from error
         plain.format = image.format
         plain.info = {} if (frame := jpeg.read_frame(data)) is None else {"block_rows": frame.block_rows}
     return plain
@@ -137,21 +136,31 @@ def resample_box(pixels: np.ndarray, box: np.ndarray, out: np.ndarray, *, flip: 
 
 
 def _open(data: bytes, name: str) -> ImageFile.ImageFile:
-    try:
-        image = Image.open(io.BytesIO(data))
-    except Image.UnidentifiedImageError:
-        reason = "is empty" if not len(data) else "is not an image, or of a kind that Pillow does not know"
-        raise BadImageError(name, reason) from None
-    except Image.DecompressionBombError as error:
-        raise BadImageError(name, f"is too large to be an honest image: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadImageError(name, f"cannot be opened: {error}") from error
+    with _naming(name, "cannot be opened"):
+        try:
+            image = Image.open(io.BytesIO(data))
+        except Image.UnidentifiedImageError:
+            reason = "is empty" if not len(data) else "is not an image, or of a kind that Pillow does not know"
+            raise BadImageError(name, reason) from None
+        except Image.DecompressionBombError as error:
+            raise BadImageError(name, f"is too large to be an honest image: {error}") from None
     assert isinstance(image, ImageFile.ImageFile)
     if image.width * image.height > MAX_PIXELS:
         raise BadImageError(
             name, f"has {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}; make it smaller"
         )
     return image
+
+
+@contextmanager
+def _naming(name: str, what: str) -> Iterator[None]:
+    # Pillow's readers trip over broken files with errors of any kind: a TIFF's with TypeError, for one.
+    try:
+        yield
+    except (BadImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadImageError(name, f"{what}: {error}") from error
 
 
 def _without_rows_below(data: bytes, box: np.ndarray, out: np.ndarray) -> bytes:
