@@ -418,19 +418,31 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(train):
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not() or "no native decoder")
 def test_a_read_that_fails_once_gives_the_pixels_of_one_that_does_not(train, monkeypatch) -> None:
-    whole = [batch.images.clone() for batch in make(train).epoch(0)]
-    opened, failed = FolderSplit.open_in, []
+    whole = all_of(make(train))
+    # Where the native decoder cannot open a file and Python can: its bytes are still the native decoder's.
+    monkeypatch.setattr(FolderSplit, "open_in", lambda self, space, indices: space.open_files(["/gone"] * len(indices)))
+    assert_same(all_of(make(train)), whole)
 
-    def fails_once(self, space, indices):
-        sizes, status = opened(self, space, indices)
-        if not failed:
-            failed.append(True)
-            status = status.copy()
-            status[0] = native.Status.UNREADABLE
-        return native.Sizes(sizes, status)
 
-    loader = make(train)
-    monkeypatch.setattr(FolderSplit, "open_in", fails_once)
-    again = [batch.images.clone() for batch in loader.epoch(0)]
-    assert failed == [True]
-    assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))
+def test_a_kept_image_that_could_not_be_read_when_the_set_was_opened_is_shown_whole(train, monkeypatch) -> None:
+    monkeypatch.setenv("IMGCLS_NATIVE", "0")
+    whole = all_of(make(train))
+    honest = FolderSplit.read
+
+    def failing(self: FolderSplit, index: int) -> bytes:
+        raise BadImageError(self.path(index), "cannot be read: Input/output error")
+
+    monkeypatch.setattr(FolderSplit, "read", failing)
+    kept = make(train, cache_gb=1)
+    monkeypatch.setattr(FolderSplit, "read", honest)
+    assert isinstance(kept._pixels, pixels.KeptPixels)
+    assert_same(all_of(kept), whole)
+
+
+def test_a_pipe_among_the_files_is_refused_by_name_and_not_waited_for(root, tmp_path, kind) -> None:
+    split = spoil(root, tmp_path, 0, total=8)
+    path = Path(split.path(3))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BadImageError, match=f"{path.name}: is no regular file"):
+        all_of(make(split, **kind))

@@ -238,6 +238,7 @@ def test_sizes_and_statuses_say_what_goes_to_pillow(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     found = native.Workspace().open_files([tmp_path / "none", tmp_path, tmp_path / "pipe", tmp_path / "good"])
     assert found.status.tolist() == [native.Status.UNREADABLE] * 3 + [native.Status.OK]
+    assert native.read_sizes([None, good]).status.tolist() == [native.Status.UNREADABLE, native.Status.OK]
 
 
 @needs_native

@@ -204,6 +204,26 @@ def test_a_pack_cut_short_while_it_is_read_names_the_image(packed, tmp_path):
         list(Loader(train, crops.Whole(), image_size=8, batch_size=2, seed=0, shuffle=True).epoch(0))
 
 
+@pytest.mark.skipif(not native.available(), reason=native.why_not() or "no native decoder")
+def test_a_read_of_a_pack_that_fails_once_gives_the_pixels_of_one_that_does_not(packed, monkeypatch):
+    def shown() -> list[torch.Tensor]:
+        train = pack.pack(str(packed)).train
+        one = Loader(train, crops.RandomResizedCrop(), image_size=24, batch_size=7, seed=0, shuffle=True)
+        return [batch.images.clone() for batch in one.epoch(0)]
+
+    whole, honest, failed = shown(), PackSplit._read, set()
+
+    def fails_once(self: PackSplit, index: int) -> bytes:
+        if index not in failed:
+            failed.add(index)
+            raise OSError(5, "Input/output error")
+        return honest(self, index)
+
+    monkeypatch.setattr(PackSplit, "_read", fails_once)
+    assert all(torch.equal(one, other) for one, other in zip(whole, shown(), strict=True))
+    assert len(failed) == 21
+
+
 @pytest.mark.parametrize(
     "named, error, message",
     [

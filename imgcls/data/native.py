@@ -132,7 +132,10 @@ class Workspace:
         return self._opened(code, found)
 
     def open_bytes(self, data: Sequence[Any], *, max_pixels: int = MAX_PIXELS) -> Sizes:
-        """Hold files given as bytes, memoryview or uint8 arrays, not copied, and read their sizes."""
+        """Hold files given as bytes, memoryview or uint8 arrays, not copied, and read their sizes.
+
+        None stands for a file that could not be read.
+        """
         pointers, lengths, held = _pointers(data)
         found = _empty_sizes(len(data))
         code = self._library.imgcls_open_bytes(
@@ -145,6 +148,7 @@ class Workspace:
             found.status.ctypes.data,
         )
         self._held = held
+        found.status[[position for position, item in enumerate(data) if item is None]] = Status.UNREADABLE
         return self._opened(code, found)
 
     def contents(self, index: int) -> bytes:
@@ -329,7 +333,7 @@ def _empty_sizes(count: int) -> Sizes:
 
 def _pointers(data: Sequence[Any]) -> tuple[NDArray[np.uint64], NDArray[np.int64], list[Any]]:
     """Addresses and lengths of the files' bytes, and what keeps them alive."""
-    held = [np.frombuffer(item, np.uint8) if len(item) else np.empty(0, np.uint8) for item in data]
+    held = [np.frombuffer(item, np.uint8) if item is not None and len(item) else np.empty(0, np.uint8) for item in data]
     addresses = np.array([item.__array_interface__["data"][0] for item in held], np.uint64)
     return addresses, np.array([item.size for item in held], np.int64), held
 

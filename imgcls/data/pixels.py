@@ -75,13 +75,11 @@ class FilePixels:
         self._own = threading.local()
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
-        failures: Failures = []
         sizes = np.ones((len(indices), 2), np.int64)
         files: dict[int, bytes] = {}  # those that are Pillow's, by position
-        space = self._open(indices, sizes, files)
+        space, failures = self._open(indices, sizes, files)
         for position in list(files):
             try:
-                files[position] = files[position] or self.split.read(int(indices[position]))
                 sizes[position] = read_size(files[position], self.split.path(int(indices[position])))
             except BadImageError as error:
                 failures.append((position, error))
@@ -101,22 +99,39 @@ class FilePixels:
                 failures.append((position, error))
         return sorted(failures, key=lambda failure: failure[0])
 
-    def _open(self, indices: np.ndarray, sizes: np.ndarray, files: dict[int, bytes]) -> "Workspace | None":
+    def _open(
+        self, indices: np.ndarray, sizes: np.ndarray, files: dict[int, bytes]
+    ) -> "tuple[Workspace | None, Failures]":
         # Reads the files; sets the sizes of those that the native decoder takes, and gives the others to Pillow.
         if self._native is None:
-            files.update(dict.fromkeys(range(len(indices)), b""))
-            return None
+            data, failures = self._read(indices)
+            files.update({position: one for position, one in enumerate(data) if one is not None})
+            return None, failures
         if not hasattr(self._own, "space"):
             self._own.space = self._native.Workspace()
         space: Workspace = self._own.space
+        failures: Failures = []
         found, status = self.split.open_in(space, indices)
         if (status == self._native.Status.UNREADABLE).any():
-            # Once more: an error that passes must not hand the image to Pillow, whose pixels may differ by a level.
-            found, status = self.split.open_in(space, indices)
+            # Read again, and still for the native decoder: Pillow's pixels may differ by a level.
+            data, failures = self._read(indices)
+            found, status = space.open_bytes(data)
         taken = status == 0
         sizes[taken] = found[taken]
-        files.update({int(position): space.contents(int(position)) for position in np.flatnonzero(~taken)})
-        return space
+        others = np.flatnonzero(~taken & (status != self._native.Status.UNREADABLE))
+        files.update({int(position): space.contents(int(position)) for position in others})
+        return space, failures
+
+    def _read(self, indices: np.ndarray) -> tuple[list[bytes | None], Failures]:
+        data: list[bytes | None] = []
+        failures: Failures = []
+        for position, index in enumerate(indices.tolist()):
+            try:
+                data.append(self.split.read(index))
+            except BadImageError as error:
+                data.append(None)
+                failures.append((position, error))
+        return data, failures
 
 
 class KeptPixels:
@@ -127,26 +142,33 @@ class KeptPixels:
 
     chunk_size = 32
 
-    def __init__(self, split: FileSplit, sizes: np.ndarray, channels: int) -> None:
+    def __init__(self, split: FileSplit, channels: int) -> None:
         self.split = split
-        self.sizes = sizes  # (N, 2)
         self.channels = channels
         self.images: list[Image.Image | None] = [None] * len(split)
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
         failures: Failures = []
-        boxes = plan.boxes(epoch, indices, self.sizes[indices])
-        flips = plan.flips(epoch, indices)
-        for position, (index, box, flip) in enumerate(zip(indices.tolist(), boxes, flips.tolist(), strict=True)):
+        sizes = np.ones((len(indices), 2), np.int64)
+        images: dict[int, Image.Image] = {}
+        for position, index in enumerate(indices.tolist()):
             try:
-                image = self._whole(index)
+                image = images[position] = self._whole(index)
+                sizes[position] = image.height, image.width
+            except BadImageError as error:
+                failures.append((position, error))
+        boxes = plan.boxes(epoch, indices, sizes)
+        flips = plan.flips(epoch, indices)
+        for position, image in images.items():
+            index, box, flip = int(indices[position]), boxes[position], bool(flips[position])
+            try:
                 if shrink(image, box, out[position]) == 1:
                     resample_loaded(image, box, out[position], flip=flip)
                 else:
                     decode_box(self.split.read(index), box, out[position], flip=flip, name=self.split.path(index))
             except BadImageError as error:
                 failures.append((position, error))
-        return failures
+        return sorted(failures, key=lambda failure: failure[0])
 
     def _whole(self, index: int) -> Image.Image:
         image = self.images[index]
@@ -218,8 +240,8 @@ def hold(split: Split, plan: Plan, channels: int, *, cache_gb: float) -> Pixels:
         return CopiedPixels(split) if copies(split, plan) else ArrayPixels(split)
     if cache_gb <= 0 or _native_takes_some(split):
         return FilePixels(split)
-    sizes = _sizes_of_kept(split, channels, num_bytes=cache_gb * 1e9)
-    return FilePixels(split) if sizes is None else KeptPixels(split, sizes, channels)
+    fits = _all_fit_and_are_pillows(split, channels, num_bytes=cache_gb * 1e9)
+    return KeptPixels(split, channels) if fits else FilePixels(split)
 
 
 def copies(split: ArraySplit, plan: Plan) -> bool:
@@ -261,24 +283,22 @@ def _native_takes_some(split: FileSplit, *, num_tried: int = 32) -> bool:
     return bool((split.open_in(native.Workspace(), some).status == 0).any())
 
 
-def _sizes_of_kept(split: FileSplit, channels: int, *, num_bytes: float) -> np.ndarray | None:
+def _all_fit_and_are_pillows(split: FileSplit, channels: int, *, num_bytes: float) -> bool:
     # Reads headers until the budget is spent, so a set too large to keep costs no more than one that is kept.
     native = _native()
     space = None if native is None else native.Workspace()
     bytes_a_pixel = 4 if channels == 3 else 1  # Pillow pads RGB to 32 bits
-    sizes = np.empty((len(split), 2), np.int32)
     left = num_bytes
     for index in range(len(split)):
         try:
             data = split.read(index)
-            sizes[index] = read_size(data, split.path(index))
+            height, width = read_size(data, split.path(index))
         except BadImageError:
-            sizes[index] = 1, 1  # named when its turn comes
-            continue
-        left -= float(sizes[index].astype(np.int64).prod()) * bytes_a_pixel
+            continue  # named when its turn comes
+        left -= height * width * bytes_a_pixel
         if left < 0 or (space is not None and space.open_bytes([data]).status[0] == 0):
-            return None
-    return sizes
+            return False
+    return True
 
 
 def _copy(images: np.ndarray, indices: np.ndarray, corners: np.ndarray, out: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+import stat
 import time
 import zlib
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ class FolderSplit:
         """
         path = self.raw_path(index)
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer for ever
+                raise BadImageError(os.fsdecode(path), "is no regular file")
             return _read_file(path)
         except FileNotFoundError:
             raise BadImageError(os.fsdecode(path), "is gone since the folder was listed") from None
@@ -119,16 +122,16 @@ class PackSplit:
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
         """Have the native decoder hold the bytes of images `indices`; what cannot be read is `read`'s to name."""
-        return space.open_bytes([self._read_or_nothing(index) for index in indices.tolist()])
+        return space.open_bytes([self._read_or_none(index) for index in indices.tolist()])
 
     def _read(self, index: int) -> bytes:
         return os.pread(self._open.fileno(), int(self.lengths[index]), int(self.starts[index]))
 
-    def _read_or_nothing(self, index: int) -> bytes:
+    def _read_or_none(self, index: int) -> bytes | None:
         try:
-            return self._read(index)
-        except OSError:
-            return b""
+            return self.read(index)
+        except BadImageError:
+            return None
 
 
 class ArraySplit:
