@@ -168,6 +168,56 @@ def raising(encoded, done, total):
     raise Broken
 
 
+def test_two_processes_do_not_write_the_same_pack(root, packed, tmp_path):
+    path, images = tmp_path / "b.pack", folder(str(root))
+
+    def meanwhile(encoded, done, total):
+        with pytest.raises(ValueError, match=r"b\.pack is being packed by another process; wait for it, or name"):
+            pack.make_pack(images, path)
+        return encoded
+
+    pack.make_pack(images, path, progress=meanwhile)
+    assert path.read_bytes() == packed.read_bytes()
+
+
+def test_a_pack_that_another_process_finishes_meanwhile_is_not_written_to(root, packed, tmp_path, monkeypatch):
+    path, honest = tmp_path / "b.pack", pack._lock
+
+    def finished_meanwhile(part, path):
+        (tmp_path / "b.pack.part").write_bytes(packed.read_bytes())
+        (tmp_path / "b.pack.part").rename(path)
+        honest(part, path)
+
+    monkeypatch.setattr(pack, "_lock", finished_meanwhile)
+    with pytest.raises(FileExistsError, match="exists; remove it to pack anew"):
+        pack.make_pack(folder(str(root)), path)
+    assert path.read_bytes() == packed.read_bytes()
+
+
+def test_a_file_that_cannot_be_decoded_is_named_also_by_the_run_that_goes_on_after_a_break(root, tmp_path, monkeypatch):
+    for part in ("train", "val"):
+        for number in range(6):
+            file = tmp_path / part / "ab"[number % 2] / f"{number}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes((root / "train/odd/19.JPEG").read_bytes()[: -300 if number == 2 else None])
+    images, path = folder(str(tmp_path)), tmp_path / "c.pack"
+    whole = pack.make_pack(images, tmp_path / "whole.pack")
+    monkeypatch.setattr(pack, "NOTE_EVERY", 1)
+
+    def broken(encoded, done, total):
+        for number, data in enumerate(encoded):
+            if number == 5:
+                raise Broken
+            yield data
+
+    with pytest.raises(Broken):
+        pack.make_pack(images, path, progress=broken)
+    told = pack.make_pack(images, path)
+    assert told == whole
+    assert [Path(reason.partition(": ")[0]).parent.parent.name for reason in told.unshrunk] == ["train", "val"]
+    assert path.read_bytes() == (tmp_path / "whole.pack").read_bytes()
+
+
 def test_a_file_that_cannot_be_decoded_is_named_and_packed_for_the_loader_to_judge(root, tmp_path):
     for part in ("train", "val"):
         for name in ("a", "b"):

@@ -7,6 +7,7 @@ The file is the images' bytes, then the index as an npz, then 16 bytes: the inde
 """
 
 import collections
+import fcntl
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 MAGIC = b"imgpack1"
 DIGEST_SIZE = 32
 NOTE_EVERY = 256  # images: what may have to be encoded again
+AS_IT_IS = 1 << 31  # noted with the length of an image that could not be decoded
 
 
 class Packed(NamedTuple):
@@ -95,39 +97,42 @@ def make_pack(
     Raises:
         FileExistsError: `path` exists.
         BadImageError: a file cannot be read.
-        ValueError: a setting that makes no sense, or what was begun is of another set or other settings.
+        ValueError: a setting that makes no sense, what was begun is of another set or other settings, or another
+            process is at it.
     """
     if not 1 <= quality <= 95 or longest < 32:
         raise ValueError(f"longest={longest}, quality={quality}: use 32 px or more, and a quality of 1 to 95")
-    if path.exists():
-        raise FileExistsError(f"{path} exists; remove it to pack anew")
+    _refuse_existing(path)
     entries = _Entries(images)
     about = {"longest": longest, "quality": quality, "num_train": entries.num_train, "classes": images.classes}
-    unshrunk: list[str] = []
+    unshrunk: dict[int, str] = {}
 
     def encode(index: int) -> bytes:
         data, name = entries.read(index)
         try:
             return shrink(data, name, longest=longest, quality=quality)
         except BadImageError as error:
-            unshrunk.append(str(error))
+            unshrunk[index] = str(error)
             return data
 
     with open(_part(path), "ab+") as part, open(_part(path, ".lengths"), "ab+") as noted:
+        _lock(part, path)
         lengths = _done(part, noted, entries.digest(about), path)
+        for index in np.flatnonzero(np.array(lengths, np.uint32) & AS_IT_IS).tolist():
+            encode(index)  # for the reason alone
         todo = range(len(lengths), len(entries))
         for encoded in progress(_in_order(encode, todo, num_threads), len(lengths), len(entries)):
             part.write(encoded)
-            lengths.append(len(encoded))
+            lengths.append(len(encoded) | (AS_IT_IS if len(lengths) in unshrunk else 0))
             if len(lengths) % NOTE_EVERY == 0:
                 _note(part, noted, lengths)
         _note(part, noted, lengths)
-        _write_index(part, np.array(lengths, np.uint32), entries, about)
+        _write_index(part, _plain(np.array(lengths, np.uint32)), entries, about)
         part.flush()
         os.fsync(part.fileno())
-    os.replace(_part(path), path)
-    _part(path, ".lengths").unlink()
-    return Packed(len(entries), path.stat().st_size, sorted(unshrunk))
+        os.replace(_part(path), path)
+        _part(path, ".lengths").unlink()
+    return Packed(len(entries), path.stat().st_size, sorted(unshrunk.values()))
 
 
 def shrink(data: bytes, name: str, *, longest: int, quality: int) -> bytes:
@@ -193,6 +198,19 @@ def _part(path: Path, more: str = "") -> Path:
     return path.with_name(f"{path.name}.part{more}")
 
 
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} exists; remove it to pack anew")
+
+
+def _lock(part: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{path} is being packed by another process; wait for it, or name another file") from None
+    _refuse_existing(path)  # what was locked may be a pack that another process has just finished
+
+
 def _in_order(encode: Callable[[int], bytes], todo: Iterable[int], num_threads: int) -> Iterator[bytes]:
     coming: collections.deque[Future[bytes]] = collections.deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="imgcls-pack") as pool:
@@ -220,11 +238,15 @@ def _done(part: BinaryIO, noted: BinaryIO, digest: bytes, path: Path) -> list[in
             f"{_part(path, '.lengths').name} to start anew"
         )
     lengths = np.frombuffer(rest[: len(rest) // 4 * 4], "<u4")
-    ends = lengths.cumsum(dtype=np.int64)
+    ends = _plain(lengths).cumsum(dtype=np.int64)
     held = int((ends <= part.seek(0, os.SEEK_END)).sum())
     part.truncate(int(ends[held - 1]) if held else 0)
     noted.truncate(DIGEST_SIZE + 4 * held)
     return lengths[:held].tolist()
+
+
+def _plain(lengths: np.ndarray) -> np.ndarray:
+    return lengths & np.uint32(AS_IT_IS - 1)
 
 
 def _note(part: BinaryIO, noted: BinaryIO, lengths: list[int]) -> None:
