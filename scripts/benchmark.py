@@ -37,7 +37,7 @@ from imgcls import build, distributed
 from imgcls.config import Config, EvaluateConfig, compose
 from imgcls.data import native, pixels
 from imgcls.data.crops import RandomResizedCrop
-from imgcls.data.decode import BadImageError, read_size
+from imgcls.data.decode import BadImageError, decode_whole, read_size
 from imgcls.data.folder import list_folder
 from imgcls.data.loader import Batch, Loader, default_num_threads
 from imgcls.data.pack import pack
@@ -84,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure_loader(asked: argparse.Namespace) -> None:
     """Decoders on bytes in memory, one thread each; then whole loaders over the files."""
     torch.set_num_threads(1)
+    if asked.images < 1:
+        raise ValueError(f"--images {asked.images}; use 1 or more")
     paths = peers.image_paths(asked.data)
     paths = paths[:: max(1, len(paths) // asked.images)][: asked.images]
     data, paths = _decodable(paths)
@@ -475,12 +477,14 @@ def _decodable(paths: list[str]) -> tuple[list[bytes], list[str]]:
     for path in paths:
         content = Path(path).read_bytes()
         try:
-            read_size(content, path)
+            decode_whole(content, 3, path)
         except BadImageError as error:
             print(f"left out: {error}")
             continue
         data.append(content)
         good.append(path)
+    if not data:
+        raise ValueError("--data: none of the images that were taken can be decoded; name a folder of photos")
     return data, good
 
 

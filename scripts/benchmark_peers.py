@@ -48,7 +48,8 @@ def peers(image_size: int) -> tuple[list[Peer], list[str]]:
     found = [torchvision_reference(image_size), torchvision_uint8(image_size)]
     missing = []
     try:
-        found += [cv2_whole(), ffcv_algorithm()]
+        found.append(cv2_whole())
+        found.append(ffcv_algorithm())
     except ImportError:
         missing.append("cv2 and FFCV's algorithm: pip install opencv-python-headless")
     except OSError as error:

@@ -1,6 +1,7 @@
 """scripts/benchmark.py: verdicts follow from the rates, and every command runs through on a little of everything."""
 
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,23 @@ def test_loader_compares_every_pipeline_that_is_here(tiny_folder, tmp_path, caps
     assert ("from the pack" in shown) == packed
 
 
+def test_a_broken_file_is_left_out_by_name(tiny_folder, tmp_path, capsys):
+    (whole,) = tiny_folder.glob("train/red/07.JPEG")
+    (tmp_path / "whole.JPEG").write_bytes(whole.read_bytes())
+    (tmp_path / "broken.JPEG").write_bytes(whole.read_bytes()[:-200])
+    paths = benchmark_peers.image_paths(str(tmp_path))
+    assert benchmark._decodable(paths) == ([whole.read_bytes()], [str(tmp_path / "whole.JPEG")])
+    assert f"left out: {tmp_path}/broken.JPEG: cannot be decoded: " in capsys.readouterr().out
+
+
+def test_cv2_runs_also_where_libturbojpeg_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", types.SimpleNamespace(setNumThreads=lambda number: None))
+    monkeypatch.setattr(benchmark_peers.ctypes.util, "find_library", lambda name: None)
+    found, missing = benchmark_peers.peers(32)
+    assert "cv2, INTER_AREA" in [peer.name for peer in found]
+    assert missing[0].startswith("FFCV's algorithm: no libturbojpeg on this machine")
+
+
 def test_step_needs_no_data_and_ends_with_what_to_change(capsys):
     words = ["model=lenet5", "data=imagenet", "image_size=32", "batch_size=8", "device=cpu"]
     benchmark.main(["step", *words, "--seconds", "0.01", "--rounds", "1"])
@@ -152,8 +170,13 @@ def test_evaluate_sets_the_whole_test_beside_torchvisions(tiny_folder, capsys):
 
 
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/1.jpg").write_bytes(b"no image")
+    (tmp_path / "none").mkdir()
     for words, told in [
-        (["loader", "--data", str(tmp_path)], "holds no .jpg or .jpeg file; name a folder of photos"),
+        (["loader", "--data", str(tmp_path / "none")], "holds no .jpg or .jpeg file; name a folder of photos"),
+        (["loader", "--data", str(tmp_path / "bad")], "none of the images that were taken can be decoded"),
+        (["loader", "--data", str(tmp_path / "bad"), "--images", "0"], "--images 0; use 1 or more"),
         (["step", "model=vgg1"], "there is no such model"),
     ]:
         with pytest.raises(SystemExit) as stopped:
