@@ -159,6 +159,16 @@ def test_mixup_blends_images_and_targets_alike():
     assert out.images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("alpha", [0.01, 0.1, 0.2, 1, 3, 8])
+def test_shares_have_the_moments_of_their_beta_distribution(alpha):
+    draws = (torch.arange(100_000) + 0.5) / 100_000
+    shares = Augment(mean=[0], std=[1], seed=0, mixup=alpha)._beta(alpha, draws).double()
+    assert shares.mean().item() == pytest.approx(0.5, abs=1e-4)
+    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=2e-3)
+    fourth = 3 / (16 * (2 * alpha + 1) * (2 * alpha + 3))
+    assert ((shares - 0.5) ** 4).mean().item() == pytest.approx(fourth, rel=1e-2)
+
+
 def test_cutmix_pastes_a_box_and_the_target_follows_its_area():
     images, labels, indices = batch(size=30)
     out = applied(images, labels, indices, **PLAIN, cutmix=1.0)
@@ -199,6 +209,8 @@ def test_grey_images_skip_colour_and_are_mixed():
         ({"brightness": 1.5}, r"augment\.brightness=1\.5 is out of range; use 0 \(off\) to 1"),
         ({"hue": 0.7}, r"augment\.hue=0\.7 is out of range; use 0 \(off\) to 0\.5"),
         ({"mixup": -1.0}, r"augment\.mixup=-1\.0 is out of range"),
+        ({"mixup": 11.0}, r"augment\.mixup=11\.0 is out of range; use 0 \(off\) to 8"),
+        ({"cutmix": 11.0}, r"augment\.cutmix=11\.0 is out of range; use 0 \(off\) to 8"),
         ({"erasing": 2.0}, r"augment\.erasing=2\.0 is out of range"),
         ({"std": (0.1, 0.0, 0.1)}, r"data\.std=.*std above 0"),
         ({"mean": (0.1,)}, r"data\.mean=\[0\.1\].*one number for each channel"),
