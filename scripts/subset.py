@@ -6,16 +6,29 @@ python scripts/subset.py /data/imagenet /data/tiny --classes 10 --train 50 --val
 import argparse
 import os
 import shutil
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from imgcls.data.folder import list_folder
+from imgcls.data.sources import FolderSplit
 
 
 def subset(source: Path, target: Path, *, num_classes: int, num_train: int, num_val: int, link: bool = False) -> int:
     """Copy the first images, by name, of the first classes to `target`, or link to them; return how many.
 
+    What is an image and what a class is as in training: hidden files, and those of other kinds, are passed over.
+
     Raises:
         FileNotFoundError: `source` has no train/ or no val/.
-        ValueError: `target` holds something already, or `source` has fewer classes or images than asked for.
+        ValueError: a number below 1, `target` holds something already, or `source` has fewer classes or images.
     """
+    for flag, number in (("--classes", num_classes), ("--train", num_train), ("--val", num_val)):
+        if number < 1:
+            raise ValueError(f"{flag} {number}; use 1 or more")
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target} is not empty; name a new folder")
     chosen: list[tuple[Path, Path]] = []
@@ -24,14 +37,17 @@ def subset(source: Path, target: Path, *, num_classes: int, num_train: int, num_
         folder = source / part
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: there is no such folder; the layout is train/<class>/*, val/<class>/*")
-        names = names or sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        listing = list_folder(folder)
+        split = FolderSplit(folder, listing.names, listing.offsets, listing.labels)
+        names = names or listing.classes
         if len(names) < num_classes:
             raise ValueError(f"--classes {num_classes}, but {folder} has {len(names)}")
         for name in names[:num_classes]:
-            images = sorted(entry for entry in (folder / name).iterdir() if entry.is_file())[:num_images]
+            label = listing.classes.index(name) if name in listing.classes else -1
+            images = np.flatnonzero(listing.labels == label)[:num_images].tolist()
             if len(images) < num_images:
                 raise ValueError(f"--{part} {num_images}, but {folder / name} has {len(images)} images")
-            chosen += [(image, target / part / name / image.name) for image in images]
+            chosen += [(Path(split.path(i)), target / part / os.fsdecode(split.name(i))) for i in images]
     for image, copy in chosen:
         copy.parent.mkdir(parents=True, exist_ok=True)
         if link:

@@ -1,5 +1,6 @@
 """A tiny subset of an image folder."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,29 @@ def test_a_subset_is_a_data_set_of_its_own(tiny_folder: Path, tmp_path: Path) ->
         assert (images.classes, len(images.train), len(images.val)) == (["blue", "green"], 6, 2)
 
 
+def test_only_what_training_takes_for_an_image_or_a_class_is_taken(tiny_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny_folder, source)
+    for part in ("train", "val"):
+        for name in (f"{part}/blue/._00.JPEG", f"{part}/blue/.00.jpg", f"{part}/blue/0.txt", f"{part}/.a/0.jpg"):
+            (source / name).parent.mkdir(exist_ok=True)
+            (source / name).write_bytes(b"no image")
+    (source / "train/blue/0").mkdir()
+    (source / "train/blue/0/deep.jpg").write_bytes(b"of its class too")
+    done = run(source, tmp_path / "new", "--classes", "1", "--train", "3", "--val", "2")
+    assert done.returncode == 0, done.stderr
+    taken = sorted(path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*.*"))
+    assert taken == [f"train/blue/{name}" for name in ("0/deep.jpg", "00.JPEG", "01.JPEG")] + [
+        f"val/blue/{name}" for name in ("00.JPEG", "01.JPEG")
+    ]
+
+
 def test_what_is_not_there_is_refused_with_the_number_there_is(tiny_folder: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["--classes", "9"], "--classes 9, but"),
+        (["--classes", "0"], "--classes 0; use 1 or more"),
+        (["--classes", "2", "--train", "-1"], "--train -1; use 1 or more"),
+        (["--classes", "2", "--val", "0"], "--val 0; use 1 or more"),
         (["--classes", "2", "--train", "99"], "has 20 images"),
         (["--classes", "2", "--val", "99"], "has 5 images"),
     ):
