@@ -195,6 +195,60 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     assert listed(tmp_path / "set") == ["a/1.jpg"]
 
 
+def test_a_user_without_a_home_folder_lists_all_the_same_and_is_told_where_sets_may_be_kept(tmp_path, monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("IMGCLS_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    lay_out(tmp_path, ["a/1.jpg"])
+    assert listed(tmp_path) == ["a/1.jpg"]
+    with pytest.raises(FileNotFoundError, match="no home folder; set IMGCLS_CACHE"):
+        torchvision_sets.mnist()
+
+
+def test_a_list_kept_by_a_relative_path_is_of_that_folder_wherever_it_is_asked_for(tmp_path, monkeypatch):
+    # Two copies with the same times, as cp -a makes them: only one of them changes.
+    for copy in ("one", "two"):
+        lay_out(tmp_path / copy, ["data/a/1.jpg", "data/b/1.jpg"])
+        for path, _, _ in os.walk(tmp_path / copy):
+            os.utime(path, (1e9, 1e9))
+    monkeypatch.chdir(tmp_path / "one")
+    folders.list_folder(Path("data"))
+    (tmp_path / "one/data/a/2.jpg").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path / "two")
+    assert listed(tmp_path / "one/data") == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    "links",
+    [{"a/up": ".."}, {"a/deep/up": "../../a"}, {"up": "."}, {"a/over": "../b", "b/over": "../a"}],
+    ids=["to the root", "to the class", "as a class", "over another class"],
+)
+def test_a_link_back_to_a_folder_that_holds_it_is_named(tmp_path, links):
+    lay_out(tmp_path, ["a/1.jpg", "a/deep/1.jpg", "b/1.jpg"])
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    with pytest.raises(ValueError, match=r"/(up|over) is a link back to a folder that holds it; remove the link"):
+        folders.list_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["me", "a/me"])
+def test_a_link_to_itself_is_named(tmp_path, name):
+    lay_out(tmp_path, ["a/1.jpg"])
+    (tmp_path / name).symlink_to("me")
+    with pytest.raises(ValueError, match=r"/me cannot be followed: Too many levels of symbolic links; remove it"):
+        folders.list_folder(tmp_path)
+
+
+def test_links_to_folders_elsewhere_are_followed(tmp_path):
+    lay_out(tmp_path, ["set/a/1.jpg", "set/b/1.jpg", "else/3.jpg"])
+    (tmp_path / "set/a/more").symlink_to("../../else")
+    (tmp_path / "set/b/more").symlink_to("../../else")
+    assert listed(tmp_path / "set") == ["a/1.jpg", "a/more/3.jpg", "b/1.jpg", "b/more/3.jpg"]
+
+
 def imagenet_sized() -> tuple[folders.Listing, int]:
     num = 1_281_167
     labels = (np.arange(num) * 1000 // num).astype(np.int32)

@@ -117,17 +117,30 @@ class Listing(NamedTuple):
 
 
 def list_folder(path: Path) -> Listing:
-    """List `path`, from the cache where no folder has changed since."""
-    cached = cache_folder() / "lists" / (hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32] + ".npz")
-    if (listing := _load(cached)) is not None:
+    """List `path`, from the cache where no folder has changed since.
+
+    Raises:
+        ValueError: a link among its folders leads back to one that holds it.
+    """
+    real = os.fsencode(os.path.realpath(path))  # the same list by whatever name, from wherever it is asked for
+    cached = _place_of_list(real)
+    if cached is not None and (listing := _load(cached)) is not None:
         return listing
     started = time.time()
-    listing, folders = _scan(os.fsencode(path))
+    listing, folders = _scan(real)
     stamps = _stamps(folders)
-    if stamps.max(initial=0) < (started - SETTLED_SECONDS) * 1e9:
+    if cached is not None and stamps.max(initial=0) < (started - SETTLED_SECONDS) * 1e9:
         _save(cached, listing, folders, stamps)
     log.info("listed %d images below %s in %.1f s", len(listing.labels), path, time.time() - started)
     return listing
+
+
+def _place_of_list(real: bytes) -> Path | None:
+    try:
+        return cache_folder() / "lists" / f"{hashlib.sha256(real).hexdigest()[:32]}.npz"
+    except FileNotFoundError as error:
+        log.info("the list of files is not kept for next time: %s", error)
+        return None
 
 
 def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
@@ -137,7 +150,7 @@ def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 class_names.append(entry.name)
             elif entry.name.lower().endswith(EXTENSIONS):
                 num_stray += 1
@@ -145,7 +158,7 @@ def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
     folders = [top]
     blobs, lengths, labels = [], [], []
     for label, name in enumerate(class_names):
-        found = _files_below(top, name, folders)
+        found = _files_below(top, name, folders, above=[_identity(top)])
         blobs.append(b"".join(found))
         lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
         labels.append(np.full(len(found), label, np.int32))
@@ -158,21 +171,36 @@ def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
     ), folders
 
 
-def _files_below(top: bytes, relative: bytes, folders: list[bytes]) -> list[bytes]:
+def _files_below(top: bytes, relative: bytes, folders: list[bytes], *, above: list[tuple[int, int]]) -> list[bytes]:
     # Hidden files are skipped: archives made on a Mac hold ._n01440764_1.JPEG beside each image, and it is no image.
     found, inner = [], []
     folders.append(top + b"/" + relative)
+    here = _identity(folders[-1])
+    if here in above:
+        raise ValueError(f"{os.fsdecode(folders[-1])} is a link back to a folder that holds it; remove the link")
     with os.scandir(folders[-1]) as entries:
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 inner.append(entry.name)
             elif entry.name.lower().endswith(EXTENSIONS):
                 found.append(relative + b"/" + entry.name)
     for name in inner:
-        found += _files_below(top, relative + b"/" + name, folders)
+        found += _files_below(top, relative + b"/" + name, folders, above=[*above, here])
     return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link to itself, for one
+        raise ValueError(f"{os.fsdecode(entry.path)} cannot be followed: {error.strerror}; remove it") from None
+
+
+def _identity(folder: bytes) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def _stamps(folders: list[bytes]) -> np.ndarray:
