@@ -5,7 +5,7 @@
 
 The labels are either the development kit's ground truth, with its meta.mat, or Kaggle's LOC_val_solution.csv, or any
 text file with one WordNet id per line, in the order of the images. Nothing is moved before every image has a label;
-a run that was broken off goes on where it stopped.
+a run that was broken off goes on where it stopped, and images that were sorted by other labels are moved too.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
         moved, sorted_already = sort_images(asked.val, read_labels(asked.labels, asked.meta))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f"{asked.val}: moved {moved} images into class folders, {sorted_already} were there already")
+    print(f"{asked.val}: moved {moved} images into class folders, {sorted_already} were in theirs already")
 
 
 def read_labels(path: Path, meta: Path | None = None) -> dict[int, str]:
@@ -40,8 +40,7 @@ def read_labels(path: Path, meta: Path | None = None) -> dict[int, str]:
     """
     text = path.read_text()
     if text.startswith("ImageId"):
-        rows = csv.DictReader(text.splitlines())
-        return {int(row["ImageId"].rsplit("_", 1)[1]): row["PredictionString"].split()[0] for row in rows}
+        return dict(_label_of_row(row, path) for row in csv.DictReader(text.splitlines()))
     words = text.split()
     if words and all(WNID.fullmatch(word) for word in words):
         return dict(enumerate(words, 1))
@@ -56,6 +55,14 @@ def read_labels(path: Path, meta: Path | None = None) -> dict[int, str]:
             raise ValueError(f"{path} has labels outside 1..{len(wnids)}; is it the validation ground truth?")
         return {number: wnids[int(word) - 1] for number, word in enumerate(words, 1)}
     raise ValueError(f"{path} is neither LOC_val_solution.csv, nor WordNet ids, nor the development kit's numbers")
+
+
+def _label_of_row(row: dict[str, str], path: Path) -> tuple[int, str]:
+    image, label = row.get("ImageId") or "", row.get("PredictionString") or ""
+    name, wnid = NAME.fullmatch(f"{image}.JPEG"), label.partition(" ")[0]
+    if name is None or not WNID.fullmatch(wnid):
+        raise ValueError(f"{path}: '{image},{label}' names no image with its WordNet id; download it again")
+    return int(name[1]), wnid
 
 
 def read_meta(path: Path) -> list[str]:
@@ -84,22 +91,30 @@ def read_meta(path: Path) -> list[str]:
 
 
 def sort_images(val: Path, labels: dict[int, str]) -> tuple[int, int]:
-    """Move each image into the folder of its class; how many were moved, and how many were there already.
+    """Move each image into the folder of its class; how many were moved, and how many were in theirs already.
 
     Raises:
-        ValueError: an image without a label, or images that are missing.
+        ValueError: an image without a label or there twice, or images that are missing.
     """
-    flat = {int(match[1]): path for path in val.iterdir() if (match := NAME.fullmatch(path.name))}
-    done = sum(1 for path in val.glob("n*/*") if NAME.fullmatch(path.name))
-    if unknown := sorted(set(flat) - set(labels)):
-        raise ValueError(f"{flat[unknown[0]]} has no label, and {len(unknown) - 1} others; is it the right file?")
-    if len(flat) + done != len(labels):
-        raise ValueError(f"{val} holds {len(flat) + done} images but there are {len(labels)} labels; unpack it again")
-    for number, path in sorted(flat.items()):
+    found: dict[int, Path] = {}
+    for path in [*val.iterdir(), *val.glob("n*/*")]:
+        if match := NAME.fullmatch(path.name):
+            if (number := int(match[1])) in found:
+                raise ValueError(f"{found[number]} and {path} are the same image; remove one of them")
+            found[number] = path
+    if unknown := sorted(set(found) - set(labels)):
+        raise ValueError(f"{found[unknown[0]]} has no label, and {len(unknown) - 1} others; is it the right file?")
+    if len(found) != len(labels):
+        raise ValueError(f"{val} holds {len(found)} images but there are {len(labels)} labels; unpack it again")
+    astray = {number: path for number, path in sorted(found.items()) if path.parent != val / labels[number]}
+    for number, path in astray.items():
         folder = val / labels[number]
         folder.mkdir(exist_ok=True)
         path.rename(folder / path.name)
-    return len(flat), done
+    for folder in {path.parent for path in astray.values()} - {val}:
+        if not any(folder.iterdir()):
+            folder.rmdir()  # training refuses a class without images
+    return len(astray), len(found) - len(astray)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ EXPECTED = [f"{wnid}/ILSVRC2012_val_{number:08}.JPEG" for wnid, number in
 def test_the_development_kits_numbers_are_looked_up_in_its_meta(val, tmp_path):
     (tmp_path / "truth.txt").write_text("1\n2\n1000\n")
     done = run(val, tmp_path / "truth.txt", "--meta", meta(tmp_path))
-    assert "moved 3 images into class folders, 0 were there already" in done.stdout, done.stderr
+    assert "moved 3 images into class folders, 0 were in theirs already" in done.stdout, done.stderr
     assert sorted_files(val) == EXPECTED
 
 
@@ -55,7 +55,7 @@ def test_kaggles_table_and_plain_ids_do_the_same_and_a_second_run_changes_nothin
     (tmp_path / "ids.txt").write_text("n02119789\nn00000001\nn00000999\n")
     assert run(val, tmp_path / "loc.csv").returncode == 0
     assert sorted_files(val) == EXPECTED
-    assert "moved 0 images into class folders, 3 were there already" in run(val, tmp_path / "ids.txt").stdout
+    assert "moved 0 images into class folders, 3 were in theirs already" in run(val, tmp_path / "ids.txt").stdout
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,11 @@ def test_kaggles_table_and_plain_ids_do_the_same_and_a_second_run_changes_nothin
         ("n00000001\nn00000002\n", "has no label"),
         ("n00000001\n" * 4, "holds 3 images but there are 4 labels"),
         ("hello", "is neither"),
+        ("ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "'ILSVRC2012_val_00000001,' names no image with its"),
+        ("ImageId,PredictionString\nILSVRC2012_val_00000001\n", "'ILSVRC2012_val_00000001,' names no image with its"),
+        ("ImageId\nILSVRC2012_val_00000001\n", "'ILSVRC2012_val_00000001,' names no image with its WordNet id"),
+        ("ImageId,PredictionString\nval_1,n00000001 1 2\n", "'val_1,n00000001 1 2' names no image with its WordNet id"),
+        ("ImageId,PredictionString\nILSVRC2012_val_00000001,../zzz 1 2\n", "../zzz 1 2' names no image with its"),
     ],
 )
 def test_labels_that_do_not_fit_move_nothing(val, tmp_path, labels, message):
@@ -73,6 +78,26 @@ def test_labels_that_do_not_fit_move_nothing(val, tmp_path, labels, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert [path.parent for path in val.rglob("*.JPEG")] == [val] * 3
+
+
+def test_images_that_were_sorted_by_wrong_labels_are_moved_to_their_own(val, tmp_path):
+    (tmp_path / "wrong.txt").write_text("n00000001\nn02119789\nn00000777\n")
+    (tmp_path / "right.txt").write_text("n02119789\nn00000001\nn00000999\n")
+    assert run(val, tmp_path / "wrong.txt").returncode == 0
+    done = run(val, tmp_path / "right.txt")
+    assert "moved 3 images into class folders, 0 were in theirs already" in done.stdout, done.stderr
+    assert sorted_files(val) == EXPECTED
+    assert [(val / name).read_bytes() for name in EXPECTED] == [b"\2", b"\3", b"\1"]
+    assert not (val / "n00000777").exists()
+
+
+def test_an_image_that_is_there_twice_is_refused(val, tmp_path):
+    (tmp_path / "ids.txt").write_text("n02119789\nn00000001\nn00000999\n")
+    (val / "n00000001").mkdir()
+    (val / "n00000001/ILSVRC2012_val_00000003.JPEG").write_bytes(b"3")
+    done = run(val, tmp_path / "ids.txt")
+    assert done.returncode == 2
+    assert "n00000001/ILSVRC2012_val_00000003.JPEG are the same image; remove one of them" in done.stderr
 
 
 def test_another_meta_file_is_refused(val, tmp_path):
