@@ -40,10 +40,11 @@ def evaluate(
     model.eval()
     meter = Meter(device)
     for batch in batches:
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            parts = batch.images.split(microbatch or len(batch.images))
-            logits = torch.cat([model(prepare(part)) for part in parts])
-        meter.update(F.cross_entropy(logits.float(), batch.labels), logits, batch.labels)
+        if len(batch.labels):  # none is left where all of them were bad
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                parts = batch.images.split(microbatch or len(batch.images))
+                logits = torch.cat([model(prepare(part)) for part in parts])
+            meter.update(F.cross_entropy(logits.float(), batch.labels), logits, batch.labels)
         after_batch(meter)
     model.train(was_training)
     return meter.scores(num_classes, over_ranks=True)
@@ -73,9 +74,10 @@ def predict(
     found: list[Tensor] = []
     indices: list[Tensor] = []
     for batch in batches:
-        shown = _outputs(model, prepare(batch.images), autocast=autocast, flip=flip, average=average)
-        found.append(_mean(shown, average).cpu())
-        indices.append(batch.indices.cpu().clone())  # the batch's own memory is used again
+        if len(batch.labels):  # none is left where all of them were bad
+            shown = _outputs(model, prepare(batch.images), autocast=autocast, flip=flip, average=average)
+            found.append(_mean(shown, average).cpu())
+            indices.append(batch.indices.cpu().clone())  # the batch's own memory is used again
         after_batch(len(batch.indices))
     return _ordered(found, indices)
 

@@ -15,6 +15,7 @@ from imgcls.data.folder import folder
 from imgcls.data.loader import Batch, Loader
 from imgcls.data.policies import TrivialAugment
 from imgcls.data.sources import ArraySplit, FolderSplit
+from imgcls.evaluation import evaluate, predict
 
 NUM = 43
 
@@ -254,6 +255,28 @@ def test_more_than_one_percent_of_bad_images_is_an_error_even_when_skipping(root
     one = make(spoil(root, tmp_path, 9), on_bad_image="skip", **kind)
     with pytest.raises(ValueError, match=r"4 of 300 images are bad, more than 1%.*truncated"):
         all_of(one)
+
+
+def test_a_batch_of_bad_images_alone_is_scored_and_predicted_as_if_they_were_not_there(root, tmp_path, kind):
+    split = spoil(root, tmp_path, 4, total=402)
+    one = make(split, crops.CenterCrop(), shuffle=False, flip=0, batch_size=2, on_bad_image="skip", **kind)
+    sizes = [len(batch.labels) for batch in one.epoch(0)]
+    assert (sizes[0], sizes.count(0), len(sizes)) == (0, 1, 201)
+
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert len(images)
+            return images.float().mean(dim=(1, 2))
+
+    counts: list[int] = []
+    settings = {"prepare": lambda images: images, "device": torch.device("cpu")}
+    scores = evaluate(Network(), one.epoch(0), num_classes=3, after_batch=lambda meter: counts.append(1), **settings)
+    assert scores.num_images == 398
+    assert np.isfinite(scores.loss)
+    assert len(counts) == one.num_batches == 201  # ranks agree after each
+    found = predict(Network(), one.epoch(0), after_batch=counts.append, **settings)
+    assert len(found.indices) == 398
+    assert len(counts) == 402
 
 
 def test_a_file_that_vanishes_in_the_middle_of_an_epoch_is_named(root, tmp_path):
