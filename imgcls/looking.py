@@ -126,7 +126,7 @@ def looked_at(
         lambda height, width: Center().views(height, width, image_size=size, crop=crop),
         channels=member.config.data.channels,
         num_threads=default_num_threads(),
-        on_bad=bad.append,
+        on_bad=lambda _, error: bad.append(error),
     )
     for viewed in images:
         pixels = viewed.views[0]

@@ -108,7 +108,7 @@ def look_at(
         lambda height, width: protocol.views(height, width, image_size=size, crop=crop),
         channels=channels,
         num_threads=default_num_threads(),
-        on_bad=bad.append,
+        on_bad=lambda _, error: bad.append(error),
     )
     found = predict_views(
         network,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from imgcls import build, checkpoint, distributed, figures, memory, names, published, statistics, weights
 from imgcls.config import Config, ConfigError, EvaluateConfig, compose, consequential, from_flat
 from imgcls.data.augment import Normalise
-from imgcls.data.decode import BadImageError
+from imgcls.data.bad import BadImages
 from imgcls.data.loader import Loader, default_num_threads
 from imgcls.data.sources import ArraySplit, ImageSet, Split
 from imgcls.data.views import view_images
@@ -262,18 +262,19 @@ def predictions_of(
             )
             found = predict(network, loader.epoch(0), after_batch=after_batch, **common)
             loader.close()
+            bad = loader.bad_images
         else:
 
             def plan(height: int, width: int) -> list[Any]:
                 return protocol.views(height, width, image_size=size, crop=crop)
 
-            def skip(error: BadImageError) -> None:
-                log.warning("skipped a bad image: %s", error)
-
-            on_bad = skip if data.on_bad_image == "skip" else None
+            bad = BadImages(split)
+            on_bad = bad.note if data.on_bad_image == "skip" else None
             images = view_images(split, share, plan, channels=data.channels, num_threads=threads, on_bad=on_bad)
             at_once = config.batch_size * size * size
             found = predict_views(network, images, max_pixels=at_once, after_batch=after_batch, **common)
+    bad.share()
+    bad.check()
     return gather(found)
 
 

@@ -227,7 +227,7 @@ class Trainer:
                 if progress.done <= loader.num_images // loader.batch_size:
                     self.heed_signals()
 
-            return evaluate(
+            scores = evaluate(
                 evaluated,
                 batches,
                 prepare=self.prepare,
@@ -237,6 +237,9 @@ class Trainer:
                 microbatch=self.state.microbatch,
                 after_batch=after_batch,
             )
+        loader.bad_images.share()
+        loader.bad_images.check()
+        return scores
 
     def new_scaler(self) -> torch.amp.GradScaler:
         """Return what scales the loss so that fp16 gradients do not vanish; with another precision it does nothing."""
@@ -274,8 +277,10 @@ class Trainer:
         self.events.write(epoch=self.state.epoch + 1, step=self.state.step, lr=lr, train=scores)
         self.check_moving(scores.loss)
         timing = clock.lap(scores.num_images)
-        if self.train_loader.bad_images:
-            timing["data/bad_images"] = float(self.train_loader.bad_images)
+        bad = self.train_loader.bad_images
+        if num_bad := len(bad.share()):
+            bad.check()
+            timing["data/bad_images"] = float(num_bad)
         if self.settings.device.type == "cuda":
             timing["system/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.settings.device) / 2**30
         self.events.scalars(self.state.step, timing)
@@ -380,6 +385,7 @@ class Trainer:
             "state": asdict(self.state) | {"seconds": self.seconds()},
             "meters": distributed_meters(self.meter, self.told),
             "events": self.events.position(),
+            "bad_images": self.train_loader.bad_images.share(),
         }
 
     def load(self, snapshot: dict[str, Any]) -> None:
@@ -393,6 +399,7 @@ class Trainer:
         self.scaler.load_state_dict(snapshot["scaler"])
         for name, value in snapshot["state"].items():
             setattr(self.state, name, value)
+        self.train_loader.bad_images.add(snapshot.get("bad_images", []))
         self.started_at = time.monotonic()
         self.watch.reset()
         if distributed.is_main():

@@ -125,6 +125,22 @@ def test_every_protocol_tests_every_image(protocol: dict[str, Any], run_dir: Pat
     assert (run_dir / "evaluate" / f"folder-{results['protocol']}" / "results.json").exists()
 
 
+@pytest.mark.parametrize("protocol", ["Center", "TenCrop"])
+def test_more_than_one_percent_of_bad_images_end_a_test(
+    protocol: str, run_dir: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(tiny_folder, root)
+    (root / "val/red/03.JPEG").write_bytes(b"no image")
+    config = config_of(run_dir, root=root, protocol={"_target_": f"imgcls.protocols.{protocol}"}, fresh=True)
+    config.out = str(tmp_path / "out")
+    config.data.on_bad_image = "skip"
+    with pytest.raises(ValueError, match=r"1 of 15 images are bad, more than 1% may be skipped .*red/03\.JPEG: is not"):
+        run(config)
+    monkeypatch.setattr("imgcls.data.bad.MAX_SHARE", 0.1)
+    assert run(config)["num_images"] == 14
+
+
 def test_a_center_test_by_views_is_that_by_the_loader(run_dir: Path, tiny_folder: Path) -> None:
     from imgcls.data.views import view_images
     from imgcls.evaluation import predict, predict_views

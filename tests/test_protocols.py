@@ -213,7 +213,9 @@ def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match=r"bad\.png"):
         list(view_images(split, range(2), plan, channels=3, num_threads=1))
     errors: list[BadImageError] = []
-    (only,) = view_images(split, range(2), plan, channels=3, num_threads=1, on_bad=errors.append)
+    (only,) = view_images(
+        split, range(2), plan, channels=3, num_threads=1, on_bad=lambda index, error: errors.append(error)
+    )
     assert only.index == 1
     assert [error.name.endswith("bad.png") for error in errors] == [True]
 

@@ -867,3 +867,36 @@ def test_ranks_that_read_different_runs_are_refused(tiny_config: Make, train: Tr
     monkeypatch.setattr(distributed, "agree", lambda flag: max(flag, 9))
     with pytest.raises(checkpoint.CheckpointError, match=r"not the same on all ranks.*a disk that all nodes share"):
         train(tiny_config())
+
+
+def test_skipped_images_are_counted_on_in_a_resumed_run(
+    tiny_config: Make, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgcls.data.bad.MAX_SHARE", 0.5)
+    found: list[int] = []
+    told: dict[int, float] = {}
+
+    def skip_a_few(trainer: Trainer) -> None:
+        bad = trainer.train_loader.bad_images
+        found.extend(bad.share())
+        bad.add([3, 5])
+        trainer.events.scalars = lambda step, values: told.update({step: values.get("data/bad_images", 0)})
+        stop_at_step(7)(trainer)
+
+    with pytest.raises(Interrupted):
+        train(tiny_config(), "cut", skip_a_few)
+    assert checkpoint.load(tmp_path / "cut/last.pt")["bad_images"] == [3, 5]
+    assert (found, told) == ([], {2: 2, 4: 2, 5: 0, 6: 2})  # at 5 the epoch is told, without the loader
+    train(tiny_config(), "cut", skip_a_few)
+    assert found == [3, 5]
+    assert told[14] == 2
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_images_that_another_rank_skipped_count_against_the_limit(part: str, tiny_config: Make, train: Train) -> None:
+    def skip_one(trainer: Trainer) -> None:
+        loader = trainer.train_loader if part == "train" else trainer.val_loader
+        loader.bad_images.add([3])  # as `share` does; of 60 and 15, one is too many
+
+    with pytest.raises(ValueError, match=r"1 of (60|15) images are bad, more than 1% may be skipped"):
+        train(tiny_config(), "run", skip_one)

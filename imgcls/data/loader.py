@@ -4,7 +4,6 @@ What a batch holds is a function of (seed, epoch, position). The calling thread 
 batches each time it is asked for one, so there is no thread that could outlive an error, and nothing to wake up.
 """
 
-import logging
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
@@ -14,17 +13,14 @@ import torch
 from torch import Tensor
 
 from imgcls.data import keyed
+from imgcls.data.bad import BadImages
 from imgcls.data.cores import default_num_threads
 from imgcls.data.crops import Crop
 from imgcls.data.decode import BadImageError
-from imgcls.data.pixels import Failures, Plan, check_channels, describe, hold
+from imgcls.data.pixels import Failures, Plan, check_channels, hold
 from imgcls.data.policies import Policy
 from imgcls.data.resident import make_resident
 from imgcls.data.sources import Split
-
-log = logging.getLogger(__name__)
-
-MAX_BAD_SHARE = 0.01
 
 
 class Batch(NamedTuple):
@@ -85,7 +81,7 @@ class Loader:
         self._policy = policy
         self._resident = make_resident(split, self._plan, self.device) if policy is None else None
         self._pixels = hold(split, self._plan, channels, cache_gb=cache_gb)
-        self._bad: dict[int, BadImageError] = {}
+        self.bad_images = BadImages(split)
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -101,11 +97,6 @@ class Loader:
     def num_images(self) -> int:
         """Images in an epoch over all ranks."""
         return self.num_batches * self.batch_size if self.shuffle else len(self.split)
-
-    @property
-    def bad_images(self) -> int:
-        """Images that this rank could not decode so far."""
-        return len(self._bad)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from position `start` on; nothing before it is decoded.
@@ -192,15 +183,7 @@ class Loader:
         if self.on_bad_image == "raise":
             raise slot.failures[0][1]
         for position, error in slot.failures:
-            index = int(slot.asked[position])
-            if index not in self._bad:
-                self._bad[index] = error
-                log.warning("skipped a bad image: %s", error)
-        if len(self._bad) > MAX_BAD_SHARE * len(self.split):
-            raise ValueError(
-                f"{len(self._bad)} of {len(self.split)} images are bad, more than {MAX_BAD_SHARE:.0%} "
-                f"may be skipped (data.on_bad_image=skip): {describe(list(self._bad.values()))}"
-            )
+            self.bad_images.note(int(slot.asked[position]), error)
 
     def _batch(self, slot: "_Slot") -> Batch:
         if slot.failures and not self.shuffle:

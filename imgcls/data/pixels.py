@@ -5,7 +5,6 @@ Three ways of holding a split give three ways to fill a part of a batch buffer; 
 
 import logging
 import threading
-from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -327,9 +326,3 @@ def check_channels(split: Split, channels: int) -> None:
     """
     if isinstance(split, ArraySplit) and split.images.shape[3] != channels:
         raise ValueError(f"data.channels={channels} but the images have {split.images.shape[3]}; set it to that")
-
-
-def describe(failures: Sequence[BadImageError]) -> str:
-    """The first few bad images, by name and reason."""
-    shown = "; ".join(str(failure) for failure in failures[:3])
-    return shown + (f"; and {len(failures) - 3} more" if len(failures) > 3 else "")

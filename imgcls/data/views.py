@@ -37,13 +37,13 @@ def view_images(
     channels: int,
     num_threads: int,
     ahead: int = 4,
-    on_bad: Callable[[BadImageError], None] | None = None,
+    on_bad: Callable[[int, BadImageError], None] | None = None,
 ) -> Iterator[Viewed]:
     """Decode images `indices` of `split` in order, in threads, and show the views that `plan(height, width)` asks for.
 
     Args:
         ahead: images a thread that are decoded before they are asked for.
-        on_bad: told of an image that cannot be decoded, which is then left out.
+        on_bad: told of an image that cannot be decoded, by its position; it is then left out.
 
     Raises:
         BadImageError: an image that cannot be decoded, where there is no `on_bad`.
@@ -73,7 +73,7 @@ def view_images(
                 except BadImageError as error:
                     if on_bad is None:
                         raise
-                    on_bad(error)
+                    on_bad(index, error)
                     continue
                 yield Viewed(index, views)
         finally:
