@@ -28,6 +28,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("IMGCLS_CACHE", str(path))
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _quiet_root_logger() -> Iterator[None]:
     level = logging.getLogger().level

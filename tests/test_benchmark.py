@@ -34,8 +34,7 @@ SETTINGS = benchmark.Settings(
 
 
 @pytest.fixture(autouse=True)
-def _no_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path_factory.mktemp("cache")))
+def _one_thread(monkeypatch, cache):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     yield

@@ -13,12 +13,7 @@ from imgcls.data import torchvision_sets
 from imgcls.data.decode import BadImageError
 from imgcls.data.sources import ArraySplit, FolderSplit, ImageSet
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch) -> Path:
-    path = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("IMGCLS_CACHE", str(path))
-    return path
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def lay_out(root: Path, names: list[str], *, seconds_ago: float = 60) -> Path:

@@ -17,12 +17,9 @@ from imgcls.data.policies import TrivialAugment
 from imgcls.data.sources import ArraySplit, FolderSplit
 from imgcls.evaluation import evaluate, predict
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 NUM = 43
-
-
-@pytest.fixture(autouse=True)
-def _no_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,9 @@ from imgcls.data.folder import folder
 from imgcls.data.loader import Loader
 from imgcls.data.sources import ArraySplit, ImageSet, PackSplit
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SCRIPT = CONF_DIR.parent / "scripts" / "pack.py"
-
-
-@pytest.fixture(autouse=True)
-def _no_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
