@@ -3,6 +3,7 @@
 Our VGG and ResNet name their layers as torchvision does, so its published weights go in as they are.
 """
 
+import hashlib
 import logging
 import pickle
 import re
@@ -136,14 +137,29 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
 
 
 def _download(url: str, source: str) -> dict[str, Tensor]:
+    # torch's cache goes by the file's name, which two URLs may share; torchvision's own files have a hash in theirs.
+    tag = hashlib.sha256(url.encode()).hexdigest()[:12]
+    name = Path(urlparse(url).path).name if is_published(source) else f"{tag}-{Path(urlparse(url).path).name}"
     try:
-        content = torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
-    except Exception as error:  # of the network, the disk, or of bytes that are no weights
+        content = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, weights_only=True, file_name=name
+        )
+    except OSError as error:
         raise ValueError(
-            f"weights={source}: {url} cannot be had ({_reason(error)}); "
-            "download it elsewhere and name the file: weights=FILE"
+            f"weights={source}: {url} cannot be had ({_reason(error)}); download it elsewhere and name the file: "
+            "weights=FILE"
+        ) from error
+    except Exception as error:  # what torch makes of bytes that are no weights has no one name
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+        raise ValueError(
+            f"weights={source}: what came from {url} cannot be read as weights ({_reason(error)}); it is kept as "
+            f"{cached}: delete that to load it again"
         ) from error
     return state_dict_of(content, source)
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -90,16 +90,36 @@ def test_weights_come_from_a_file_a_url_and_a_wrapped_file(published_file: Path,
         found = weights.read(source, RESNET18)
         assert found.keys() == state.keys(), source
         assert torch.equal(found["fc.weight"], state["fc.weight"])
-    assert (tmp_path / "hub/checkpoints/resnet18.pth").exists()
+    assert len(list((tmp_path / "hub/checkpoints").glob("*-resnet18.pth"))) == 1
+
+
+def test_two_urls_of_one_file_name_are_two_files(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    for number in (1, 2):
+        file = tmp_path / f"release{number}/best.pth"
+        file.parent.mkdir()
+        torch.save({"a": torch.tensor([number])}, file)
+        assert weights.read(file.as_uri(), RESNET18)["a"].tolist() == [number]
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"", b"PK\x03\x04 torn", b"\x80\x02}q\x00h\x05."])
+def test_a_url_that_gives_no_weights_is_one_line(content: bytes, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "page.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"page.pth cannot be read as weights \(.*-page.pth: delete that") as error:
+        weights.read((tmp_path / "page.pth").as_uri(), RESNET18)
+    assert "\n" not in str(error.value)
 
 
 def test_torchvision_weights_are_fetched_by_their_own_url(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(
-        torch.hub, "load_state_dict_from_url", lambda url, **options: asked.append(url) or {"a": torch.ones(1)}
+        torch.hub,
+        "load_state_dict_from_url",
+        lambda url, **options: asked.append((url, options["file_name"])) or {"a": torch.ones(1)},
     )
     weights.read("torchvision", RESNET18)
-    assert asked == [torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url]
+    assert asked == [(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url, "resnet18-f37072fd.pth")]
 
 
 def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path, monkeypatch) -> None:
