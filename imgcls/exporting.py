@@ -128,11 +128,14 @@ def write_onnx(
     packaged: Packaged, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
 ) -> list[Tensor]:
     """Write ONNX with its metadata_props; return what onnxruntime gives for the images and the first."""
-    _needed("onnx", file)
+    onnx = _needed("onnx", file)
     _needed("onnxscript", file)
     runtime = _needed("onnxruntime", file)
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not 1 <= opset <= newest:
+        raise ValueError(f"opset={opset}: the installed onnx knows 1 to {newest}; leave it out for torch's choice")
     for chatty in ("onnxscript", "onnx_ir"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         program = torch.onnx.export(
             packaged,
@@ -149,6 +152,11 @@ def write_onnx(
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{file}: torch cannot export this network to ONNX: {reason}") from error
     assert program is not None
+    written = program.model.opset_imports[""]
+    if opset is not None and written != opset:  # torch keeps its own where its conversion fails
+        raise ValueError(
+            f"opset={opset}: torch cannot convert this network to it and stays at {written}; use opset={written} or more"
+        )
     program.model.metadata_props.update(facts)
     program.save(str(file), external_data=False)
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

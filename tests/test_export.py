@@ -65,6 +65,19 @@ def test_onnx_runs_elsewhere_and_carries_its_labels(member: testing.Member, tmp_
     assert {entry.domain: entry.version for entry in onnx.load(file).opset_import}[""] == 18
 
 
+@pytest.mark.parametrize(
+    "opset, words", [(17, "opset=17: torch cannot convert .* stays at 18; use opset=18"), (99, r"onnx knows 1 to \d\d;")]
+)
+def test_an_opset_that_torch_does_not_write_is_refused(
+    opset: int, words: str, member: testing.Member, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ValueError, match=words):
+        exporting.export(member, tmp_path / "model.onnx", normalise=False, softmax=False, opset=opset)
+    assert not list(tmp_path.iterdir())
+
+
 def test_safetensors_hold_the_weights_and_their_story(member: testing.Member, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors")
     file = tmp_path / "model.safetensors"
