@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from imgcls.config import Config, ConfigError, EvaluateConfig, compose, conseque
 from imgcls.data.augment import Normalise
 from imgcls.data.bad import BadImages
 from imgcls.data.loader import Loader, default_num_threads
-from imgcls.data.sources import ArraySplit, ImageSet, Split
+from imgcls.data.sources import ArraySplit, ImageSet, PackSplit, Split
 from imgcls.data.views import view_images
 from imgcls.evaluation import Predictions, gather, joint, predict, predict_views, scores
 from imgcls.events import Progress
@@ -284,37 +285,53 @@ def _layout(prepare: Callable[[Tensor], Tensor], *, channels_last: bool) -> Call
 
 def facts_of(member: Member, split: Split, protocol: TestProtocol, config: EvaluateConfig) -> dict[str, Any]:
     """What predictions depend on, to know kept ones again."""
-    if isinstance(split, ArraySplit):
-        images = hashlib.sha256(split.images.tobytes())
-    else:
-        images = hashlib.sha256(split.names.tobytes())
-        images.update(split.root)
     return {
         "network": member.digest(),
-        "images": images.hexdigest()[:16],
+        "images": digest_of(split),
         "num_images": len(split),
         "protocol": f"{type(protocol).__name__} {protocol}",
         "precision": config.precision,
     }
 
 
+def digest_of(split: Split) -> str:
+    """Where the images lie and what they are, in a few letters: of files their names, sizes and times of change."""
+    if isinstance(split, ArraySplit):
+        return hashlib.sha256(split.images.tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(split.names.tobytes())
+    digest.update(os.path.abspath(split.root))
+    files = [split.root] if isinstance(split, PackSplit) else map(split.raw_path, range(len(split)))
+    for file in files:
+        try:
+            stat = os.stat(file)
+        except OSError:  # for the loader to name, or to pass over
+            continue
+        digest.update(f"{stat.st_size} {stat.st_mtime_ns};".encode())
+    return digest.hexdigest()[:16]
+
+
 def kept_predictions(folder: Path, facts: dict[str, Any]) -> Predictions | None:
-    """Return the predictions that an earlier test with the same `facts` kept in `folder`."""
+    """Return the predictions that an earlier test with the same `facts` kept in `folder`; None where they are torn."""
     try:
         known = json.loads((folder / KEPT_FACTS).read_text())
         if known["facts"] != facts:
             return None
-        return Predictions(torch.from_numpy(np.load(folder / KEPT_PROBS)), torch.tensor(known["indices"]))
-    except (OSError, ValueError, KeyError):
+        found = Predictions(torch.from_numpy(np.load(folder / KEPT_PROBS)), torch.tensor(known["indices"]))
+    except (OSError, EOFError, ValueError, TypeError, KeyError):
         return None
+    return found if len(found.log_probs) == len(found.indices) else None
 
 
 def keep_predictions(folder: Path, predictions: Predictions, facts: dict[str, Any]) -> None:
-    """Keep predictions for a later test."""
+    """Keep predictions for a later test; a crash at any moment leaves no half of them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / KEPT_FACTS).unlink(missing_ok=True)  # facts without their numbers would be a lie
-    np.save(folder / KEPT_PROBS, predictions.log_probs.numpy())
-    (folder / KEPT_FACTS).write_text(json.dumps({"facts": facts, "indices": predictions.indices.tolist()}))
+    probs, known = folder / f"{KEPT_PROBS}.partial", folder / f"{KEPT_FACTS}.partial"
+    with probs.open("wb") as file:
+        np.save(file, predictions.log_probs.numpy())
+    known.write_text(json.dumps({"facts": facts, "indices": predictions.indices.tolist()}))
+    probs.replace(folder / KEPT_PROBS)
+    known.replace(folder / KEPT_FACTS)
 
 
 def protocol_name(protocol: Any) -> str:

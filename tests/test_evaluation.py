@@ -202,6 +202,46 @@ def test_a_network_is_run_once(
     assert len(runs) == 4
 
 
+def test_images_that_changed_are_looked_at_anew(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(tiny_folder / "val", root / "val")
+    before = run(config_of(run_dir, root=root))
+    shutil.copy(root / "val/red/00.JPEG", root / "val/blue/00.JPEG")  # the same name and, nearly, size
+    after = run(config_of(run_dir, root=root))
+    assert after["loss"] != before["loss"]
+    assert after == run(config_of(run_dir, root=root, fresh=True))
+
+
+def test_a_pack_that_changed_is_known(tmp_path: Path) -> None:
+    from imgcls.data.sources import PackSplit
+
+    file = tmp_path / "a.pack"
+    empty = np.zeros(0, np.int64)
+
+    def digest() -> str:
+        split = PackSplit(file, starts=empty, lengths=empty, names=empty, name_offsets=empty, labels=empty)
+        return testing.digest_of(split)
+
+    file.write_bytes(b"one")
+    first = digest()
+    assert digest() == first
+    file.write_bytes(b"other")
+    assert digest() != first
+
+
+@pytest.mark.parametrize("name", ["log_probs.npy", "log_probs.json"])
+@pytest.mark.parametrize("left", [0, 100])
+def test_torn_predictions_are_made_anew(
+    name: str, left: int, run_dir: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    first = run(config_of(run_dir, root=tiny_folder, out=str(tmp_path)))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:left])
+    assert run(config_of(run_dir, root=tiny_folder, out=str(tmp_path))) == first
+    assert (tmp_path / name).read_bytes() == whole
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_an_ensemble_tells_its_members_its_gain_and_what_differs(
     run_dir: Path, other_run_dir: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
