@@ -70,13 +70,11 @@ def table() -> tuple[Published, ...]:
         )
 
 
-def compare(scores: Scores, *, model: str, protocol: str, weights: str | None) -> list[Comparison]:
-    """Set scores beside what is published for `model` under `protocol`.
-
-    The band is that of the kind of comparison, and 1.96 standard errors more where the images are fewer than 50,000.
+def find(*, model: str, protocol: str, weights: str | None) -> Published:
+    """Return what is published for `model` under `protocol`.
 
     Args:
-        weights: the name of the published weights that were tested; None for a network trained anew, which goes by its
+        weights: the name of the published weights that are tested; None for a network trained anew, which goes by its
             paper, else by torchvision's first weights, whose training is nearest to the papers'.
 
     Raises:
@@ -91,7 +89,18 @@ def compare(scores: Scores, *, model: str, protocol: str, weights: str | None) -
         raise ValueError(
             f"compare=published: there is no published number of {tested} under {protocol}; of {model} there is {known}"
         )
-    row = rows[0]
+    return rows[0]
+
+
+def compare(scores: Scores, *, model: str, protocol: str, weights: str | None) -> list[Comparison]:
+    """Set scores beside what `find` finds.
+
+    The band is that of the kind of comparison, and 1.96 standard errors more where the images are fewer than 50,000.
+
+    Raises:
+        ValueError: nothing is published for it here.
+    """
+    row = find(model=model, protocol=protocol, weights=weights)
     found = []
     for quantity, measured, published in (("top-1", scores.top1, row.top1), ("top-5", scores.top5, row.top5)):
         if measured is not None and published is not None:

@@ -158,41 +158,55 @@ def pixels_of(split: Split, index: int) -> np.ndarray:
         return np.zeros((64, 64, 3), np.uint8)
 
 
-def real_accuracy(report: Report, file: Path) -> tuple[float, int]:
-    """ReaL accuracy: the share of images whose most probable class is among those that people saw in it.
+def real_labels(file: Path, split: Split, num_classes: int) -> list[list[int]]:
+    """ReaL labels: for each image of `split` the classes that people saw in it, which may be none.
 
-    Beyer et al. 2020, "Are we done with ImageNet?": images without any such class do not count. `file` is their
-    real.json: for each validation image, in the order of the numbers in their names, a list of class indices.
-
-    Returns:
-        The accuracy in percent, and the number of images that count.
+    Beyer et al. 2020, "Are we done with ImageNet?". `file` is their real.json: for each validation image, in the order
+    of the numbers in their names, a list of class indices.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a list of lists, or of another length than the set; images without numbers in their names.
+        ValueError: not lists of class indices, or all of them empty, or of another length than the set; images without
+            numbers in their names.
     """
     if not file.is_file():
         raise FileNotFoundError(f"real={file}: there is no such file; the authors publish it as real.json")
     try:
         labels = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"real={file} is not JSON: {error}") from error
     if not isinstance(labels, list) or not all(isinstance(entry, list) for entry in labels):
         raise ValueError(f"real={file} is not a list of lists of class indices")
-    if len(labels) != len(report.split):
+    odd = [k for entry in labels for k in entry if not isinstance(k, int) or not 0 <= k < num_classes]
+    if odd:
         raise ValueError(
-            f"real={file} has labels of {len(labels):,} images, but the set has {len(report.split):,}; "
+            f"real={file} has {odd[0]!r}, which is no class index; the network knows 0 to {num_classes - 1}"
+        )
+    if len(labels) != len(split):
+        raise ValueError(
+            f"real={file} has labels of {len(labels):,} images, but the set has {len(split):,}; "
             "it is for ImageNet's whole validation set"
         )
-    hits = total = 0
-    for row, index in enumerate(report.indices):
-        path = report.split.path(int(index))
-        number = names.validation_number(path)
+    if not any(labels):
+        raise ValueError(f"real={file} has no class for any image; the authors publish it as real.json")
+    found = []
+    for index in range(len(split)):
+        number = names.validation_number(split.path(index))
         if number is None or not 1 <= number <= len(labels):
             raise ValueError(
-                f"real={file}: {path} has no number as ILSVRC2012_val_00000001.JPEG, so its labels are not known"
+                f"real={file}: {split.path(index)} has no number as ILSVRC2012_val_00000001.JPEG, so its labels are "
+                "not known"
             )
-        if labels[number - 1]:
-            total += 1
-            hits += int(report.top[row, 0]) in labels[number - 1]
-    return 100 * hits / max(1, total), total
+        found.append(labels[number - 1])
+    return found
+
+
+def real_accuracy(report: Report, labels: Sequence[Sequence[int]]) -> tuple[float, int]:
+    """The share of images whose most probable class is among those that people saw in it; where none was, it does not
+    count.
+
+    Returns:
+        The accuracy in percent, and the number of images that count.
+    """
+    pairs = [(report.top[row, 0], labels[index]) for row, index in enumerate(report.indices) if labels[index]]
+    return 100 * sum(int(guess) in own for guess, own in pairs) / max(1, len(pairs)), len(pairs)

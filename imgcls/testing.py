@@ -26,7 +26,7 @@ from imgcls.evaluation import Predictions, gather, joint, predict, predict_views
 from imgcls.events import Progress
 from imgcls.folding import fold_batch_norms
 from imgcls.protocols import Center, Dense, TestProtocol, fully_convolutional
-from imgcls.reports import CONFUSION, PREDICTIONS, RESULTS, WORST, Report, real_accuracy, scores_dict
+from imgcls.reports import CONFUSION, PREDICTIONS, RESULTS, WORST, Report, real_accuracy, real_labels, scores_dict
 from imgcls.runs import BEST, code_version
 
 log = logging.getLogger(__name__)
@@ -98,9 +98,7 @@ def from_checkpoint(path: str | Path) -> Member:
     Raises:
         FileNotFoundError, ValueError: there is none, or it cannot be read.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / BEST
+    path = _file_of(path)
     saved = checkpoint.load(path)
     for key in ("config", "classes", "model"):
         if key not in saved:
@@ -108,6 +106,40 @@ def from_checkpoint(path: str | Path) -> Member:
     # Where weights are averaged, the average is what was validated.
     state = saved.get("average") or saved["model"]
     return Member(str(path), from_flat(saved["config"]), state, list(saved["classes"]), path.parent)
+
+
+def check_checkpoints(paths: list[str]) -> None:
+    """Hold an ensemble's checkpoints against each other before the first is run, by what costs little to read.
+
+    Raises:
+        FileNotFoundError, ValueError: one is not there, cannot be read, or knows other classes than the first.
+    """
+    files = [_file_of(path) for path in paths]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"checkpoint={file}: there is no such file")
+    first = None
+    for file in files:
+        try:  # mapped, its tensors stay on the disk
+            classes = list(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["classes"])
+        except Exception:  # what it lacks, `from_checkpoint` names
+            classes = from_checkpoint(file).classes
+        assert classes is not None
+        first = first or classes
+        _check_classes(str(files[0]), first, str(file), classes)
+
+
+def _check_classes(first: str, own: list[str], other: str, theirs: list[str]) -> None:
+    if theirs != own:
+        raise ConfigError(
+            f"{other} knows {len(theirs)} classes and {first} {len(own)}, or in another order; "
+            "an ensemble's members must know the same"
+        )
+
+
+def _file_of(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    return path / BEST if path.is_dir() else path
 
 
 def from_weights(source: str, model: str, overrides: list[str]) -> Member:
@@ -368,15 +400,24 @@ class Tested:
 
 
 def test_member(member: Member, config: EvaluateConfig, protocol: TestProtocol, device: torch.device) -> Tested:
-    """Test one network, or take up the predictions that are kept of it."""
+    """Test one network, or take up the predictions that are kept of it.
+
+    Raises:
+        ValueError, FileNotFoundError: whatever does not fit, before the network is run.
+    """
     use_data(member, config)
     images = build.image_set(member.config)
     labels = labels_for(member, images)
     assert member.classes is not None
+    if config.compare is not None:
+        check_comparable(member, labels, protocol)
+    if config.real is not None:
+        real_labels(Path(config.real).expanduser(), images.val, len(member.classes))
     size = f"-{config.image_size}px" if config.image_size else ""
     subfolder = f"{member.config.data.name}-{protocol_name(protocol)}{size}"
     single = len(config.checkpoints) < 2 or config.average == "weights"
-    folder = Path(config.out) if config.out and single else member.home / "evaluate" / subfolder
+    folder = Path(config.out).expanduser() if config.out and single else member.home / "evaluate" / subfolder
+    _make_folder(folder)
     facts = facts_of(member, images.val, protocol, config)
     kept = None if config.fresh else kept_predictions(folder, facts)
     if distributed.from_main(kept is not None):
@@ -406,6 +447,15 @@ def test_member(member: Member, config: EvaluateConfig, protocol: TestProtocol, 
     )
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: no folder for results can be made there ({error.strerror}); use out=DIR"
+        ) from error
+
+
 def _crop(member: Member) -> Any:
     return build.plug("augment.eval_crop", member.config.augment.eval_crop)
 
@@ -417,6 +467,10 @@ def run(config: EvaluateConfig, device: torch.device) -> dict[str, Any] | None:
         ValueError, FileNotFoundError: whatever does not fit: a checkpoint, the data, the labels.
     """
     protocol: Any = build.plug("protocol", config.protocol)
+    if config.average == "softmax" and len(config.checkpoints) > 1:
+        check_checkpoints(config.checkpoints)
+        if config.out:
+            _make_folder(Path(config.out).expanduser())
     tested = [test_member(open_member(), config, protocol, device) for open_member in members(config)]
     if not distributed.is_main():
         return None
@@ -428,14 +482,17 @@ def run(config: EvaluateConfig, device: torch.device) -> dict[str, Any] | None:
     results: dict[str, Any] = {}
     report = Report(predictions[0], first.split, first.labels, first.classes)
     if len(tested) > 1:
-        folder = Path(config.out) if config.out else _together(config.checkpoints, "ensemble") / folder.name
+        folder = (
+            Path(config.out).expanduser() if config.out else _together(config.checkpoints, "ensemble") / folder.name
+        )
         results["ensemble"] = ensemble_results(tested, predictions, [member.name for member in tested])
         log.info(ensemble_table(results["ensemble"]))
         report = Report(joint(predictions), first.split, first.labels, first.classes)
     log.info(report.table())
     results = report.results(num_worst=config.num_worst) | results
     if config.real is not None:
-        accuracy, num_images = real_accuracy(report, Path(config.real))
+        real = real_labels(Path(config.real).expanduser(), first.split, len(first.classes))
+        accuracy, num_images = real_accuracy(report, real)
         results["real"] = {"top1": accuracy, "num_images": num_images}
         log.info("ReaL     top-1 %.2f %% of %s images", accuracy, f"{num_images:,}")
     if config.compare is not None:
@@ -452,19 +509,25 @@ def run(config: EvaluateConfig, device: torch.device) -> dict[str, Any] | None:
     return results
 
 
-def compare_published(report: Report, member: Tested, protocol: Any) -> list[dict[str, Any]]:
-    """Set the result beside the published one, aloud.
+def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
+    """Hold a test against the table of published results before it is run.
 
     Raises:
         ValueError: the classes, or those of the images, are not ImageNet's, or nothing is published for it.
     """
+    assert member.classes is not None
     if tuple(member.classes) != names.wnids():
         raise ConfigError("compare=published: the published numbers are of ImageNet's 1,000 classes; leave it out")
-    if (num_shown := len(np.unique(member.labels))) < len(member.classes):
+    if (num_shown := len(np.unique(labels))) < len(member.classes):
         raise ConfigError(
             f"compare=published: the images are of {num_shown} classes alone, the published numbers of all "
             f"{len(member.classes):,}; name the whole set (data.root=...), or leave it out"
         )
+    published.find(model=member.arch, protocol=published_protocol(protocol), weights=member.published)
+
+
+def compare_published(report: Report, member: Tested, protocol: Any) -> list[dict[str, Any]]:
+    """Set the result beside the published one, aloud."""
     found = published.compare(
         report.scores, model=member.arch, protocol=published_protocol(protocol), weights=member.published
     )
@@ -479,11 +542,7 @@ def check_same(first: Tested, other: Tested) -> None:
     Raises:
         ValueError: they differ.
     """
-    if other.classes != first.classes:
-        raise ConfigError(
-            f"{other.name} knows {len(other.classes)} classes and {first.name} {len(first.classes)}, or in another "
-            "order; an ensemble's members must know the same"
-        )
+    _check_classes(first.name, first.classes, other.name, other.classes)
     if len(other.labels) != len(first.labels) or (other.labels != first.labels).any():
         raise ConfigError(f"{other.name} and {first.name} were trained on other sets; name one to test on: data=...")
     if other.predictions is None or first.predictions is None:

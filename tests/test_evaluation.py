@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from imgcls import checkpoint, distributed, testing
+from imgcls import checkpoint, distributed, names, testing
 from imgcls.config import CONF_DIR, Config, ConfigError, EvaluateConfig, compose, consequential, from_flat
 from imgcls.data.loader import Loader
 from imgcls.evaluation import Predictions, evaluate, joint, scores
@@ -231,9 +231,7 @@ def test_a_pack_that_changed_is_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["log_probs.npy", "log_probs.json"])
 @pytest.mark.parametrize("left", [0, 100])
-def test_torn_predictions_are_made_anew(
-    name: str, left: int, run_dir: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_torn_predictions_are_made_anew(name: str, left: int, run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     first = run(config_of(run_dir, root=tiny_folder, out=str(tmp_path)))
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[:left])
@@ -355,7 +353,16 @@ def test_real_labels_count_any_of_the_classes_that_people_saw(run_dir: Path, tin
     assert all_right["real"] == {"top1": 100.0, "num_images": 14}
 
 
-def test_real_labels_that_do_not_fit_are_refused(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that runs a network."""
+    monkeypatch.setattr(testing, "predictions_of", lambda *args: pytest.fail("the network was run"))
+
+
+@pytest.mark.usefixtures("no_run")
+def test_real_labels_that_do_not_fit_are_refused_before_the_test(
+    run_dir: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
     short = real_file(tmp_path / "short.json", [[0]] * 14)
     with pytest.raises(ValueError, match="labels of 14 images, but the set has 15"):
         run(config_of(run_dir, root=tiny_folder, real=short))
@@ -363,6 +370,11 @@ def test_real_labels_that_do_not_fit_are_refused(run_dir: Path, tiny_folder: Pat
         run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "long.json", [[0]] * 15)))
     with pytest.raises(ValueError, match="not a list of lists"):
         run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "odd.json", [0] * 15)))
+    with pytest.raises(ValueError, match=r"odd.json has 3, which is no class index; the network knows 0 to 2"):
+        run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "odd.json", [[0]] * 14 + [[3]])))
+    with pytest.raises(ValueError, match=r"none.json has no class for any image"):
+        run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "none.json", [[]] * 15)))
+    (tmp_path / "none.json").unlink()
     (tmp_path / "torn.json").write_text("[[0], [")
     with pytest.raises(ValueError, match="is not JSON"):
         run(config_of(run_dir, root=tiny_folder, real=str(tmp_path / "torn.json")))
@@ -370,10 +382,46 @@ def test_real_labels_that_do_not_fit_are_refused(run_dir: Path, tiny_folder: Pat
         run(config_of(run_dir, root=tiny_folder, real=str(tmp_path / "none.json")))
 
 
-def test_members_of_an_ensemble_must_know_the_same_classes(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_run")
+def test_members_of_an_ensemble_must_be_there(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"checkpoint=.*none.pt: there is no such file"):
+        run(config_of(run_dir, tmp_path / "none.pt", root=tiny_folder, fresh=True))
+    (tmp_path / "torn.pt").write_bytes((run_dir / "best.pt").read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"torn.pt is damaged"):
+        run(config_of(run_dir, tmp_path / "torn.pt", root=tiny_folder, fresh=True))
+    torch.save({"model": {}}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd.pt is no checkpoint of imgcls"):
+        run(config_of(run_dir, tmp_path / "odd.pt", root=tiny_folder, fresh=True))
+
+
+@pytest.mark.usefixtures("no_run")
+def test_results_that_could_not_be_written_are_refused_before_the_test(
+    run_dir: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/x: no folder for results can be made there .*; use out=DIR"):
+        run(config_of(run_dir, root=tiny_folder, out=str(tmp_path / "file/x")))
+
+
+@pytest.mark.usefixtures("no_run")
+def test_a_comparison_without_a_published_number_is_refused_before_the_test(run_dir: Path, tiny_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"of ImageNet's 1,000 classes"):
+        run(config_of(run_dir, root=tiny_folder, compare="published"))
+    member = testing.from_checkpoint(run_dir)
+    member.classes = list(names.wnids())
+    with pytest.raises(ConfigError, match=r"the images are of 3 classes alone"):
+        testing.check_comparable(member, np.arange(3), testing.Center())
+    with pytest.raises(ValueError, match=r"no published number of lenet5 under center; of lenet5 there is nothing"):
+        testing.check_comparable(member, np.arange(1000), testing.Center())
+
+
+def test_members_of_an_ensemble_must_know_the_same_classes(
+    run_dir: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = checkpoint.load(run_dir / "best.pt")
     content["classes"] = ["blue", "red", "green"]
     checkpoint.save(content, tmp_path / "best.pt")
+    monkeypatch.setattr(testing, "predictions_of", lambda *args: pytest.fail("the network was run"))
     with pytest.raises(ValueError, match="members must know the same"):
         run(config_of(run_dir, tmp_path / "best.pt", root=tiny_folder))
     with pytest.raises(ValueError, match=r"average=weights: .* knows other classes"):

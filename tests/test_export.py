@@ -66,7 +66,8 @@ def test_onnx_runs_elsewhere_and_carries_its_labels(member: testing.Member, tmp_
 
 
 @pytest.mark.parametrize(
-    "opset, words", [(17, "opset=17: torch cannot convert .* stays at 18; use opset=18"), (99, r"onnx knows 1 to \d\d;")]
+    "opset, words",
+    [(17, "opset=17: torch cannot convert .* stays at 18; use opset=18"), (99, r"onnx knows 1 to \d\d;")],
 )
 def test_an_opset_that_torch_does_not_write_is_refused(
     opset: int, words: str, member: testing.Member, tmp_path: Path
