@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from imgcls import build, names
 from imgcls.data.augment import Normalise
 from imgcls.runs import code_version
-from imgcls.testing import Member, num_outputs
+from imgcls.testing import Member, known_classes
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def metadata(member: Member, *, normalise: bool, softmax: bool) -> dict[str, str
     """What a user of the file must know, as text: labels, and what goes in and comes out."""
     statistics = build.input_statistics(member.config)
     size, channels = member.config.image_size, member.config.data.channels
-    classes = member.classes or [str(k) for k in range(num_outputs(member))]
+    classes = known_classes(member)
     crop = {key: value for key, value in member.config.augment.eval_crop.items() if key != "_target_"}
     crop["name"] = str(member.config.augment.eval_crop["_target_"]).rpartition(".")[2]
     given = "in 0..1" if normalise else "normalised: (x / 255 - mean) / std"
@@ -155,7 +155,8 @@ def write_onnx(
     written = program.model.opset_imports[""]
     if opset is not None and written != opset:  # torch keeps its own where its conversion fails
         raise ValueError(
-            f"opset={opset}: torch cannot convert this network to it and stays at {written}; use opset={written} or more"
+            f"opset={opset}: torch cannot convert this network to it and stays at {written}; "
+            f"use opset={written} or more"
         )
     program.model.metadata_props.update(facts)
     program.save(str(file), external_data=False)

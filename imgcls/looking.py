@@ -18,7 +18,7 @@ from imgcls.gradcam import grad_cam
 from imgcls.prediction import files_split
 from imgcls.protocols import Center
 from imgcls.runs import METRICS
-from imgcls.testing import Member, num_outputs
+from imgcls.testing import Member, known_classes
 
 
 def read_curves(run_dir: Path) -> dict[str, Curve]:
@@ -111,7 +111,7 @@ def looked_at(
         ValueError: the network does not know the class, or no image can be read.
     """
     network = member.build(device, channels_last=False)
-    classes = member.classes or [str(k) for k in range(num_outputs(member))]
+    classes = known_classes(member)
     shown = names.human(classes)
     if class_name is not None and class_name not in [*classes, *shown]:
         raise ValueError(f"class={class_name} is none that the network knows: {', '.join(shown[:10])}, ...")

@@ -20,7 +20,7 @@ from imgcls.data.sources import FolderSplit
 from imgcls.data.views import view_images
 from imgcls.evaluation import predict_views
 from imgcls.protocols import Dense, TestProtocol, fully_convolutional
-from imgcls.testing import Member, num_outputs
+from imgcls.testing import Member, known_classes
 
 
 class Found(NamedTuple):
@@ -119,7 +119,7 @@ def look_at(
         flip=protocol.flip,
         average=protocol.average,
     )
-    classes = member.classes or [str(k) for k in range(num_outputs(member))]
+    classes = known_classes(member)
     shown = names.human(classes)
     best = found.log_probs.topk(min(top, len(classes)), dim=1) if len(found.indices) else None
     seen = []

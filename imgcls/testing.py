@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -87,9 +88,20 @@ class Member:
 
 
 def num_outputs(member: Member) -> int:
+    """The number of classes that its network is built for."""
     if member.config.model.get("num_classes"):
         return member.config.model["num_classes"]
     return len(member.classes) if member.classes is not None else len(names.wnids())
+
+
+def known_classes(member: Member) -> list[str]:
+    """Names of its outputs: its own, or ImageNet's where nobody said and there are as many, or else numbers."""
+    if member.classes is not None:
+        return member.classes
+    if num_outputs(member) == len(names.wnids()):
+        log.info("%s: 1,000 outputs without names; shown as ImageNet's classes in their order", member.name)
+        return list(names.wnids())
+    return [str(k) for k in range(num_outputs(member))]
 
 
 def from_checkpoint(path: str | Path) -> Member:
@@ -105,7 +117,11 @@ def from_checkpoint(path: str | Path) -> Member:
             raise checkpoint.CheckpointError(f"checkpoint={path} has no {key}: it is not of a training run")
     # Where weights are averaged, the average is what was validated.
     state = saved.get("average") or saved["model"]
-    return Member(str(path), from_flat(saved["config"]), state, list(saved["classes"]), path.parent)
+    member = Member(str(path), from_flat(saved["config"]), state, list(saved["classes"]), path.parent)
+    # More outputs than the data had classes were never trained on anything; they need a name all the same.
+    assert member.classes is not None
+    member.classes += [f"(class {k})" for k in range(len(member.classes), num_outputs(member))]
+    return member
 
 
 def check_checkpoints(paths: list[str]) -> None:
@@ -145,7 +161,8 @@ def _file_of(path: str | Path) -> Path:
 def from_weights(source: str, model: str, overrides: list[str]) -> Member:
     """Open weights from elsewhere for the network that conf/model/`model` and `overrides` describe.
 
-    Published ones are tested as they were published: centre crop, mean and std of ImageNet.
+    Published ones are tested as they were published: centre crop, mean and std of ImageNet. How many outputs a file's
+    network has is read from its last layer, where `overrides` do not say.
     """
     config = compose([f"model={model}", "data=imagenet", *overrides])
     if weights.is_published(source):
@@ -159,8 +176,21 @@ def from_weights(source: str, model: str, overrides: list[str]) -> Member:
         }
     state = weights.read(source, config.model)
     classes = list(names.wnids()) if weights.is_published(source) else None
-    home = Path("runs") / "weights" / model
-    return Member(f"{source} for {model}", config, state, classes, home, weights.published_name(source))
+    member = Member(f"{source} for {model}", config, state, classes, Path(), weights.published_name(source))
+    if classes is None and not config.model.get("num_classes"):
+        network = build.model(config, num_classes=num_outputs(member), with_weights=False)
+        head = state.get(f"{weights.heads(network)[0]}.weight")
+        if head is not None:
+            config.model["num_classes"] = len(head)
+    member.home = Path("runs") / "weights" / _weights_folder(member, source, [model, *overrides])
+    return member
+
+
+def _weights_folder(member: Member, source: str, words: list[str]) -> str:
+    if member.published is not None:
+        return f"{member.arch}-{member.published}"
+    stem = Path(urlparse(source).path).stem
+    return f"{member.arch}-{stem}-{hashlib.sha256(repr([source, *words]).encode()).hexdigest()[:6]}"
 
 
 def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
@@ -168,19 +198,29 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
     if config.weights is not None:
         assert config.network is not None
         source, model = config.weights, config.network
-        return [lambda: from_weights(source, model, config.overrides)]
+        return [lambda: _from_weights(source, model, config.overrides, lambda words: f"overrides=[{','.join(words)}]")]
     if config.average == "weights":
         return [lambda: averaged(config.checkpoints)]
     return [lambda path=path: from_checkpoint(path) for path in config.checkpoints]
 
 
-def open_member(checkpoint: str | None, weights: str | None, network: str | None, overrides: list[str]) -> Member:
+def open_member(checkpoint: str | None, source: str | None, network: str | None, overrides: list[str]) -> Member:
     """Open the one network that a script was told: a checkpoint, or weights from elsewhere."""
     if checkpoint is not None:
         return from_checkpoint(checkpoint)
-    assert weights is not None
+    assert source is not None
     assert network is not None
-    return from_weights(weights, network, overrides)
+    return _from_weights(source, network, overrides, lambda words: " ".join(f"override={word}" for word in words))
+
+
+def _from_weights(source: str, model: str, overrides: list[str], told: Callable[[list[str]], str]) -> Member:
+    # The remedy in the words of the command: train.py's model= is network= here, and other overrides are `told` so.
+    try:
+        return from_weights(source, model, overrides)
+    except weights.UnpublishedError as error:
+        network = [f"network={word.removeprefix('model=')}" for word in error.remedy if word.startswith("model=")]
+        others = [word for word in error.remedy if not word.startswith("model=")]
+        raise ConfigError(f"{error.reason}: {' '.join([*network, *([told(others)] if others else [])])}") from error
 
 
 def averaged(paths: list[str]) -> Member:
@@ -414,7 +454,7 @@ def test_member(member: Member, config: EvaluateConfig, protocol: TestProtocol, 
     if config.real is not None:
         real_labels(Path(config.real).expanduser(), images.val, len(member.classes))
     size = f"-{config.image_size}px" if config.image_size else ""
-    subfolder = f"{member.config.data.name}-{protocol_name(protocol)}{size}"
+    subfolder = f"{data_name(member, config)}-{protocol_name(protocol)}{size}"
     single = len(config.checkpoints) < 2 or config.average == "weights"
     folder = Path(config.out).expanduser() if config.out and single else member.home / "evaluate" / subfolder
     _make_folder(folder)
@@ -445,6 +485,15 @@ def test_member(member: Member, config: EvaluateConfig, protocol: TestProtocol, 
         labels=labels,
         predictions=predictions,
     )
+
+
+def data_name(member: Member, config: EvaluateConfig) -> str:
+    """The name of the test's data in the results' folder: with a few letters of its root where data= names another set
+    than the member's own, as two of them may be of one kind."""
+    own = member.config.data
+    if config.data.source is None or own.root is None:
+        return own.name
+    return f"{own.name}-{hashlib.sha256(os.path.abspath(os.path.expanduser(own.root)).encode()).hexdigest()[:6]}"
 
 
 def _make_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
@@ -22,6 +22,15 @@ log = logging.getLogger(__name__)
 
 FIRST = "IMAGENET1K_V1"  # what `torchvision` alone means: the weights by the recipe nearest to the papers'
 VGG_COLUMNS = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
+
+
+class UnpublishedError(ValueError):
+    """An architecture that torchvision publishes no weights of; `remedy` are the overrides that make it one it has."""
+
+    def __init__(self, reason: str, remedy: Sequence[str]) -> None:
+        super().__init__(f"{reason}: {' '.join(remedy)}")
+        self.reason = reason
+        self.remedy = list(remedy)
 
 
 class Input(NamedTuple):
@@ -43,18 +52,21 @@ def published_arch(model: Mapping[str, Any]) -> str:
     if name == "ResNet":
         depth = model.get("depth", 50)
         if depth >= 50 and not model.get("stride_in_3x3"):
-            raise ValueError(
+            raise UnpublishedError(
                 f"weights=torchvision: the published resnet{depth} halves its maps in the 3x3 (v1.5), the paper's in "
-                "the 1x1 before; add model.stride_in_3x3=true"
+                "the 1x1 before; add",
+                ["model.stride_in_3x3=true"],
             )
         return f"resnet{depth}"
     if name == "VGG" and model.get("column", "D") in VGG_COLUMNS:
         return VGG_COLUMNS[model.get("column", "D")] + ("_bn" if model.get("batch_norm") else "")
-    hint = {
-        "AlexNet": "torchvision's is another network: model=torchvision model.arch=alexnet",
-        "GoogLeNet": "torchvision's is another network: model=torchvision model.arch=googlenet",
-    }.get(name, "it has VGG-11, 13, 16, 19 and ResNet, and all its own through model=torchvision")
-    raise ValueError(f"weights=torchvision: torchvision publishes none for this {name}; {hint}")
+    reason = f"weights=torchvision: torchvision publishes none for this {name}"
+    if name in ("AlexNet", "GoogLeNet"):
+        remedy = ["model=torchvision", f"model.arch={name.lower()}"]
+        raise UnpublishedError(f"{reason}; its own is another network", remedy)
+    raise UnpublishedError(
+        f"{reason}; it has VGG-11, 13, 16, 19 and ResNet, and all its own through", ["model=torchvision"]
+    )
 
 
 def _published(source: str, model: Mapping[str, Any]) -> Any:
@@ -156,10 +168,6 @@ def _download(url: str, source: str) -> dict[str, Tensor]:
             f"{cached}: delete that to load it again"
         ) from error
     return state_dict_of(content, source)
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

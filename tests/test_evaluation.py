@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from imgcls import checkpoint, distributed, names, testing
+from imgcls import checkpoint, distributed, names, testing, weights
 from imgcls.config import CONF_DIR, Config, ConfigError, EvaluateConfig, compose, consequential, from_flat
 from imgcls.data.loader import Loader
 from imgcls.evaluation import Predictions, evaluate, joint, scores
@@ -521,10 +521,62 @@ def test_weights_from_a_file_are_tested_from_the_command_line(tiny_folder: Path,
     done = evaluate_script(*words, model, "data=folder", f"data.root={tiny_folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out/results.json").read_text())["num_images"] == 15
-    other = evaluate_script(*words, "data=folder", f"data.root={tiny_folder}", cwd=tmp_path)
+    wrong = model.replace("num_classes=3", "num_classes=4")
+    other = evaluate_script(*words, wrong, "data=folder", f"data.root={tiny_folder}", cwd=tmp_path)
     assert other.returncode == 2
-    assert "of another shape: fc7.weight 3x84 for 1000x84" in other.stderr or "has 1000 outputs" in other.stderr
+    assert "has 4 outputs, but the data has 3 classes" in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1
+
+
+def test_the_number_of_outputs_is_that_of_the_file(tiny_folder: Path, run_dir: Path, tmp_path: Path) -> None:
+    torch.save(checkpoint.load(run_dir / "best.pt")["model"], tmp_path / "weights.pt")
+    config = config_of(root=tiny_folder, weights=str(tmp_path / "weights.pt"), network="lenet5", out=str(tmp_path))
+    config.overrides = ["model.activation=relu", "model.pool=max"]
+    config.data.source, config.image_size = {"_target_": "imgcls.data.folder.folder"}, 32
+    assert run(config)["num_images"] == 15
+
+
+def test_a_remedy_is_in_evaluates_own_words() -> None:
+    for network, words in (
+        ("resnet50", r"add: overrides=\[model.stride_in_3x3=true\]"),
+        ("alexnet", r"another network: network=torchvision overrides=\[model.arch=alexnet\]"),
+    ):
+        config = EvaluateConfig(weights="torchvision", network=network)
+        with pytest.raises(ConfigError, match=words):
+            testing.members(config)[0]()
+
+
+def test_results_of_other_data_and_weights_lie_apart(
+    run_dir: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    member = testing.from_checkpoint(run_dir)
+    names_of = []
+    for root in (tiny_folder, tmp_path, tmp_path):
+        config = config_of(run_dir, root=root)
+        config.data.source = {"_target_": "imgcls.data.folder.folder"}
+        testing.use_data(member, config)
+        names_of.append(testing.data_name(member, config))
+    assert names_of[0] != names_of[1] == names_of[2]
+    assert names_of[0].startswith("folder-")
+    testing.use_data(member, own := config_of(run_dir, root=tmp_path))
+    assert testing.data_name(member, own) == "folder"
+    monkeypatch.setattr(weights, "read", lambda source, model: {})
+    homes = [
+        testing.from_weights(*told).home.name
+        for told in (
+            ("torchvision", "resnet50", ["model.stride_in_3x3=true"]),
+            ("torchvision:IMAGENET1K_V2", "resnet50", ["model.stride_in_3x3=true"]),
+            ("torchvision", "torchvision", ["model.arch=resnet50"]),
+            ("torchvision", "torchvision", ["model.arch=alexnet"]),
+            ("a/w.pt", "lenet5", []),
+            ("b/w.pt", "lenet5", []),
+        )
+    ]
+    assert homes[:2] == ["resnet50-IMAGENET1K_V1", "resnet50-IMAGENET1K_V2"]
+    assert len({*homes}) == 5
+    assert homes[2] == homes[0]  # the same network
+    assert homes[4].startswith("lenet5-w-")
 
 
 def test_members_that_saw_other_images_are_refused(run_dir: Path, other_run_dir: Path, tiny_folder: Path) -> None:

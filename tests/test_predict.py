@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from imgcls import prediction, testing, words
-from imgcls.config import CONF_DIR, compose
+from imgcls.config import CONF_DIR, ConfigError, compose
 from imgcls.data.decode import BadImageError
 from imgcls.prediction import Guess, Seen
 from imgcls.protocols import Center, TenCrop
@@ -75,6 +75,43 @@ def test_predictions_are_those_of_the_network(checkpoint_file: Path, tiny_folder
     )
     ten, _ = prediction.look_at(member, files, device=CPU, protocol=TenCrop(), top=1)
     assert [len(image.guesses) for image in ten] == [1] * 5
+
+
+def test_outputs_without_a_class_have_a_name(checkpoint_file: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    from imgcls import build, checkpoint
+
+    content = checkpoint.load(checkpoint_file)
+    content["config"]["model.num_classes"] = 5
+    config = compose(["model=lenet5", "augment=none", "data=folder", "image_size=32", "model.num_classes=5"])
+    content["model"] = build.model(config, num_classes=3).state_dict()
+    checkpoint.save(content, tmp_path / "best.pt")
+    files = [str(tiny_folder / "val/red/00.JPEG")]
+    ((image,), _) = prediction.look_at(testing.from_checkpoint(tmp_path), files, device=CPU, protocol=Center(), top=9)
+    assert sorted(guess.name for guess in image.guesses) == ["(class 3)", "(class 4)", "blue", "green", "red"]
+
+
+@pytest.mark.parametrize("num, shown", [(1000, "tench"), (7, "0")])
+def test_weights_from_a_file_name_imagenets_classes_where_there_are_as_many(
+    num: int, shown: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from imgcls import build, names
+
+    caplog.set_level("INFO")
+    torch.save(build.model(compose(["model=lenet5"]), num_classes=num).state_dict(), tmp_path / "w.pt")
+    member = testing.from_weights(str(tmp_path / "w.pt"), "lenet5", [])
+    assert testing.num_outputs(member) == num
+    known = testing.known_classes(member)
+    assert names.human(known)[0] == shown
+    assert len(known) == num
+    assert ("1,000 outputs without names; shown as ImageNet's" in caplog.text) == (num == 1000)
+    member.build(CPU)
+
+
+def test_the_remedy_is_in_the_scripts_own_words() -> None:
+    with pytest.raises(ConfigError, match=r"in the 1x1 before; add: override=model.stride_in_3x3=true"):
+        testing.open_member(None, "torchvision", "resnet50", [])
+    with pytest.raises(ConfigError, match=r"another network: network=torchvision override=model.arch=alexnet"):
+        testing.open_member(None, "torchvision", "alexnet", [])
 
 
 def test_csv_and_json_hold_what_was_seen() -> None:
