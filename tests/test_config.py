@@ -87,6 +87,52 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
 
 
 @pytest.mark.parametrize(
+    "word, value",
+    [
+        ("checkpoint=runs/x/batch_size=16,image_size=64/best.pt", "runs/x/batch_size=16,image_size=64/best.pt"),
+        ("checkpoint=runs/x/best.pt", "runs/x/best.pt"),
+        ("checkpoint=a,b.pt", "a,b.pt"),
+        ("checkpoint=[x/a=1,b=2/best.pt,x/a=2,b=2/best.pt]", ["x/a=1,b=2/best.pt", "x/a=2,b=2/best.pt"]),
+        ("checkpoint=[here/a=1,b=2,here/c]", ["here/a=1,b=2", "here/c"]),
+        ("checkpoint=[a.pt,b.pt]", ["a.pt", "b.pt"]),
+        ("checkpoint='a=1.pt'", "a=1.pt"),
+        ("weights=https://host/w(1).pt?x=1&y=2", "https://host/w(1).pt?x=1&y=2"),
+        ("weights=null", None),
+        ("data.root=~/images=all", "~/images=all"),
+        ("data.root=/ö/x's \\", "/ö/x's \\"),
+        ("real=it's\\'.json", "it's\\'.json"),
+        ("out={a}", "{a}"),
+        ("overrides=[model.arch=alexnet,data.mean=[0.1,0.2]]", ["model.arch=alexnet", "data.mean=[0.1,0.2]"]),
+        ("overrides=['model.arch=alexnet']", ["model.arch=alexnet"]),
+    ],
+)
+def test_paths_need_no_quotes(word: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=1,b=2", "c"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+    (found,) = config.quoted([word])
+    assert OverridesParser.create().parse_override(found).value() == value
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer.lr=["],
+        ["model=a=b"],
+        ["checkpoint=[a=1,b]"],
+        ["checkpoint='a"],
+        ["data.root=${oc.env:A,b=c"],
+        ["-m", "data.root=/a,/b"],
+        ["-m", "data.root=/a=1,/b=2"],
+    ],
+)
+def test_what_is_not_plainly_a_path_is_hydras_to_judge(words: list[str]) -> None:
+    assert config.quoted(words) == words
+
+
+@pytest.mark.parametrize(
     "override, words",
     [
         ("model=vg16", ["model=vg16", "did you mean vgg16?"]),

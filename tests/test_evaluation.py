@@ -451,6 +451,7 @@ def evaluate_script(*words: str, cwd: Path, ranks: int = 0) -> subprocess.Comple
         (["checkpoint=[a.pt,b.pt]", "compare=published"], "of single networks, not of an ensemble"),
         (["checkpoint=a.pt", "compare=published", "image_size=64"], "not of image_size=64 but of each network's own"),
         (["checkpoint=a.pt"], "checkpoint=a.pt: there is no such file"),
+        (["checkpoint=runs/a=1,b=2/best.pt"], "checkpoint=runs/a=1,b=2/best.pt: there is no such file"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(words: list[str], expected: str, tmp_path: Path) -> None:
