@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from imgcls import build, figures, names
 from imgcls.data.decode import BadImageError, decode_whole
@@ -64,7 +65,12 @@ def find_images(words: Sequence[str], listed: Iterable[str] = ()) -> Found:
             elif os.path.exists(name):
                 files.append(name)
             elif matches := sorted(glob.glob(name, recursive=True)):
-                files += [match for match in matches if not os.path.isdir(match)]
+                # Folders among the files of a pattern are passed over; of folders alone, what is in them is meant.
+                inside = [match for match in matches if not os.path.isdir(match)]
+                inside = inside or [file for match in matches for file in _images_below(match)]
+                files += inside
+                if not inside:
+                    passed_over.append(f"{name}: holds no images")
             else:
                 passed_over.append(f"{name}: there is no such file")
     unique = list(dict.fromkeys(files))
@@ -176,6 +182,21 @@ def as_json(seen: Sequence[Seen]) -> str:
 
 
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
+
+
+def check_sheet(file: Path) -> None:
+    """Make the folder of a contact sheet, before there is one.
+
+    Raises:
+        ValueError: the suffix is of no kind of picture, or the folder cannot be made.
+    """
+    known = Image.registered_extensions()
+    if known.get(file.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"contact-sheet={file}: the suffix says what to write; use {file.with_suffix('.png').name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"contact-sheet={file}: its folder cannot be made ({error.strerror})") from error
 
 
 def contact_sheet(seen: Sequence[Seen], file: Path) -> None:

@@ -22,6 +22,7 @@ from imgcls.models.resnet import ResNet
 from imgcls.models.vgg import VGG
 
 AVERAGES = ("softmax", "logits")
+RESNET_SCALES = (224, 256, 384, 480, 640)  # He et al. 2015, section 3.4
 
 
 class TestProtocol(Protocol):

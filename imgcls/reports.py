@@ -78,7 +78,7 @@ class Report:
     def write_predictions(self, path: Path) -> None:
         """Write predictions.csv: path, label and its name, and the five most probable classes with probabilities."""
         ranks = range(1, self.top.shape[1] + 1)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             columns = [column for rank in ranks for column in (f"class{rank}", f"name{rank}", f"probability{rank}")]
             writer.writerow(["path", "label", "label_name", "right", *columns])

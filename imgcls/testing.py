@@ -536,6 +536,7 @@ def run(config: EvaluateConfig, device: torch.device) -> dict[str, Any] | None:
         )
         results["ensemble"] = ensemble_results(tested, predictions, [member.name for member in tested])
         log.info(ensemble_table(results["ensemble"]))
+        log.info("the ensemble of %d:", len(tested))
         report = Report(joint(predictions), first.split, first.labels, first.classes)
     log.info(report.table())
     results = report.results(num_worst=config.num_worst) | results

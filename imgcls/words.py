@@ -4,6 +4,7 @@ Imports no torch, so that help and mistakes come at once.
 """
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -40,8 +41,16 @@ def check_network(options: argparse.Namespace) -> None:
         raise ValueError(f"weights={options.weights} of which network? add network=resnet50, or another of conf/model")
 
 
+def any_names() -> None:
+    """Read and print file names as they are, whatever their bytes: they need be no text."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
+
+
 def run(task: Callable[[], int | None]) -> None:
     """Run a script's task and exit with its code; a user's mistake is one line and code 2."""
+    any_names()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         code = task()

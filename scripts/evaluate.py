@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from imgcls import config
+from imgcls import config, words
 
 
 def evaluate(cfg: config.EvaluateConfig, folder: Path) -> None:
@@ -18,4 +18,5 @@ def evaluate(cfg: config.EvaluateConfig, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    words.any_names()
     config.command_line(evaluate, config_name="evaluate", kind=config.EvaluateConfig)

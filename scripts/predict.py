@@ -3,22 +3,27 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from imgcls import words
 
+PROTOCOLS = ("center", "ten_crop", "googlenet144", "dense", "dense_resnet")
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description="Name what images show. Options may be written key=value.",
-        epilog="Files that are no images are named on standard error and passed over.",
+        epilog="Files that are no images are named on standard error and passed over. A photo's EXIF orientation "
+        "is not applied, as in training: turn photos upright first.",
     )
     words.add_network(made)
     made.add_argument("images", nargs="+", help="files, folders, patterns; - reads a list from standard input")
     made.add_argument("--top", type=int, default=5, metavar="N", help="classes for each image (default: 5)")
     made.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    made.add_argument("--protocol", choices=("center", "ten_crop", "googlenet144", "dense"), default="center")
+    made.add_argument("--protocol", choices=PROTOCOLS, default="center")
+    made.add_argument("--flip", action="store_true", help="show each view mirrored too (all but center do)")
     made.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw the images with their classes")
     return made
 
@@ -31,9 +36,14 @@ def predict() -> int:
         raise ValueError(f"top={options.top} shows nothing; use 1 or more")
     from imgcls import distributed, prediction, protocols, testing  # here: torch takes seconds, help need not wait
 
+    if options.contact_sheet is not None:
+        prediction.check_sheet(options.contact_sheet)
     found = prediction.find_images(options.images, sys.stdin)
     names = {name: kind for kind, name in testing.PROTOCOL_NAMES.items()}
-    protocol = getattr(protocols, names[options.protocol])()
+    settings: dict[str, Any] = {"scales": protocols.RESNET_SCALES} if options.protocol == "dense_resnet" else {}
+    if options.flip:
+        settings["flip"] = True
+    protocol = getattr(protocols, names[options.protocol.removesuffix("_resnet")])(**settings)
     with distributed.process_group(options.device) as device:
         member = testing.open_member(options.checkpoint, options.weights, options.network, options.override)
         seen, bad = prediction.look_at(member, found.files, device=device, protocol=protocol, top=options.top)

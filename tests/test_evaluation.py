@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,16 @@ def test_a_pack_that_changed_is_known(tmp_path: Path) -> None:
     assert digest() != first
 
 
+def test_names_that_are_no_text_are_written_as_they_are(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(tiny_folder / "val", root / "val")
+    (root / "val/red/00.JPEG").rename(os.fsdecode(os.fsencode(root) + b"/val/red/\xff\xe9.JPEG"))
+    words = [f"checkpoint={run_dir}", f"data.root={root}", "device=cpu", "tensorboard=false", "out=out"]
+    done = evaluate_script(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"/red/\xff\xe9.JPEG," in (tmp_path / "out/predictions.csv").read_bytes()
+
+
 @pytest.mark.parametrize("name", ["log_probs.npy", "log_probs.json"])
 @pytest.mark.parametrize("left", [0, 100])
 def test_torn_predictions_are_made_anew(name: str, left: int, run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -261,6 +272,7 @@ def test_an_ensemble_tells_its_members_its_gain_and_what_differs(
     right = [probs.argmax(axis=1) == labels for probs in kept]
     assert pair["only_first"] == int((right[0] & ~right[1]).sum())
     assert "gain over the best member" in caplog.text
+    assert caplog.messages[caplog.messages.index("the ensemble of 2:") + 1].startswith(f"loss {results['loss']:.4f}")
     assert "over the seeds: top-1" in caplog.text
 
 

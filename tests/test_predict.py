@@ -52,6 +52,13 @@ def test_files_folders_patterns_and_lists_are_found(tmp_path: Path) -> None:
     listed = prediction.find_images(["-", str(tmp_path / "none.png")], [f"{tmp_path}/a.png\n", "\n"])
     assert listed.files == [f"{tmp_path}/a.png"]
     assert listed.passed_over == [f"{tmp_path}/none.png: there is no such file"]
+    (tmp_path / "below/more").mkdir()
+    folders = prediction.find_images([str(tmp_path / "[be]*")])
+    assert [Path(file).name for file in folders.files] == ["b.JPEG"]
+    folders = prediction.find_images([str(tmp_path / "be*")])
+    assert [Path(file).name for file in folders.files] == ["c.jpg"]
+    with pytest.raises(ValueError, match=r"no images to look at; .*em\*: holds no images"):
+        prediction.find_images([str(tmp_path / "em*")])
     with pytest.raises(ValueError, match=r"no images to look at; .*empty: holds no images"):
         prediction.find_images([str(tmp_path / "empty")])
 
@@ -140,7 +147,7 @@ def test_odd_files_are_named_and_passed_over(checkpoint_file: Path, tiny_folder:
     (tmp_path / "torn.jpg").write_bytes((tmp_path / "good one.jpg").read_bytes()[:300])
     Image.new("L", (50, 1)).save(tmp_path / "line.png")
     names = "good one.jpg\ntext.png\ntorn.jpg\nline.png\nnone.jpg\n"
-    words = [f"checkpoint={checkpoint_file}", "device=cpu", "-", "--format", "json", "--contact-sheet", "sheet.png"]
+    words = [f"checkpoint={checkpoint_file}", "device=cpu", "-", "--format", "json", "--contact-sheet", "new/sheet.png"]
     done = script(*words, cwd=tmp_path, given=names)
     assert done.returncode == 0, done.stderr
     assert [row["path"] for row in json.loads(done.stdout)] == ["good one.jpg", "line.png"]
@@ -148,7 +155,49 @@ def test_odd_files_are_named_and_passed_over(checkpoint_file: Path, tiny_folder:
     assert len(lines) == 3
     for name in ("text.png", "torn.jpg", "none.jpg"):
         assert any(line.startswith("passed over:") and name in line for line in lines)
-    assert Image.open(tmp_path / "sheet.png").width > 200
+    assert Image.open(tmp_path / "new/sheet.png").width > 200
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_names_that_are_no_text_are_read_and_printed(
+    form: str, checkpoint_file: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    name = os.fsdecode(b"\xff\xe9.jpg")
+    shutil.copy(tiny_folder / "val/red/00.JPEG", tmp_path / name)
+    words = [f"checkpoint={checkpoint_file}", "device=cpu", "-", "--format", form, "--contact-sheet", "sheet.png"]
+    command = [sys.executable, str(CONF_DIR.parent / "scripts/predict.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, input=b"\xff\xe9.jpg\n", capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (b"\\udcff\\udce9.jpg" if form == "json" else b"\xff\xe9.jpg") in done.stdout
+
+
+def test_the_protocols_are_those_of_evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(CONF_DIR.parent / "scripts"))
+    import predict
+
+    from imgcls.protocols import Dense
+
+    (tmp_path / "a.png").touch()
+    asked = []
+    monkeypatch.setattr(testing, "open_member", lambda *args: None)
+    monkeypatch.setattr(prediction, "look_at", lambda *args, protocol, **more: asked.append(protocol) or (SEEN, []))
+    for name in predict.PROTOCOLS:
+        for flip in ([], ["--flip"]):
+            words_ = ["predict.py", "checkpoint=x", "device=cpu", f"protocol={name}", *flip, str(tmp_path / "a.png")]
+            monkeypatch.setattr(sys, "argv", words_)
+            predict.predict()
+            own = compose_protocol(name)
+            assert asked[-1] == type(asked[-1])(**(own | ({"flip": True} if flip else {})))
+    assert isinstance(asked[-1], Dense)
+    assert set(predict.PROTOCOLS) == {file.stem for file in (CONF_DIR / "protocol").glob("*.yaml")}
+
+
+def compose_protocol(name: str) -> dict[str, object]:
+    from omegaconf import OmegaConf
+
+    own = OmegaConf.to_object(OmegaConf.load(CONF_DIR / "protocol" / f"{name}.yaml"))
+    assert isinstance(own, dict)
+    return {str(key): tuple(v) if isinstance(v, list) else v for key, v in own.items() if key != "_target_"}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +206,8 @@ def test_odd_files_are_named_and_passed_over(checkpoint_file: Path, tiny_folder:
         (["x.png"], "name the network: checkpoint=runs/.../best.pt"),
         (["weights=torchvision", "x.png"], "weights=torchvision of which network"),
         (["checkpoint=none.pt", "top=0", "x.png"], "top=0 shows nothing"),
+        (["checkpoint=none.pt", "contact-sheet=a.pnk", "x.png"], "contact-sheet=a.pnk: the suffix says what to write"),
+        (["checkpoint=none.pt", "contact-sheet=/dev/null/a.png", "x.png"], "contact-sheet=/dev/null/a.png: its folder"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
