@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+MOST_NAMED = 40  # classes in a confusion matrix: their names can still be read
 INK, FAINT, PAPER = (30, 30, 30), (205, 205, 205), (255, 255, 255)
 GOOD, BAD = (20, 120, 60), (190, 40, 40)
 # Okabe & Ito 2008: told apart by all kinds of eyes.
@@ -20,14 +21,18 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 900) -> Image.Image:
     """Draw counts (K, K), rows the true class, columns the predicted, each row as shares of its class.
 
-    Up to 40 classes are named; more are a picture of the matrix alone.
+    Classes that neither occur nor are predicted are left out; of more than 40, those are drawn that are confused most.
     """
-    num = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    cell = max(1, size // num)
-    named = num <= 40
+    shown = most_confused(counts, MOST_NAMED)
+    title = (
+        "predicted" if len(shown) == np.count_nonzero(_occurring(counts)) else "predicted (the most confused classes)"
+    )
+    counts, shares, named = counts[np.ix_(shown, shown)], shares[np.ix_(shown, shown)], [names[k] for k in shown]
+    num = len(shown)
+    cell = max(1, size // max(1, num))
     text = font(max(10, min(16, cell - 2)))
-    margin = 60 + (max(round(text.getlength(name)) for name in names) if named else 0)
+    margin = 60 + max((round(text.getlength(name)) for name in named), default=0)
     side = cell * num
     image = Image.new("RGB", (margin + side + 30, margin + side + 30), PAPER)
     draw = ImageDraw.Draw(image)
@@ -37,13 +42,12 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 90
     image.paste(Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST), (margin, margin))
     draw.rectangle((margin - 1, margin - 1, margin + side, margin + side), outline=INK)
     label = font(18)
-    draw.text((margin + side / 2, 8), "predicted", INK, font=label, anchor="mt")
+    draw.text((margin + side / 2, 8), title, INK, font=label, anchor="mt")
     _paste_rotated(image, "true", label, centre=(16, margin + side // 2))
-    if named:
-        for i, name in enumerate(names):
-            middle = margin + i * cell + cell // 2
-            draw.text((margin - 8, middle), name, INK, font=text, anchor="rm")
-            _paste_rotated(image, name, text, bottom=(middle, margin - 8))
+    for i, name in enumerate(named):
+        middle = margin + i * cell + cell // 2
+        draw.text((margin - 8, middle), name, INK, font=text, anchor="rm")
+        _paste_rotated(image, name, text, bottom=(middle, margin - 8))
     if num <= 20 and cell >= 30:
         for i in range(num):
             for j in range(num):
@@ -52,6 +56,29 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 90
                     place = (margin + j * cell + cell // 2, margin + i * cell + cell // 2)
                     draw.text(place, str(int(counts[i, j])), colour, font=text, anchor="mm")
     return image
+
+
+def most_confused(counts: np.ndarray, most: int) -> np.ndarray:
+    """Classes that occur in counts (K, K), ascending; where they are more than `most`, those of the most frequent
+    confusions, pair by pair."""
+    occurring = np.flatnonzero(_occurring(counts))
+    if len(occurring) <= most:
+        return occurring
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    chosen: dict[int, None] = {}
+    for place in np.argsort(-(wrong + wrong.T), axis=None, kind="stable"):
+        pair = [k for k in divmod(int(place), len(counts)) if k not in chosen]
+        if len(chosen) + len(pair) > most or not wrong.flat[place] + wrong.T.flat[place]:
+            break
+        chosen |= dict.fromkeys(pair)
+    # Few or no confusions: the rest in their order.
+    rest = [int(k) for k in occurring if int(k) not in chosen][: most - len(chosen)]
+    return np.array(sorted([*chosen, *rest]))
+
+
+def _occurring(counts: np.ndarray) -> np.ndarray:
+    return (counts.sum(axis=0) + counts.sum(axis=1)) > 0
 
 
 def _paste_rotated(

@@ -37,6 +37,22 @@ def test_confusion_matrices_of_any_size_can_be_drawn(num: int) -> None:
     assert 500 < image.width < 1400
 
 
+def test_of_many_classes_the_most_confused_are_drawn() -> None:
+    counts = np.zeros((1000, 1000), np.int64)
+    counts[np.arange(500), np.arange(500)] = 50
+    counts[7, 900] = 9
+    counts[400, 12] = 8
+    shown = figures.most_confused(counts, 5)
+    assert shown.tolist() == [0, 7, 12, 400, 900]
+    few = np.zeros((1000, 1000), np.int64)
+    few[3, 3], few[5, 8] = 4, 1
+    assert figures.most_confused(few, 40).tolist() == [3, 5, 8]
+    names = [f"class {k}" for k in range(1000)]
+    kept = [3, 5, 8]
+    alone = figures.confusion_matrix(few[np.ix_(kept, kept)], [names[k] for k in kept])
+    assert np.array_equal(np.asarray(figures.confusion_matrix(few, names)), np.asarray(alone))
+
+
 def test_a_sheet_holds_every_image() -> None:
     shades = [np.full((20, 30, 1), 40 * k, np.uint8) for k in range(5)]
     page = figures.sheet([Captioned(shade, [("a line " * 20, True)]) for shade in shades], thumbnail=90)
