@@ -1,8 +1,11 @@
-"""Whether a difference in accuracy means anything: McNemar's test, and the interval of a mean over seeds."""
+"""Whether a difference in accuracy means anything: McNemar's test, and the interval of a mean over seeds.
+
+Imports no torch: the table of a folder of runs comes at once.
+"""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +61,18 @@ def confidence_interval(values: Sequence[float]) -> Interval:
         raise ValueError("one value has no confidence interval; give two seeds or more")
     spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Interval(float(np.mean(values)), t_quantile(len(values) - 1) * spread)
+
+
+def only_seeds_differ(configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether runs, by their flat configs, are repetitions of one experiment."""
+    first = without_seed(configs[0])
+    same = all(without_seed(other) == first for other in configs[1:])
+    return same and len({config["seed"] for config in configs}) == len(configs)
+
+
+def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What repetitions of an experiment share."""
+    return {key: value for key, value in config.items() if key != "seed"}
 
 
 def t_quantile(degrees: int, *, probability: float = 0.975) -> float:

@@ -620,20 +620,13 @@ def ensemble_results(tested: list[Tested], predictions: list[Predictions], shown
             for j in range(i + 1, len(right))
         ],
     }
-    if only_seeds_differ([member.config for member in tested]):
+    if statistics.only_seeds_differ([member.config for member in tested]):
         for quantity in ("top1", "top5"):
             values = [getattr(value, quantity) for value in alone]
             if None not in values:
                 interval = statistics.confidence_interval(values)
                 results[f"seeds_{quantity}"] = {"mean": interval.mean, "half_width_95": interval.half_width}
     return results
-
-
-def only_seeds_differ(configs: list[dict[str, Any]]) -> bool:
-    """Tell whether runs are repetitions of one experiment."""
-    first = {key: value for key, value in configs[0].items() if key != "seed"}
-    same = all({key: value for key, value in other.items() if key != "seed"} == first for other in configs[1:])
-    return same and len({config["seed"] for config in configs}) == len(configs)
 
 
 def ensemble_table(results: dict[str, Any]) -> str:

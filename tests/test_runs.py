@@ -2,11 +2,14 @@
 
 import fcntl
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from imgcls import runs
+from imgcls.config import CONF_DIR
 from imgcls.runs import RunDirectory
 
 
@@ -124,6 +127,25 @@ def test_the_table_ranks_runs_and_marks_the_unfinished(tmp_path: Path, monkeypat
     assert "40.00" in lines[1]
     assert "after epoch 2" in lines[1]
     assert "finished" in lines[0]
+
+
+def test_runs_that_differ_in_their_seeds_alone_have_a_mean(tmp_path: Path) -> None:
+    for name, config, top1 in (
+        ("a1", {"seed": 1, "lr": 1}, 50.0),
+        ("a2", {"seed": 2, "lr": 1}, 60.0),
+        ("b1", {"seed": 1, "lr": 2}, 70.0),
+        ("b1again", {"seed": 1, "lr": 2}, 71.0),
+    ):
+        with RunDirectory(tmp_path / name, config) as run_dir:
+            run_dir.finish(results(top1))
+    RunDirectory(tmp_path / "a3", {"seed": 3, "lr": 1}).close()
+    script = [sys.executable, "-X", "importtime", str(CONF_DIR.parent / "scripts/compare.py"), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "over" in line]
+    # The standard error of 50 and 60 is 5, and t of one degree of freedom 12.706.
+    assert line == f"{tmp_path}/a1 and 1 more, over 2 seeds: top-1 55.00 +- 63.53 % (95 % interval)"
+    assert "| torch" not in done.stderr.replace("|   ", "| ")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
