@@ -44,12 +44,8 @@ class RunDirectory:
         self._config = json.loads(json.dumps(config, default=str))
         self._lock = None
         if lock:
-            path.mkdir(parents=True, exist_ok=True)
-            # The lock is the kernel's, so it goes with its process, however that ends.
-            self._lock = (path / LOCK).open("a+")
+            self._lock = _take_lock(path)
         try:
-            if self._lock is not None:
-                _take(self._lock, path)
             # A job that Slurm has put back into its queue has overwritten already.
             self.overwrite = overwrite and not self._begun_by_this_job()
             if lock and self.holds_run:
@@ -145,15 +141,27 @@ def refuse_other(path: Path, what: str, there: dict[str, Any], now: dict[str, An
         )
 
 
-def _take(lock: IO[str], path: Path) -> None:
+def _take_lock(path: Path) -> IO[str]:
     try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("a+")
+    except PermissionError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); start the run where you may write, or give it another place "
+            "(hydra.run.dir=...)"
+        ) from None
+    try:
+        # The lock is the kernel's, so it goes with its process, however that ends.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
     except BlockingIOError:
+        lock.close()
         raise ValueError(
             f"{path}: another process is training in this directory; "
             "wait for it, or give this run a name of its own (name=...)"
         ) from None
     except OSError as error:
+        lock.close()
         raise ValueError(
             f"{path} lies on a filesystem that cannot lock files ({error.strerror}), so two runs in it would not "
             "notice each other; train on another disk (hydra.run.dir=...)"

@@ -399,7 +399,7 @@ class Trainer:
         self.scaler.load_state_dict(snapshot["scaler"])
         for name, value in snapshot["state"].items():
             setattr(self.state, name, value)
-        self.train_loader.bad_images.add(snapshot.get("bad_images", []))
+        self.train_loader.bad_images.add(snapshot["bad_images"])
         self.started_at = time.monotonic()
         self.watch.reset()
         if distributed.is_main():

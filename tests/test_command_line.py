@@ -43,9 +43,9 @@ def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[st
     assert again.returncode == 0
     assert again.stdout.count("this run has finished") == 2
 
-    compared = run("scripts/compare.py", cwd=tmp_path).stdout
-    states = [line.rsplit("  ", 1)[-1].strip() for line in compared.splitlines()[2:]]
-    assert states == ["finished", "finished"]  # what was refused left no run
+    *rows, over_seeds = run("scripts/compare.py", cwd=tmp_path).stdout.splitlines()[2:]
+    assert [row.rsplit("  ", 1)[-1].strip() for row in rows] == ["finished", "finished"]  # what was refused left no run
+    assert "over 2 seeds: top-1" in over_seeds
 
 
 def test_a_run_ends_with_a_table_and_run_again_shows_it(tiny: list[str], tmp_path: Path) -> None:

@@ -100,6 +100,15 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, name: str) -> 
     RunDirectory(tmp_path, {"seed": 1}, overwrite=True).close()
 
 
+def test_a_directory_that_may_not_be_written_is_named_with_the_way_out(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\).*hydra.run.dir="):
+        RunDirectory(tmp_path / "a", {})
+
+
 def test_a_filesystem_without_locks_is_refused_in_words(tmp_path: Path, monkeypatch) -> None:
     def refuse(*arguments: object) -> None:
         raise OSError(38, "Function not implemented")
