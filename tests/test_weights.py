@@ -239,7 +239,7 @@ def test_a_frozen_backbone_does_not_move_in_training(tiny_folder: Path, publishe
 def test_the_heads_lr_is_apart() -> None:
     config = compose(["model=resnet18", "data=folder", "head_lr_factor=10", "decay_norms_and_biases=false"])
     network = build.model(config, num_classes=10)
-    optimizer = build.optimizer(config, network, CPU)
+    optimizer = build.optimizer(config, network)
     head = {id(network.get_parameter("fc.weight")), id(network.get_parameter("fc.bias"))}
     for group in optimizer.param_groups:
         inside = {id(parameter) in head for parameter in group["params"]}
