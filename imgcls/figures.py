@@ -29,7 +29,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], *, size: int = 90
         "predicted" if len(shown) == np.count_nonzero(_occurring(counts)) else "predicted (the most confused classes)"
     )
     counts, shares = counts[np.ix_(shown, shown)], shares[np.ix_(shown, shown)]
-    named = [names[k] for k in shown]
+    named = [names[int(k)] for k in shown]
     num = len(shown)
     cell = max(1, size // max(1, num))
     text = font(max(10, min(16, cell - 2)))

@@ -146,8 +146,9 @@ def test_runs_that_differ_in_their_seeds_alone_have_a_mean(tmp_path: Path) -> No
         ("b1again", {"seed": 1, "lr": 2}, 71.0),
     ):
         with RunDirectory(tmp_path / name, config) as run_dir:
+            run_dir.claim()
             run_dir.finish(results(top1))
-    RunDirectory(tmp_path / "a3", {"seed": 3, "lr": 1}).close()
+    claimed(tmp_path / "a3", {"seed": 3, "lr": 1})
     script = [sys.executable, "-X", "importtime", str(CONF_DIR.parent / "scripts/compare.py"), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
