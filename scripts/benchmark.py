@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evaluate = commands.add_parser("evaluate", help="the centre crop's test, against torchvision's loop")
     evaluate.add_argument("--data", required=True, help="a folder of class folders, as ImageNet's val")
     evaluate.add_argument("--arch", default="resnet18", help="a ResNet or VGG, of random weights (default: resnet18)")
-    evaluate.add_argument("--threads", type=int, default=default_num_threads(), help="and workers; default: all cores")
+    evaluate.add_argument("--threads", type=int, default=default_num_threads(), help="of both; default: all cores")
+    evaluate.add_argument("--workers", type=int, help="of torchvision's DataLoader (default: as many)")
     evaluate.add_argument("--rounds", type=int, default=3)
     small = commands.add_parser("small", help="LeNet-5 on MNIST against a DataLoader's loop")
     small.add_argument("--root", help="MNIST as torchvision lays it out")
@@ -301,6 +302,7 @@ def settings_of(config: Config, trainer: Trainer) -> Settings:
 
 def measure_evaluate(asked: argparse.Namespace) -> None:
     """What evaluate.py does for protocol=center, all of it, and torchvision's reference loop, both in float32."""
+    torch.set_num_threads(asked.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = compose([f"model={asked.arch}", "data=folder", f"data.num_threads={asked.threads}"])
     listing = list_folder(Path(asked.data))
@@ -316,14 +318,16 @@ def measure_evaluate(asked: argparse.Namespace) -> None:
 
     wall: dict[str, list[float]] = {"torchvision's reference": [], "imgcls": []}
     # In a process of its own: what this one does to the memory allocator would speed it up too.
-    with peers.torchvision_evaluation(asked.data, asked.arch, workers=asked.threads) as reference:
+    workers = asked.threads if asked.workers is None else asked.workers
+    with peers.torchvision_evaluation(asked.data, asked.arch, threads=asked.threads, workers=workers) as reference:
         for _ in range(asked.rounds):
             for name, run in (("torchvision's reference", reference), ("imgcls", ours)):
                 started = time.perf_counter()
                 count = run()
                 wall[name].append((time.perf_counter() - started) / count)
     print(
-        f"{machine()}; {asked.arch}, centre crop of {config.image_size}, {count} images, {asked.threads} threads, fp32"
+        f"{machine()}; {asked.arch}, centre crop of {config.image_size}, {count} images, {asked.threads} threads, "
+        f"workers={workers} of the DataLoader, fp32"
     )
     print_table(wall)
 

@@ -279,11 +279,11 @@ class Files(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 @contextmanager
-def torchvision_evaluation(folder: str, arch: str, *, workers: int) -> Iterator[Callable[[], int]]:
+def torchvision_evaluation(folder: str, arch: str, *, threads: int, workers: int) -> Iterator[Callable[[], int]]:
     """The evaluation of torchvision's reference, in a process of its own: a call is a pass, and counts the images."""
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=_evaluate_on_call, args=(there, folder, arch, workers)
+        target=_evaluate_on_call, args=(there, folder, arch, threads, workers)
     )
     process.start()
     there.close()
@@ -300,11 +300,11 @@ def torchvision_evaluation(folder: str, arch: str, *, workers: int) -> Iterator[
         process.join()
 
 
-def _evaluate_on_call(calls: Any, folder: str, arch: str, workers: int) -> None:
+def _evaluate_on_call(calls: Any, folder: str, arch: str, threads: int, workers: int) -> None:
     import torchvision
     from torchvision import transforms
 
-    torch.set_num_threads(workers)
+    torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = torchvision.models.get_model(arch).to(device)
     transform = transforms.Compose(
