@@ -1,7 +1,6 @@
 """From config to objects: what is built is what was asked for."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -147,47 +146,6 @@ def test_a_setting_of_the_wrong_type_is_refused_before_the_call(key: str, settin
     with pytest.raises(ConfigError) as error:
         build.plug(key, node, *arguments)
     assert words in str(error.value)
-
-
-def test_the_defaults_of_torchs_optimizers_are_of_the_types_they_are_held_to() -> None:
-    optimizers = [found for found in vars(torch.optim).values() if isinstance(found, type)]
-    assert len(optimizers) > 10
-    for found in optimizers:
-        for parameter in build._parameters(found).values():
-            default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
-            if default is not parameter.empty:
-                assert build._fits(default, build._hint(parameter)), (found, parameter)
-
-
-@pytest.mark.parametrize(
-    "value, hint, fits",
-    [
-        (1, float, True),
-        (1.0, int, False),
-        (True, int, False),
-        ("D", Literal["D", "E"], True),
-        ("F", Literal["D", "E"], False),
-        ([1, 2], Sequence[float], True),
-        ("12", Sequence[str], False),
-        ([1], tuple[int, ...], True),
-        ([1], tuple[int, int], False),
-        (None, str | None, True),
-        ("x", float | torch.Tensor, False),
-        ({"a": 1}, dict[str, int], True),
-        ({"_target_": "os.mkdir"}, float, False),
-        ("DEFAULT", Callable[..., int], True),
-        ("x", "a forward reference", True),
-    ],
-)
-def test_a_value_fits_its_type_and_an_unknown_type_takes_anything(value: Any, hint: Any, fits: bool) -> None:
-    assert build._fits(value, hint) == fits
-
-
-def test_where_no_type_is_given_the_default_implies_it() -> None:
-    def target(lr=1, betas=(0.9, 0.99), kind="a", fused=None, loud=False) -> None: ...
-
-    hints = {name: build._hint(parameter) for name, parameter in build._parameters(target).items()}
-    assert hints == {"lr": float | None, "betas": tuple | None, "kind": str | None, "fused": Any, "loud": bool | None}
 
 
 def test_modern_spares_norms_and_biases_from_decay() -> None:

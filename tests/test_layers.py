@@ -15,7 +15,7 @@ LAYERS = [
     {"recovery", "verify"},
     {"data", "optim", "losses", "checkpoint", "disk", "divergence", "memory", "events", "runs", "signals"},
     {"metrics"},
-    {"distributed"},
+    {"distributed", "signatures"},
     {"config", "models", "words"},
 ]
 
