@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from imgcls import build, figures, names
 from imgcls.data.decode import BadImageError, decode_whole
@@ -182,21 +181,6 @@ def as_json(seen: Sequence[Seen]) -> str:
 
 
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
-
-
-def check_sheet(file: Path) -> None:
-    """Make the folder of a contact sheet, before there is one.
-
-    Raises:
-        ValueError: the suffix is of no kind of picture, or the folder cannot be made.
-    """
-    known = Image.registered_extensions()
-    if known.get(file.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"contact-sheet={file}: the suffix says what to write; use {file.with_suffix('.png').name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"contact-sheet={file}: its folder cannot be made ({error.strerror})") from error
 
 
 def contact_sheet(seen: Sequence[Seen], file: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from imgcls import words
+from imgcls import figures, words
 
 PROTOCOLS = ("center", "ten_crop", "googlenet144", "dense", "dense_resnet")
 
@@ -34,10 +34,10 @@ def predict() -> int:
     words.check_network(options)
     if options.top < 1:
         raise ValueError(f"top={options.top} shows nothing; use 1 or more")
+    if options.contact_sheet is not None:
+        figures.check_file("contact-sheet", options.contact_sheet)
     from imgcls import distributed, prediction, protocols, testing  # here: torch takes seconds, help need not wait
 
-    if options.contact_sheet is not None:
-        prediction.check_sheet(options.contact_sheet)
     found = prediction.find_images(options.images, sys.stdin)
     names = {name: kind for kind, name in testing.PROTOCOL_NAMES.items()}
     settings: dict[str, Any] = {"scales": protocols.RESNET_SCALES} if options.protocol == "dense_resnet" else {}

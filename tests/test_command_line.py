@@ -108,7 +108,7 @@ def test_a_mistake_found_on_the_way_is_one_error_before_any_training(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
+@pytest.mark.parametrize("sweep", [[], pytest.param(["-m", "seed=1,2"], marks=pytest.mark.slow)])
 def test_a_reader_that_has_enough_stops_no_run_and_hears_nothing(
     sweep: list[str], tiny: list[str], tmp_path: Path
 ) -> None:

@@ -158,7 +158,7 @@ def test_odd_files_are_named_and_passed_over(checkpoint_file: Path, tiny_folder:
     assert Image.open(tmp_path / "new/sheet.png").width > 200
 
 
-@pytest.mark.parametrize("form", ["table", "csv", "json"])
+@pytest.mark.parametrize("form", [*(pytest.param(form, marks=pytest.mark.slow) for form in ("table", "json")), "csv"])
 def test_names_that_are_no_text_are_read_and_printed(
     form: str, checkpoint_file: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
