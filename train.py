@@ -3,28 +3,33 @@
 import logging
 from pathlib import Path
 
-from imgcls import config, runs
+from imgcls.config import Config, command_line
+from imgcls.runs import require_top1, results_table, runs_table
 
 log = logging.getLogger("imgcls")
 
 
-def train(cfg: config.Config, run_path: Path) -> None:
+def train(cfg: Config, run_path: Path) -> None:
     """Train the run that `cfg` describes in its directory, or go on with it; a finished one shows its results."""
-    from imgcls import build, distributed  # here: torch takes seconds, which a config error need not wait for
+    from imgcls import distributed
+    from imgcls.training import (  # here: torch takes seconds, which a config error need not wait for
+        build_trainer,
+        open_run_directory,
+    )
 
-    with distributed.process_group(cfg.device) as device, build.run_directory(cfg, run_path) as run_dir:
+    with distributed.process_group(cfg.device) as device, open_run_directory(cfg, run_path) as run_dir:
         results = run_dir.results()
         if results is None:
-            results = build.trainer(cfg, run_dir, device).fit()
+            results = build_trainer(cfg, run_dir, device).fit()
             run_dir.finish(results)
         else:
             log.info("this run has finished; train anew with overwrite=true, or another with name=... or seed=...")
-        log.info(runs.summary(results, run_dir.path))
-        runs.hold_to(cfg.min_val_top1, results)
+        log.info(results_table(results, run_dir.path))
+        require_top1(cfg.min_val_top1, results)
 
 
 if __name__ == "__main__":
-    outcomes = config.command_line(train)
+    outcomes = command_line(train)
     if outcomes:
-        print(runs.table(Path(outcome.run_dir) for outcome in outcomes))
+        print(runs_table(Path(outcome.run_dir) for outcome in outcomes))
         raise SystemExit(any(outcome.error for outcome in outcomes))

@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from imgcls.device import choose_device
+from imgcls.environment import launch
+
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
@@ -27,20 +30,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def _environment() -> tuple[int, int, int] | None:
-    """Return (rank, world size, local rank) as torchrun or Slurm set them, or None for a run of one process."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
-    # SLURM_STEP_NUM_TASKS is set by srun alone; a plain `python train.py` inside an allocation stays one process.
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        return (
-            int(os.environ["SLURM_PROCID"]),
-            int(os.environ["SLURM_STEP_NUM_TASKS"]),
-            int(os.environ["SLURM_LOCALID"]),
-        )
-    return None
-
-
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
     """Join the other ranks, if there are any, and give this rank's device.
@@ -51,9 +40,9 @@ def process_group(device: str) -> Iterator[torch.device]:
     Raises:
         ValueError: CUDA was asked for and there is none, or no GPU of that number; Slurm gives no MASTER_ADDR.
     """
-    place = _environment()
+    place = launch()
     local_rank = place[2] if place else 0
-    chosen = _device(device, local_rank)
+    chosen = choose_device(device, local_rank)
     if place is None:
         yield chosen
         return
@@ -75,19 +64,6 @@ def process_group(device: str) -> Iterator[torch.device]:
         yield chosen
     finally:
         dist.destroy_process_group()
-
-
-def _device(device: str, local_rank: int) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError(f"device={device}, but torch sees no CUDA device here; use device=cpu or device=auto")
-    index = int(device[5:]) if device.startswith("cuda:") else local_rank
-    if index >= torch.cuda.device_count():
-        raise ValueError(f"device=cuda:{index}, but there are {torch.cuda.device_count()} here; the first is cuda:0")
-    return torch.device("cuda", index)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

@@ -1,22 +1,20 @@
 """Test a network or an ensemble: `python scripts/evaluate.py checkpoint=runs/x/best.pt`; `--help` says more."""
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from imgcls import config, words
+from imgcls.config import EvaluateConfig, any_names, command_line
 
 
-def evaluate(cfg: config.EvaluateConfig, folder: Path) -> None:
+def evaluate(cfg: EvaluateConfig, folder: Path) -> None:
     """Test what `cfg` names."""
-    from imgcls import distributed, testing  # here: torch takes seconds, which a config error need not wait for
+    from imgcls import distributed
+    from imgcls.evaluation import run_evaluation  # here: torch takes seconds, which a config error need not wait for
 
     del folder
     with distributed.process_group(cfg.device) as device:
-        testing.run(cfg, device)
+        run_evaluation(cfg, device)
 
 
 if __name__ == "__main__":
-    words.any_names()
-    config.command_line(evaluate, config_name="evaluate", kind=config.EvaluateConfig)
+    any_names()
+    command_line(evaluate, config_name="evaluate", kind=EvaluateConfig)

@@ -1,12 +1,9 @@
 """Write a network for other programs: `python scripts/export.py checkpoint=runs/x/best.pt out=model.onnx`."""
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from imgcls import words
+from imgcls.config import add_network, check_network, parse_options, run_script
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,7 +11,7 @@ def parser() -> argparse.ArgumentParser:
         description="Write a network for other programs, run what was written, and hold it to the checkpoint. "
         "Options may be written key=value. The batch is dynamic; labels and the input's form are in the metadata."
     )
-    words.add_network(made)
+    add_network(made)
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="model.pt2, .onnx or .safetensors")
     made.add_argument("--normalise", action="store_true", help="take images in 0..1 and normalise them inside")
     made.add_argument("--softmax", action="store_true", help="give probabilities in place of logits")
@@ -24,12 +21,12 @@ def parser() -> argparse.ArgumentParser:
 
 def export() -> int:
     """Export what the command line names."""
-    options = words.parse(parser())
-    words.check_network(options)
-    from imgcls import exporting, testing  # here: torch takes seconds, help need not wait
+    options = parse_options(parser())
+    check_network(options)
+    from imgcls.inference import export_network, open_member  # here: torch takes seconds, help need not wait
 
-    member = testing.open_member(options.checkpoint, options.weights, options.network, options.override)
-    difference = exporting.export(
+    member = open_member(options.checkpoint, options.weights, options.network, options.override)
+    difference = export_network(
         member, options.out, normalise=options.normalise, softmax=options.softmax, opset=options.opset
     )
     size = options.out.stat().st_size / 1e6
@@ -38,4 +35,4 @@ def export() -> int:
 
 
 if __name__ == "__main__":
-    words.run(export)
+    run_script(export)

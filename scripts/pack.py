@@ -8,18 +8,14 @@ stays as it is. What is packed is train/<class>/* and val/<class>/*. Broken off,
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from imgcls.data.cores import default_num_threads
-from imgcls.data.folder import folder
-from imgcls.data.pack import Packed, make_pack
+from imgcls.data.sets import Packed, make_pack, open_folder
+from imgcls.environment import default_num_threads
 
 
 def main(arguments: list[str] | None = None) -> Packed:
@@ -35,7 +31,7 @@ def main(arguments: list[str] | None = None) -> Packed:
     print(f"lossy: longer side at most {asked.longest} px, JPEG quality {asked.quality}, colour at half resolution")
     try:
         packed = make_pack(
-            folder(asked.root, train=asked.train, val=asked.val),
+            open_folder(asked.root, train=asked.train, val=asked.val),
             asked.pack,
             longest=asked.longest,
             quality=asked.quality,

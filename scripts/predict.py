@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from imgcls import figures, words
+from imgcls.config import add_network, check_network, parse_options, run_script
+from imgcls.inference import check_picture_file, protocols
 
 PROTOCOLS = ("center", "ten_crop", "googlenet144", "dense", "dense_resnet")
 
@@ -18,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Files that are no images are named on standard error and passed over. A photo's EXIF orientation "
         "is not applied, as in training: turn photos upright first.",
     )
-    words.add_network(made)
+    add_network(made)
     made.add_argument("images", nargs="+", help="files, folders, patterns; - reads a list from standard input")
     made.add_argument("--top", type=int, default=5, metavar="N", help="classes for each image (default: 5)")
     made.add_argument("--format", choices=("table", "csv", "json"), default="table")
@@ -30,32 +29,41 @@ def parser() -> argparse.ArgumentParser:
 
 def predict() -> int:
     """Predict what the command line names; 0 where any image could be read."""
-    options = words.parse(parser())
-    words.check_network(options)
+    options = parse_options(parser())
+    check_network(options)
     if options.top < 1:
         raise ValueError(f"top={options.top} shows nothing; use 1 or more")
     if options.contact_sheet is not None:
-        figures.check_file("contact-sheet", options.contact_sheet)
-    from imgcls import distributed, prediction, protocols, testing  # here: torch takes seconds, help need not wait
+        check_picture_file("contact-sheet", options.contact_sheet)
+    from imgcls import distributed
+    from imgcls.inference import (  # here: torch takes seconds, help need not wait
+        FORMATS,
+        PROTOCOL_NAMES,
+        RESNET_SCALES,
+        find_images,
+        open_member,
+        predict_files,
+        save_contact_sheet,
+    )
 
-    found = prediction.find_images(options.images, sys.stdin)
-    names = {name: kind for kind, name in testing.PROTOCOL_NAMES.items()}
-    settings: dict[str, Any] = {"scales": protocols.RESNET_SCALES} if options.protocol == "dense_resnet" else {}
+    found = find_images(options.images, sys.stdin)
+    names = {name: kind for kind, name in PROTOCOL_NAMES.items()}
+    settings: dict[str, Any] = {"scales": RESNET_SCALES} if options.protocol == "dense_resnet" else {}
     if options.flip:
         settings["flip"] = True
     protocol = getattr(protocols, names[options.protocol.removesuffix("_resnet")])(**settings)
     with distributed.process_group(options.device) as device:
-        member = testing.open_member(options.checkpoint, options.weights, options.network, options.override)
-        seen, bad = prediction.look_at(member, found.files, device=device, protocol=protocol, top=options.top)
+        member = open_member(options.checkpoint, options.weights, options.network, options.override)
+        seen, bad = predict_files(member, found.files, device=device, protocol=protocol, top=options.top)
     for reason in [*found.passed_over, *map(str, bad)]:
         print(f"passed over: {reason}", file=sys.stderr)
     if not seen:
         raise ValueError("none of the images can be read")
-    print(prediction.FORMATS[options.format](seen))
+    print(FORMATS[options.format](seen))
     if options.contact_sheet is not None:
-        prediction.contact_sheet(seen, options.contact_sheet)
+        save_contact_sheet(seen, options.contact_sheet)
     return 0
 
 
 if __name__ == "__main__":
-    words.run(predict)
+    run_script(predict)

@@ -6,15 +6,11 @@ python scripts/subset.py /data/imagenet /data/tiny --classes 10 --train 50 --val
 import argparse
 import os
 import shutil
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from imgcls.data.folder import list_folder
-from imgcls.data.sources import FolderSplit
+from imgcls.data.sets import FolderSplit, list_folder
 
 
 def subset(source: Path, target: Path, *, num_classes: int, num_train: int, num_val: int, link: bool = False) -> int:

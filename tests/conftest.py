@@ -74,14 +74,13 @@ def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     # Networks this small only lose by a second thread, and most of all on a busy machine.
     torch.set_num_threads(1)
-    from imgcls import build
-    from imgcls.trainer import Trainer
+    from imgcls.training import Trainer, build_trainer, open_run_directory
 
     def run(
         config: Config, name: str = "run", before: Callable[[Trainer], None] = lambda trainer: None
     ) -> dict[str, Any]:
-        with build.run_directory(config, tmp_path / name) as run_dir:
-            trainer = build.trainer(config, run_dir, torch.device("cpu"))
+        with open_run_directory(config, tmp_path / name) as run_dir:
+            trainer = build_trainer(config, run_dir, torch.device("cpu"))
             before(trainer)
             results = trainer.fit()
             run_dir.finish(results)

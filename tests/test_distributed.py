@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from imgcls import checkpoint, distributed
-from imgcls.config import CONF_DIR
+from imgcls import distributed
+from imgcls.checkpoints import load_checkpoint
+from imgcls.device import choose_device
+from imgcls.environment import CONF_DIR, launch
 
 TRAIN = str(CONF_DIR.parent / "train.py")
 
@@ -54,7 +56,7 @@ def test_two_ranks_train_what_one_trains_and_count_every_validation_image_once(
             assert (value == "") == (b[key] == "")
             if value:
                 assert float(value) == pytest.approx(float(b[key]), rel=1e-4), key
-    weights = [checkpoint.load(path / "last.pt")["model"] for path in (one, two)]
+    weights = [load_checkpoint(path / "last.pt")["model"] for path in (one, two)]
     for key, value in weights[0].items():
         assert value.sub(weights[1][key]).abs().max() < 1e-5, key
 
@@ -70,12 +72,12 @@ def test_one_process_agrees_with_itself() -> None:
 def test_a_cuda_device_that_is_not_there_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match=r"device=cuda, but torch sees no CUDA device.*device=auto"):
-        distributed._device("cuda", 0)
+        choose_device("cuda", 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ValueError, match="device=cuda:5, but there are 2"):
-        distributed._device("cuda:5", 0)
-    assert distributed._device("auto", 1).index == 1
+        choose_device("cuda:5", 0)
+    assert choose_device("auto", 1).index == 1
 
 
 def test_slurm_names_the_rank_and_asks_for_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +85,6 @@ def test_slurm_names_the_rank_and_asks_for_the_address(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    assert distributed._environment() == (3, 8, 1)
+    assert launch() == (3, 8, 1)
     with pytest.raises(ValueError, match="MASTER_ADDR"), distributed.process_group("cpu"):
         pass

@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent.parent / "imgcls"
+PACKAGE = Path(__file__).resolve().parents[1] / "imgcls"
 
 LAYERS = [
     {"looking"},

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from imgcls.losses import ClassificationLoss
 from imgcls.metrics import Meter, hits
+from imgcls.training import ClassificationLoss
 
 CPU = torch.device("cpu")
 

@@ -3,46 +3,10 @@
 Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks".
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.sizes import average_to, check_image_size
-
-
-def local_response_norm(
-    maps: Tensor, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
-) -> Tensor:
-    """Divide each channel by (k + alpha * sum of the squares of its `size` neighbours) ** beta.
-
-    Krizhevsky et al. 2012, section 3.3, and its constants. Maps (B, C, H, W) keep their shape and type.
-
-    The paper multiplies the sum by alpha; torch.nn.LocalResponseNorm, like Caffe, multiplies the mean. Equal to torch's
-    with alpha * size, and three times as fast on a CPU, where torch's goes through a 3-D average pooling.
-
-    Raises:
-        ValueError: `size` is not an odd positive number, so that no channel is in the middle.
-    """
-    if size < 1 or size % 2 == 0:
-        raise ValueError(
-            f"size={size} leaves no channel in the middle of local_response_norm; use an odd size such as 5"
-        )
-    num_channels = maps.shape[1]
-    # In float32 at least, whatever autocast says: the square of an fp16 map overflows from 256 on.
-    squares = maps.to(torch.promote_types(maps.dtype, torch.float32)).square()
-    squares = F.pad(squares, (0, 0, 0, 0, size // 2, size // 2))
-    energy = squares.narrow(1, 0, num_channels)
-    for offset in range(1, size):
-        energy = energy + squares.narrow(1, offset, num_channels)
-    return maps * (k + alpha * energy).pow(-beta).to(maps.dtype)
-
-
-class LocalResponseNorm(nn.Module):
-    """`local_response_norm` with the paper's constants, as a layer."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return local_response_norm(maps)
-
+from imgcls.models.layers import average_to, check_image_size, local_response_norm
 
 INITIALISATIONS = ("paper", "he")
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torchvision
 from torch import nn
 
 log = logging.getLogger(__name__)
@@ -27,10 +26,12 @@ def torchvision_model(
     Raises:
         ValueError: an unknown `arch`, `weights` or option, or `in_channels` other than 3.
     """
+    import torchvision  # here: it takes a second that other networks need not wait for
+
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
         raise ValueError(
-            f"model.arch={arch} is no classifier of torchvision {torchvision.__version__}{nearest(arch, known)}"
+            f"model.arch={arch} is no classifier of torchvision {torchvision.__version__}{nearest_arch(arch, known)}"
         )
     if in_channels != 3:
         raise ValueError(
@@ -83,7 +84,7 @@ def timm_model(
         ) from error
     if not timm.is_model(arch):
         raise ValueError(
-            f"model.arch={arch} is no network of timm {timm.__version__}{nearest(arch, timm.list_models())}"
+            f"model.arch={arch} is no network of timm {timm.__version__}{nearest_arch(arch, timm.list_models())}"
         )
     arguments = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained, **options}
     return build(timm.create_model, arch, arguments)
@@ -99,6 +100,6 @@ def build(create: Callable[..., nn.Module], arch: str, arguments: dict[str, Any]
         raise ValueError(f"model.arch={arch} does not take all of {', '.join(arguments)}: {error}") from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest_arch(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else "; its documentation lists the names"

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.alexnet import LocalResponseNorm
-from imgcls.models.sizes import average_to, check_image_size
+from imgcls.models.layers import LocalResponseNorm, average_to, check_image_size
 
 
 class GoogLeNetOutput(NamedTuple):
@@ -44,7 +43,6 @@ INCEPTIONS = {
     "5a": Widths(256, 160, 320, 32, 128, 128),
     "5b": Widths(384, 192, 384, 48, 128, 128),
 }
-
 INITIALISATIONS = ("he", "glorot")
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.sizes import check_image_size
+from imgcls.models.layers import check_image_size
 
 
 def scaled_tanh(maps: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ The names of the layers are those of torchvision's resnet18 ... resnet152, so th
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.sizes import check_image_size
+from imgcls.models.layers import check_image_size
 
 
 class BasicBlock(nn.Module):

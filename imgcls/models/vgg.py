@@ -6,8 +6,7 @@ The names of the layers are those of torchvision's vgg11 ... vgg19_bn, so that p
 
 from torch import Tensor, nn
 
-from imgcls.models.alexnet import LocalResponseNorm
-from imgcls.models.sizes import average_to, check_image_size
+from imgcls.models.layers import LocalResponseNorm, average_to, check_image_size
 
 # Table 1, a row for each stage: (kernel, channels) of each convolution, or "LRN". A 2x2 max pooling ends a stage.
 COLUMNS: dict[str, list[list[tuple[int, int] | str]]] = {
@@ -54,7 +53,6 @@ COLUMNS: dict[str, list[list[tuple[int, int] | str]]] = {
         [(3, 512), (3, 512), (3, 512), (3, 512)],
     ],
 }
-
 INITIALISATIONS = ("glorot", "gaussian", "he")
 
 

@@ -18,7 +18,7 @@ Counts = dict[str, dict[str, Any]]
 def counts(tmp_path_factory: pytest.TempPathFactory) -> Counts:
     file = tmp_path_factory.mktemp("faults") / "counts.json"
     numbers = [f"--{kind}={number}" for kind, number in COUNTS.items()]
-    command = [sys.executable, str(ROOT / "scripts/faults.py"), *numbers, f"--json={file}"]
+    command = [sys.executable, str(ROOT / "scripts/dev/faults.py"), *numbers, f"--json={file}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert file.exists(), done.stdout + done.stderr
     counts = json.loads(file.read_text())

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from imgcls import build, distributed
+from imgcls import distributed
 from imgcls.config import compose
-from imgcls.memory import OutOfMemory
+from imgcls.training import OutOfMemory, build_trainer, open_run_directory
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,8 +28,8 @@ def _one_gibibyte() -> Iterator[None]:
 def steps_of(path: Path, folder: Path, *overrides: str) -> int:
     size = ["image_size=224", "batch_size=60", "max_steps=2", "epochs=2", "precision=fp32", "tensorboard=false"]
     config = compose(["model=resnet50", "data=folder", f"data.root={folder}", *size, "device=cuda", *overrides])
-    with distributed.process_group(config.device) as device, build.run_directory(config, path) as run_dir:
-        return build.trainer(config, run_dir, device).fit()["steps"]
+    with distributed.process_group(config.device) as device, open_run_directory(config, path) as run_dir:
+        return build_trainer(config, run_dir, device).fit()["steps"]
 
 
 def test_a_batch_that_does_not_fit_is_named_with_what_does(tiny_folder: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_resumed_they_equal_the_unbr
     stop: str, odd_folder: Path
 ) -> None:
     overrides = [*RUN, f"data.root={odd_folder}", "augment=modern", "augment.policy=null", "ema_decay=0.9"]
-    script = [str(ROOT / "scripts/verify_resume.py"), "7", "4", "--ranks=2", f"--stop={stop}"]
+    script = [str(ROOT / "scripts/dev/verify_resume.py"), "7", "4", "--ranks=2", f"--stop={stop}"]
     done = subprocess.run([sys.executable, *script, *overrides], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the stopped run IS the unbroken run" in done.stdout

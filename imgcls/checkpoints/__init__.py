@@ -1,0 +1,21 @@
+"""TODO imgcls.checkpoints."""
+
+from imgcls.checkpoints.compare import compare_runs, list_differences, verdict_table
+from imgcls.checkpoints.file import CheckpointError, checksum, load_checkpoint, load_latest_checkpoint, save_checkpoint
+from imgcls.checkpoints.resume import Checkpoints
+from imgcls.checkpoints.writer import CheckpointFile, CheckpointWriter, copy_to_host
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointFile",
+    "CheckpointWriter",
+    "Checkpoints",
+    "checksum",
+    "compare_runs",
+    "copy_to_host",
+    "list_differences",
+    "load_checkpoint",
+    "load_latest_checkpoint",
+    "save_checkpoint",
+    "verdict_table",
+]

@@ -1,0 +1,156 @@
+"""Checkpoints: written whole or not at all, checked when read, and never code.
+
+A file holds tensors and plain types only, so it loads with `weights_only=True`; a pickle that would run something is
+refused by torch before it runs.
+"""
+
+import errno
+import logging
+import os
+import pickle
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+FORMAT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: its text names the file, the reason and the way out."""
+
+
+def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: Path | None = None) -> None:
+    """Write `content` to `path` so that a crash at any moment leaves the old file or the new one, whole.
+
+    Args:
+        content: a tree of dicts, lists, tensors and plain values.
+        path: where to; the file is written beside it, synced, and renamed.
+        keep_previous: where the file that stood at `path` goes, in place of being replaced.
+
+    Raises:
+        OSError: the disk is full or refuses; the old file is untouched.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    content = {"format": FORMAT, "checksum": checksum(content), **content}
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        # torch reports a disk that is full by an error of its own, raised while it handles the disk's.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
+    if keep_previous is not None and path.exists():
+        path.replace(keep_previous)
+    partial.replace(path)
+    sync_to_disk(path.parent)  # a rename is on disk only once its directory is
+
+
+def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read and check a file that `save` wrote.
+
+    Raises:
+        CheckpointError: the file is torn, was changed, is of another program, or would run code.
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, tried twice: network filesystems fail now and then.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint={path}: there is no such file")
+    try:
+        content = _read(path, map_location)
+    except (OSError, MemoryError):
+        raise  # says nothing about what is in the file
+    except pickle.UnpicklingError as error:
+        reason = _reason(error)
+        raise CheckpointError(f"{path} is damaged, or holds more than tensors and plain values: {reason}") from error
+    except Exception as error:  # what torch makes of bytes that are no checkpoint has no one name
+        raise CheckpointError(f"{path} is damaged and cannot be read: {_reason(error)}") from error
+    if not isinstance(content, dict) or "checksum" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of imgcls; weights alone go in by another way (weights=...)")
+    if content.pop("format") != FORMAT:
+        raise CheckpointError(f"{path} was written by another version of imgcls; train anew, or use that version")
+    if content.pop("checksum") != checksum(content):
+        raise CheckpointError(f"{path} is damaged: its checksum does not match")
+    return content
+
+
+def _read(path: Path, map_location: torch.device | str) -> Any:
+    for last_try in (False, True):
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # torch looked for something before the beginning of a torn file
+                raise EOFError("it ends too early") from error
+            if last_try:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        time.sleep(0.05)
+    raise AssertionError
+
+
+def load_latest_checkpoint(paths: list[Path], *, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """Return the first of `paths` that is whole, with a warning for each that is not; None where none exists.
+
+    Raises:
+        CheckpointError: there are files, and none of them is whole.
+    """
+    errors: dict[Path, CheckpointError] = {}
+    for path in paths:
+        try:
+            content = load_checkpoint(path, map_location=map_location)
+        except FileNotFoundError:
+            continue
+        except CheckpointError as error:
+            errors[path] = error
+            continue
+        for damaged, error in errors.items():
+            log.warning("%s; going on from %s", error, path)
+            # Out of the way, or the next save would put it in the place of the whole one.
+            damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
+        return content
+    if errors:
+        raise CheckpointError(f"{'; '.join(map(str, errors.values()))}; start anew with overwrite=true")
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def checksum(content: Any) -> int:
+    """Return the CRC-32 of a tree's keys, values and tensor bytes, whatever device the tensors are on."""
+    return _crc(content, 0)
+
+
+def _crc(node: Any, crc: int) -> int:
+    if isinstance(node, Tensor):
+        crc = zlib.crc32(f"{node.dtype}{tuple(node.shape)}".encode(), crc)
+        flat = node.detach().cpu().contiguous().reshape(-1)
+        return zlib.crc32(flat.view(torch.uint8).numpy().data, crc)
+    if isinstance(node, dict):
+        for key, value in node.items():
+            crc = _crc(value, zlib.crc32(repr(key).encode(), crc))
+        return crc
+    if isinstance(node, list | tuple):
+        for value in node:
+            crc = _crc(value, zlib.crc32(b",", crc))
+        return crc
+    return zlib.crc32(repr(node).encode(), crc)
+
+
+def sync_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,35 @@
+"""TODO imgcls.data.augment."""
+
+from imgcls.data.augment.crops import (
+    CenterCrop,
+    Crop,
+    Pad,
+    PadCrop,
+    RandomResizedCrop,
+    ResizeRandomCrop,
+    ScaleJitterCrop,
+    Whole,
+)
+from imgcls.data.augment.keyed_random import GAMMA, mix_int, stream_key
+from imgcls.data.augment.policies import OPERATIONS, STEPS, Policy, RandAugment, TrivialAugment, make_policy, operate
+
+__all__ = [
+    "CenterCrop",
+    "Crop",
+    "GAMMA",
+    "OPERATIONS",
+    "Pad",
+    "PadCrop",
+    "Policy",
+    "RandAugment",
+    "RandomResizedCrop",
+    "ResizeRandomCrop",
+    "STEPS",
+    "ScaleJitterCrop",
+    "TrivialAugment",
+    "Whole",
+    "make_policy",
+    "mix_int",
+    "operate",
+    "stream_key",
+]

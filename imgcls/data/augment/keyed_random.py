@@ -1,0 +1,47 @@
+"""Random numbers that are a function of (seed, epoch, sample index), whoever asks, in whatever order.
+
+A counter-based generator: each number is a hash of its key, by the finaliser of SplitMix64 (Steele, Lea & Flood 2014,
+section 4, with Stafford's variant 13 constants). So no thread, rank or resumed run has a state that could differ.
+"""
+
+import numpy as np
+
+# One stream per kind of choice, so that adding a choice never changes the numbers that another one gets.
+CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER = range(9)
+GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment: 2**64 over the golden ratio, odd
+MASK = (1 << 64) - 1
+
+
+def uniforms(seed: int, epoch: int, indices: np.ndarray, num_draws: int, *, stream: int = 0) -> np.ndarray:
+    """Uniform numbers in [0, 1) for each sample: (B,) indices to (B, num_draws) float64."""
+    base = np.uint64(mix_int(stream_key(seed, epoch, stream)))
+    with np.errstate(over="ignore"):
+        sample = _mix(base + np.asarray(indices).astype(np.uint64) * np.uint64(GAMMA))
+        steps = np.arange(1, num_draws + 1, dtype=np.uint64) * np.uint64(GAMMA)
+        bits = _mix(sample[:, None] + steps)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `num` samples in this epoch, as int64 indices."""
+    key = stream_key(seed, epoch, ORDER)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(num)
+
+
+def stream_key(seed: int, epoch: int, stream: int) -> int:
+    key = 0
+    for part in (seed, epoch, stream):
+        key = mix_int((key + GAMMA + (part & MASK)) & MASK)
+    return key
+
+
+def mix_int(bits: int) -> int:
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & MASK
+    return bits ^ (bits >> 31)
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

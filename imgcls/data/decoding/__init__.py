@@ -1,0 +1,39 @@
+"""TODO imgcls.data.decoding."""
+
+from imgcls.data.decoding.native import Sizes, Workspace
+from imgcls.data.decoding.pillow import BadImageError, decode_box, decode_whole, load_whole, read_size, resample_box
+from imgcls.data.decoding.plan import Plan
+from imgcls.data.decoding.readers import (
+    CachingReader,
+    Failures,
+    FileReader,
+    FileSource,
+    Reader,
+    describe_decoder,
+    make_array_reader,
+    make_file_reader,
+    only_copies,
+    windows_of,
+)
+
+__all__ = [
+    "BadImageError",
+    "CachingReader",
+    "Failures",
+    "FileReader",
+    "Plan",
+    "Sizes",
+    "Workspace",
+    "FileSource",
+    "Reader",
+    "decode_box",
+    "decode_whole",
+    "describe_decoder",
+    "load_whole",
+    "make_array_reader",
+    "make_file_reader",
+    "only_copies",
+    "read_size",
+    "resample_box",
+    "windows_of",
+]

@@ -1,0 +1,216 @@
+"""From the bytes of an image file to the pixels of one box, by Pillow.
+
+What torchvision's ImageFolder shows a network is what this shows: EXIF orientation is not applied, alpha is dropped,
+colour profiles are ignored. Only what cannot be decoded whole is refused.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from imgcls.data.decoding import jpeg
+
+# Broken metadata says nothing about the pixels, and ImageNet has files with it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(TiffImagePlugin|JpegImagePlugin)")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, by name
+MAX_PIXELS = 89_478_485  # Pillow's own mark for a suspicious image: a quarter of a GiB as RGB
+_MODES = {1: "L", 3: "RGB"}
+_JPEG = ("JPEG", "MPO")
+
+
+class BadImageError(ValueError):
+    """An image that cannot be read or decoded; the message names the file and the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+def read_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width, from the header alone.
+
+    Raises:
+        BadImageError: no image, or more than `MAX_PIXELS` pixels.
+    """
+    frame = jpeg.read_frame(data)
+    if frame is not None and frame.height * frame.width <= MAX_PIXELS:
+        return frame.height, frame.width
+    with _open(data, name) as image:
+        return image.height, image.width
+
+
+def decode_box(data: bytes, box: np.ndarray, out: np.ndarray, *, flip: bool, name: str) -> None:
+    """Decode, crop, resample with antialiasing, and mirror if `flip`, into `out` (H, W, C) uint8 with C 1 or 3.
+
+    `box` is left, top, right, bottom in pixels of the file's image; see `imgcls.data.crops`.
+
+    Raises:
+        BadImageError: a file that cannot be decoded whole.
+    """
+    with _open(_without_rows_below(data, box, out), name) as image:
+        with _naming(name, "cannot be decoded"):
+            factor = _draft(image, box, out)
+            image.decodermaxblock = len(data)  # in one go: a decoder that is fed in parts repeats work at each
+            image.load()
+            plain = _plain(image, out.shape[2])
+        resample(plain, np.asarray(box) / factor, out, flip=flip)
+
+
+def decode_whole(data: bytes, channels: int, name: str) -> np.ndarray:
+    """All pixels of an image, (H, W, C) uint8.
+
+    Raises:
+        BadImageError: a file that cannot be decoded whole.
+    """
+    pixels = np.asarray(load_whole(data, channels, name).convert(_MODES[channels]))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
+    """An image as `decode_box` sees it where it does not `shrink`, to be kept for `resample_loaded`.
+
+    Raises:
+        BadImageError: a file that cannot be decoded whole.
+    """
+    with _open(data, name) as image:
+        with _naming(name, "cannot be decoded"):
+            if channels == 1 and image.format in _JPEG:
+                image.draft("L", image.size)
+            image.load()
+            plain = _plain(image, channels).copy()
+        plain.format = image.format
+        plain.info = {} if (frame := jpeg.read_frame(data)) is None else {"block_rows": frame.block_rows}
+    return plain
+
+
+def resample_loaded(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
+    """The same pixels as `decode_box` from what `load_whole` gave, where `decode_box` would not `shrink`."""
+    if block_rows := image.info.get("block_rows"):
+        # Pillow 13 chooses the order of its two passes, and so how they round, by the height of the image.
+        rows = _rows_needed(box, out, image.size)
+        if (height := jpeg.height_of_upper_rows(image.height, block_rows, rows)) < image.height:
+            image = image.crop((0, 0, image.width, height))
+    resample(image, box, out, flip=flip)
+
+
+def shrink(image: Image.Image, box: np.ndarray, out: np.ndarray) -> int:
+    """At what part of its size `decode_box` decodes this image for this box: 1, or a half, a quarter, an eighth."""
+    return _shrink(box, out, image.size) if image.format in _JPEG else 1
+
+
+def resample(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
+    """Crop, resample with antialiasing, and mirror if `flip`, into `out` (H, W, C) uint8; black beyond the edges."""
+    rows, columns, _ = out.shape
+    left, top, right, bottom = (float(edge) for edge in box)
+    x0, x1, left, right = _inside(left, right, columns, image.width)
+    y0, y1, top, bottom = _inside(top, bottom, rows, image.height)
+    inner = out[y0:y1, columns - x1 : columns - x0] if flip else out[y0:y1, x0:x1]
+    if inner.shape[:2] != out.shape[:2]:
+        out[:] = 0
+    if inner.size:
+        resized = image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+        if flip:
+            resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.asarray(resized)
+        inner[:] = pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def resample_box(pixels: np.ndarray, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
+    """The same crop as `decode_box` from pixels (H, W, C) uint8 that are already decoded."""
+    left, top, right, bottom = np.asarray(box, np.float64)
+    # Only the pixels that take part are made into an image: the box, and the filter's support around it.
+    x0, x1 = _taking_part(left, right, out.shape[1], pixels.shape[1])
+    y0, y1 = _taking_part(top, bottom, out.shape[0], pixels.shape[0])
+    part = pixels[y0:y1, x0:x1, 0] if pixels.shape[2] == 1 else pixels[y0:y1, x0:x1]
+    resample(Image.fromarray(part), np.array([left - x0, top - y0, right - x0, bottom - y0]), out, flip=flip)
+
+
+def _open(data: bytes, name: str) -> ImageFile.ImageFile:
+    with _naming(name, "cannot be opened"):
+        try:
+            image = Image.open(io.BytesIO(data))
+        except Image.UnidentifiedImageError:
+            reason = "is empty" if not len(data) else "is not an image, or of a kind that Pillow does not know"
+            raise BadImageError(name, reason) from None
+        except Image.DecompressionBombError as error:
+            raise BadImageError(name, f"is too large to be an honest image: {error}") from None
+    assert isinstance(image, ImageFile.ImageFile)
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImageError(
+            name, f"has {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}; make it smaller"
+        )
+    return image
+
+
+@contextmanager
+def _naming(name: str, what: str) -> Iterator[None]:
+    # Pillow's readers trip over broken files with errors of any kind: a TIFF's with TypeError, for one.
+    try:
+        yield
+    except (BadImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadImageError(name, f"{what}: {error}") from error
+
+
+def _without_rows_below(data: bytes, box: np.ndarray, out: np.ndarray) -> bytes:
+    # What lies below the box, and below the antialiasing's reach, need not be decoded.
+    frame = jpeg.read_frame(data)
+    if frame is None or frame.height * frame.width > MAX_PIXELS:
+        return data
+    return jpeg.upper_rows(data, frame, _rows_needed(box, out, (frame.width, frame.height)))
+
+
+def _rows_needed(box: np.ndarray, out: np.ndarray, size: tuple[int, int]) -> int:
+    reach = max((box[3] - box[1]) / out.shape[0], 1) + 1 + 2 * _shrink(box, out, size)
+    return int(np.ceil(max(box[3], 1) + reach))
+
+
+def _shrink(box: np.ndarray, out: np.ndarray, size: tuple[int, int]) -> int:
+    # libjpeg can decode at 1/2, 1/4 or 1/8 size for much less work; only where that still has the output's resolution.
+    ratio = min((box[2] - box[0]) / out.shape[1], (box[3] - box[1]) / out.shape[0])
+    return next((s for s in (8, 4, 2) if s <= ratio and s <= min(size)), 1)
+
+
+def _draft(image: Image.Image, box: np.ndarray, out: np.ndarray) -> int:
+    factor = shrink(image, box, out)
+    mode = "L" if out.shape[2] == 1 else None  # luma alone is what a grayscale network needs
+    if image.format in _JPEG and (factor > 1 or mode is not None):
+        image.draft(mode, (image.width // factor, image.height // factor))
+    return factor
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    # L stays L for a colour network: it is resampled once and copied to three channels at the end.
+    if image.mode == "L" or image.mode == _MODES[channels]:
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion would clip all but the darkest
+        return Image.fromarray((np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point; save it with 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(_MODES[channels])
+
+
+def _taking_part(low: float, high: float, num_out: int, num_in: int) -> tuple[int, int]:
+    support = max((high - low) / num_out, 1) + 1
+    return max(0, int(low - support)), min(num_in, int(high + support) + 1)
+
+
+def _inside(low: float, high: float, num_out: int, num_in: int) -> tuple[int, int, float, float]:
+    # The output pixels whose centres fall on the image, and the part of the box that they stand for.
+    if low >= 0 and high <= num_in:
+        return 0, num_out, low, high
+    step = (high - low) / num_out
+    first = max(0, int(np.ceil(-low / step - 0.5)))
+    last = min(num_out, int(np.floor((num_in - low) / step - 0.5)) + 1)
+    return first, max(first, last), max(0.0, low + first * step), min(float(num_in), low + last * step)

@@ -1,0 +1,26 @@
+"""TODO imgcls.data.decoding.plan."""
+
+import numpy as np
+
+from imgcls.data.augment import Crop, keyed_random
+
+
+class Plan:
+    """Which box of each image, and whether mirrored: a function of (seed, epoch, sample index)."""
+
+    def __init__(self, crop: Crop, *, image_size: int, flip: float, seed: int) -> None:
+        self.crop = crop
+        self.image_size = image_size
+        self.flip = flip
+        self.seed = seed
+
+    def boxes(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """(B, 4) boxes for images of `sizes` (B, 2)."""
+        draws = keyed_random.uniforms(self.seed, epoch, indices, self.crop.num_draws, stream=keyed_random.CROP)
+        return self.crop.boxes(sizes, draws, image_size=self.image_size)
+
+    def flips(self, epoch: int, indices: np.ndarray) -> np.ndarray:
+        """(B,) bool."""
+        if self.flip == 0:
+            return np.zeros(len(indices), bool)
+        return keyed_random.uniforms(self.seed, epoch, indices, 1, stream=keyed_random.FLIP)[:, 0] < self.flip

@@ -1,0 +1,19 @@
+"""TODO imgcls.data.loading."""
+
+from imgcls.data.loading.bad_images import BadImages
+from imgcls.data.loading.factory import build_loaders
+from imgcls.data.loading.loader import Batch, Loader
+from imgcls.data.loading.resident import Resident, make_resident
+from imgcls.data.loading.views import View, Viewed, view_images
+
+__all__ = [
+    "BadImages",
+    "Batch",
+    "Loader",
+    "Resident",
+    "View",
+    "Viewed",
+    "build_loaders",
+    "make_resident",
+    "view_images",
+]

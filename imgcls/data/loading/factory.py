@@ -1,0 +1,42 @@
+"""TODO imgcls.data.loading.factory."""
+
+from typing import Any
+
+import torch
+
+from imgcls import distributed
+from imgcls.config import Config, build_component
+from imgcls.data.augment import make_policy
+from imgcls.data.loading.loader import Loader
+from imgcls.data.sets import ImageSet
+from imgcls.errors import ConfigError
+
+
+def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tuple[Loader, Loader]:
+    """Build the training and the validation loader of this rank."""
+    data, augment = config.data, config.augment
+    ranks = distributed.world_size()
+    if config.batch_size % ranks:
+        raise ConfigError(
+            f"batch_size={config.batch_size} does not divide over {ranks} ranks; use a multiple of {ranks}"
+        )
+    common: dict[str, Any] = {
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "rank": distributed.rank(),
+        "world_size": ranks,
+        "num_threads": data.num_threads,
+        "prefetch": data.prefetch,
+        "device": device,
+        "on_bad_image": data.on_bad_image,
+        "cache_gb": data.cache_gb,
+        "channels": data.channels,
+    }
+    crop, eval_crop = (
+        build_component("augment.crop", augment.crop),
+        build_component("augment.eval_crop", augment.eval_crop),
+    )
+    policy = make_policy(augment.policy, ops=augment.policy_ops, magnitude=augment.policy_magnitude)
+    train = Loader(images.train, crop, shuffle=True, flip=augment.flip, policy=policy, **common)
+    return train, Loader(images.val, eval_crop, shuffle=False, **common)

@@ -1,0 +1,65 @@
+"""A small set that lies on the device whole: a batch is gathered there, and nothing is copied to it but an order."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgcls.data.decoding import Plan, only_copies, windows_of
+from imgcls.data.sets import Split
+
+MOST_OF_MEMORY = 0.1  # what a set may take of the device's free memory: a small set, and the rest for training
+
+
+class Gathered(NamedTuple):
+    """Images (B, H, W, C) uint8, labels (B,) and indices (B,) int64."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class Resident:
+    """The images and labels of a split on a device, cropped there by crops that only copy pixels.
+
+    The pixels are those that `imgcls.data.decoding.CopyingReader` copies on the CPU.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, plan: Plan, device: torch.device) -> None:
+        self.plan = plan
+        self.pixels = images
+        self.size = images.shape[1:3]
+        self.images = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        self.labels = torch.from_numpy(labels).to(device)
+
+    def batches(self, epoch: int, order: np.ndarray, *, batch_size: int, start: int) -> Iterator[Gathered]:
+        """The images of `order` (N,) in batches, from position `start` on; crops and flips drawn at once for all."""
+        windows = windows_of(self.pixels, self.plan, epoch, order)
+        device = self.images.device
+        indices = torch.from_numpy(order).to(device)
+        lefts, tops = torch.from_numpy(windows.corners).to(device).T
+        flips = torch.from_numpy(windows.flips).to(device)
+        for first in range(start * batch_size, len(order), batch_size):
+            part = slice(first, first + batch_size)
+            images = self._crop(indices[part], lefts[part], tops[part], flips[part])
+            yield Gathered(images, self.labels[indices[part]], indices[part])
+
+    def _crop(self, indices: Tensor, lefts: Tensor, tops: Tensor, flips: Tensor) -> Tensor:
+        side, (height, width) = self.plan.image_size, self.size
+        steps = torch.arange(side, device=indices.device)
+        rows = tops[:, None] + steps
+        columns = lefts[:, None] + torch.where(flips[:, None], side - 1 - steps, steps)
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        rows, columns = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]
+        return self.images[indices[:, None, None], rows, columns] * inside[..., None]
+
+
+def make_resident(split: Split, plan: Plan, device: torch.device) -> Resident | None:
+    """Put a split on a GPU where its crops only copy pixels and it takes little of the memory there."""
+    images = split.decoded
+    if device.type != "cuda" or images is None or not only_copies(images, plan):
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return Resident(images, split.labels, plan, device) if images.nbytes < MOST_OF_MEMORY * free else None

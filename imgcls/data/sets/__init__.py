@@ -1,0 +1,54 @@
+"""TODO imgcls.data.sets."""
+
+from imgcls.data.sets.factory import open_image_set
+from imgcls.data.sets.folder import open_folder
+from imgcls.data.sets.imagenet import (
+    imagenet_classes,
+    index_of_devkit_id,
+    open_imagenet,
+    open_tiny_imagenet,
+    readable_names,
+    validation_number,
+    wnids,
+)
+from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
+from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder, pack_names
+from imgcls.data.sets.pack import Packed, make_pack, open_pack
+from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
+from imgcls.data.sets.splits import ArraySplit, FileSplit, FolderSplit, ImageSet, PackSplit, Split, read_file
+
+__all__ = [
+    "ArraySplit",
+    "CLASSES",
+    "EXTENSIONS",
+    "FileSplit",
+    "FolderSplit",
+    "ImageSet",
+    "Listing",
+    "PackSplit",
+    "Packed",
+    "Split",
+    "VERSION",
+    "draw_image",
+    "draw_noise",
+    "draw_set",
+    "imagenet_classes",
+    "index_of_devkit_id",
+    "list_folder",
+    "load_cifar10",
+    "load_cifar100",
+    "load_fashion_mnist",
+    "load_mnist",
+    "make_pack",
+    "open_folder",
+    "open_image_set",
+    "open_imagenet",
+    "open_pack",
+    "open_shapes",
+    "open_tiny_imagenet",
+    "pack_names",
+    "read_file",
+    "readable_names",
+    "validation_number",
+    "wnids",
+]

@@ -1,0 +1,12 @@
+"""TODO imgcls.data.sets.factory."""
+
+from imgcls.config import Config, build_component
+from imgcls.data.sets.splits import ImageSet
+
+
+def open_image_set(config: Config) -> ImageSet:
+    """Open the data set that the config names, and hold `data.num_classes` against it."""
+    data = config.data
+    opened: ImageSet = build_component("data.source", data.source, root=data.root, channels=data.channels)
+    opened.check_num_classes(data.num_classes)
+    return opened

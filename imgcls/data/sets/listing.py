@@ -1,0 +1,164 @@
+"""TODO imgcls.data.sets.listing."""
+
+import hashlib
+import logging
+import os
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from imgcls.environment import cache_folder
+
+log = logging.getLogger(__name__)
+EXTENSIONS = (b".jpg", b".jpeg", b".png", b".bmp", b".webp", b".gif", b".tif", b".tiff")
+SETTLED_SECONDS = 2.0  # a folder changed less than this before it was listed may change again under the same mtime
+
+
+class Listing(NamedTuple):
+    """The image files below a folder, packed; and its sub-folders, which are the classes."""
+
+    names: np.ndarray  # uint8, paths relative to the folder, one after another
+    offsets: np.ndarray  # int64
+    labels: np.ndarray  # int32
+    classes: list[str]
+    num_stray: int  # images that lie in the folder itself, in no class
+
+
+def list_folder(path: Path) -> Listing:
+    """List `path`, from the cache where no folder has changed since.
+
+    Raises:
+        ValueError: a link among its folders leads back to one that holds it.
+    """
+    real = os.fsencode(os.path.realpath(path))  # the same list by whatever name, from wherever it is asked for
+    cached = _place_of_list(real)
+    if cached is not None and (listing := _load(cached)) is not None:
+        return listing
+    started = time.time()
+    listing, folders = _scan(real)
+    stamps = _stamps(folders)
+    if cached is not None and stamps.max(initial=0) < (started - SETTLED_SECONDS) * 1e9:
+        _save(cached, listing, folders, stamps)
+    log.info("listed %d images below %s in %.1f s", len(listing.labels), path, time.time() - started)
+    return listing
+
+
+def _place_of_list(real: bytes) -> Path | None:
+    try:
+        return cache_folder() / "lists" / f"{hashlib.sha256(real).hexdigest()[:32]}.npz"
+    except FileNotFoundError as error:
+        log.info("the list of files is not kept for next time: %s", error)
+        return None
+
+
+def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
+    class_names: list[bytes] = []
+    num_stray = 0
+    with os.scandir(top) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            if _is_folder(entry):
+                class_names.append(entry.name)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                num_stray += 1
+    class_names.sort()
+    folders = [top]
+    blobs, lengths, labels = [], [], []
+    for label, name in enumerate(class_names):
+        found = _files_below(top, name, folders, above=[_identity(top)])
+        blobs.append(b"".join(found))
+        lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
+        labels.append(np.full(len(found), label, np.int32))
+    return Listing(
+        names=np.frombuffer(b"".join(blobs), np.uint8),
+        offsets=np.concatenate([[0], *lengths]).cumsum(dtype=np.int64),
+        labels=np.concatenate([np.empty(0, np.int32), *labels]),
+        classes=[os.fsdecode(name) for name in class_names],
+        num_stray=num_stray,
+    ), folders
+
+
+def _files_below(top: bytes, relative: bytes, folders: list[bytes], *, above: list[tuple[int, int]]) -> list[bytes]:
+    # Hidden files are skipped: archives made on a Mac hold ._n01440764_1.JPEG beside each image, and it is no image.
+    found, inner = [], []
+    folders.append(top + b"/" + relative)
+    here = _identity(folders[-1])
+    if here in above:
+        raise ValueError(f"{os.fsdecode(folders[-1])} is a link back to a folder that holds it; remove the link")
+    with os.scandir(folders[-1]) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            if _is_folder(entry):
+                inner.append(entry.name)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                found.append(relative + b"/" + entry.name)
+    for name in inner:
+        found += _files_below(top, relative + b"/" + name, folders, above=[*above, here])
+    return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link to itself, for one
+        raise ValueError(f"{os.fsdecode(entry.path)} cannot be followed: {error.strerror}; remove it") from None
+
+
+def _identity(folder: bytes) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _stamps(folders: list[bytes]) -> np.ndarray:
+    return np.fromiter((os.stat(path).st_mtime_ns for path in folders), np.int64, len(folders))
+
+
+def _load(cached: Path) -> Listing | None:
+    try:
+        with np.load(cached, allow_pickle=False) as kept:
+            folders = kept["folders"].tobytes().split(b"\0")
+            if not np.array_equal(_stamps(folders), kept["stamps"]):
+                return None
+            classes = kept["classes"].tobytes()
+            return Listing(
+                names=kept["names"],
+                offsets=kept["offsets"],
+                labels=kept["labels"],
+                classes=[os.fsdecode(name) for name in classes.split(b"\0")] if classes else [],
+                num_stray=int(kept["num_stray"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, torn, or of a folder that is gone
+        return None
+
+
+def _save(cached: Path, listing: Listing, folders: list[bytes], stamps: np.ndarray) -> None:
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cached.parent, suffix=".tmp", delete=False) as file:
+            np.savez(
+                file,
+                names=listing.names,
+                offsets=listing.offsets,
+                labels=listing.labels,
+                classes=_bytes(b"\0".join(os.fsencode(name) for name in listing.classes)),
+                num_stray=np.int64(listing.num_stray),
+                folders=_bytes(b"\0".join(folders)),
+                stamps=stamps,
+            )
+        os.replace(file.name, cached)
+    except OSError as error:
+        log.info("the list of files is not kept for next time: %s", error)
+
+
+def _bytes(text: bytes) -> np.ndarray:
+    return np.frombuffer(text, np.uint8)
+
+
+def pack_names(names: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    return _bytes(b"".join(names)), np.cumsum([0, *map(len, names)], dtype=np.int64)

@@ -1,0 +1,357 @@
+"""Where images come from: a split is labels, and images by index; an image set is two splits over the same classes."""
+
+import dataclasses
+import difflib
+import hashlib
+import os
+import stat
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from imgcls.data.decoding import (
+    BadImageError,
+    Plan,
+    Reader,
+    decode_whole,
+    make_array_reader,
+    make_file_reader,
+)
+
+if TYPE_CHECKING:
+    from imgcls.data.decoding import Sizes, Workspace
+
+
+class Split(Protocol):
+    """Images by index and their labels. A new container of images implements this; nothing else knows its kind."""
+
+    labels: np.ndarray  # (N,) int64
+
+    def __len__(self) -> int: ...
+
+    def path(self, index: int) -> str:
+        """Return the name of image `index`, as the user would type it."""
+        ...
+
+    def pixels(self, index: int, channels: int) -> np.ndarray:
+        """Return image `index` whole: (H, W, C) uint8.
+
+        Raises:
+            BadImageError: it cannot be read or decoded.
+        """
+        ...
+
+    def make_reader(self, plan: Plan, channels: int, *, cache_gb: float) -> Reader:
+        """Return what fills batch buffers with the crops of `plan`.
+
+        Raises:
+            ValueError: the images do not have `channels`.
+        """
+        ...
+
+    def content(self) -> list[np.ndarray]:
+        """Return the arrays that tell this split from another, wherever it is stored: names or pixels, and labels."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes when the images do: of files, their place, names, sizes and times of change."""
+        ...
+
+    @property
+    def decoded(self) -> np.ndarray | None:
+        """All images as one array (N, H, W, C) uint8, where they are held decoded; otherwise None."""
+        ...
+
+
+class FileSplit:
+    """What splits of image files share: `read`, `path` and `open_in` are the subclass's."""
+
+    names: np.ndarray
+    labels: np.ndarray
+    decoded: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        raise NotImplementedError
+
+    def read(self, index: int) -> bytes:
+        raise NotImplementedError
+
+    def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
+        raise NotImplementedError
+
+    def files(self) -> Iterable[bytes]:
+        """Return the files on disk that hold the images."""
+        raise NotImplementedError
+
+    @property
+    def root(self) -> bytes:
+        raise NotImplementedError
+
+    def pixels(self, index: int, channels: int) -> np.ndarray:
+        """Return image `index` whole: (H, W, C) uint8.
+
+        Raises:
+            BadImageError: it cannot be read or decoded.
+        """
+        return decode_whole(self.read(index), channels, self.path(index))
+
+    def make_reader(self, plan: Plan, channels: int, *, cache_gb: float) -> Reader:
+        """Return what fills batch buffers with the crops of `plan`, which gives its boxes once the sizes are known."""
+        del plan
+        return make_file_reader(self, channels, cache_gb=cache_gb)
+
+    def content(self) -> list[np.ndarray]:
+        """Return the names and the labels."""
+        return [self.names, self.labels]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the files' place, names, sizes and times of change."""
+        digest = hashlib.sha256(self.names.tobytes())
+        digest.update(os.path.abspath(self.root))
+        for file in self.files():
+            try:
+                stat = os.stat(file)
+            except OSError:  # for the reader to name
+                continue
+            digest.update(f"{stat.st_size} {stat.st_mtime_ns};".encode())
+        return digest.hexdigest()[:16]
+
+
+class FolderSplit(FileSplit):
+    """Image files in one folder per class, as packed arrays: a million files cost megabytes, not a million objects.
+
+    `names` holds every path relative to `root` one after another, as bytes; file i's are offsets[i]:offsets[i + 1].
+    """
+
+    def __init__(self, root: str | Path, names: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> None:
+        self._root = os.fsencode(root)
+        self.names = names  # uint8
+        self.offsets = offsets  # int64, one more than there are files
+        self.labels = labels.astype(np.int64, copy=False)
+
+    @property
+    def root(self) -> bytes:
+        """The folder that the names are relative to."""
+        return self._root
+
+    def files(self) -> Iterable[bytes]:
+        """Return the path of every image."""
+        return map(self.raw_path, range(len(self)))
+
+    def path(self, index: int) -> str:
+        """Where image `index` lies, as the user would type it."""
+        return os.fsdecode(self.raw_path(index))
+
+    def read(self, index: int) -> bytes:
+        """The bytes of the file of image `index`.
+
+        Raises:
+            BadImageError: it cannot be read, tried twice: network filesystems fail now and then.
+        """
+        path = self.raw_path(index)
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer for ever
+                raise BadImageError(os.fsdecode(path), "is no regular file")
+            return read_file(path)
+        except FileNotFoundError:
+            raise BadImageError(os.fsdecode(path), "is gone since the folder was listed") from None
+        except OSError:
+            time.sleep(0.05)
+        try:
+            return read_file(path)
+        except OSError as error:
+            raise BadImageError(os.fsdecode(path), f"cannot be read: {error.strerror or error}") from error
+
+    def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
+        """Have the native decoder read the files of images `indices`; what it cannot read is `read`'s to name."""
+        return space.open_files([self.raw_path(index) for index in indices.tolist()])
+
+    def raw_path(self, index: int) -> bytes:
+        """The same as the filesystem has it."""
+        return self.root + b"/" + self.name(index)
+
+    def name(self, index: int) -> bytes:
+        """Its path below the root."""
+        return self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+
+class PackSplit(FileSplit):
+    """Image files one after another in a single file: image i's bytes are starts[i] on, lengths[i] of them.
+
+    `names` holds what the files were called one after another; image i's are name_offsets[i]:name_offsets[i + 1].
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        *,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        names: np.ndarray,
+        name_offsets: np.ndarray,
+        labels: np.ndarray,
+    ) -> None:
+        self._root = os.fsencode(file)
+        self.starts = starts  # int64
+        self.lengths = lengths  # uint32
+        self.names = names  # uint8
+        self.name_offsets = name_offsets  # int64
+        self.labels = labels.astype(np.int64, copy=False)
+        # Open as long as the split lives.
+        self._open = open(file, "rb", buffering=0)  # noqa: SIM115
+
+    @property
+    def root(self) -> bytes:
+        """The pack."""
+        return self._root
+
+    def files(self) -> Iterable[bytes]:
+        """Return the pack alone."""
+        return [self._root]
+
+    def path(self, index: int) -> str:
+        """What image `index` was before it was packed."""
+        return os.fsdecode(self.root + b":" + self.name(index))
+
+    def name(self, index: int) -> bytes:
+        """What it was called in the set that was packed."""
+        return self.names[self.name_offsets[index] : self.name_offsets[index + 1]].tobytes()
+
+    def read(self, index: int) -> bytes:
+        """The bytes of image `index`, read rather than mapped: an error of the disk is an error, not a signal.
+
+        Raises:
+            BadImageError: they cannot be read.
+        """
+        try:
+            data = self._read(index)
+        except OSError as error:
+            raise BadImageError(self.path(index), f"cannot be read: {error.strerror or error}") from error
+        if len(data) != self.lengths[index]:
+            raise BadImageError(self.path(index), "the pack ends before it; pack it again")
+        return data
+
+    def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
+        """Have the native decoder hold the bytes of images `indices`; what cannot be read is `read`'s to name."""
+        return space.open_bytes([self._read_or_none(index) for index in indices.tolist()])
+
+    def _read(self, index: int) -> bytes:
+        return os.pread(self._open.fileno(), int(self.lengths[index]), int(self.starts[index]))
+
+    def _read_or_none(self, index: int) -> bytes | None:
+        try:
+            return self.read(index)
+        except BadImageError:
+            return None
+
+
+class ArraySplit:
+    """Images of one size, already decoded: (N, H, W, C) uint8."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, *, name: str = "array") -> None:
+        self.images = images
+        self.labels = labels.astype(np.int64, copy=False)
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """Return `mnist/train[5]`: the name of the set and the image's place in it."""
+        return f"{self.name}[{index}]"
+
+    def pixels(self, index: int, channels: int) -> np.ndarray:
+        """Return image `index`: (H, W, C) uint8."""
+        del channels  # those of the array, as make_reader checks
+        return self.images[index]
+
+    def make_reader(self, plan: Plan, channels: int, *, cache_gb: float) -> Reader:
+        """Return what fills batch buffers with the crops of `plan`.
+
+        Raises:
+            ValueError: the images do not have `channels`.
+        """
+        del cache_gb  # they are in memory already
+        if self.images.shape[3] != channels:
+            raise ValueError(f"data.channels={channels} but the images have {self.images.shape[3]}; set it to that")
+        return make_array_reader(self.images, plan)
+
+    def content(self) -> list[np.ndarray]:
+        """Return the images and the labels."""
+        return [self.images, self.labels]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the pixels."""
+        return hashlib.sha256(self.images.tobytes()).hexdigest()[:16]
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """The images: (N, H, W, C) uint8."""
+        return self.images
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """What is trained and validated on; a label is a position in `classes`."""
+
+    train: Split
+    val: Split
+    classes: list[str]
+    channels: int
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this set from others, wherever it lies: counts, and a checksum of names, labels and arrays."""
+        checksum = zlib.crc32("\0".join(self.classes).encode("utf-8", "surrogateescape"))
+        for split in (self.train, self.val):
+            for array in split.content():
+                checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        return {
+            "classes": len(self.classes),
+            "training images": len(self.train),
+            "validation images": len(self.val),
+            "checksum": f"{checksum:08x}",
+        }
+
+    def check_num_classes(self, num_classes: int | None) -> int:
+        """The number of classes, held against what the config says.
+
+        Raises:
+            ValueError: the config names another number.
+        """
+        found = len(self.classes)
+        if num_classes is not None and num_classes != found:
+            raise ValueError(
+                f"data.num_classes={num_classes} but the data has {found} classes "
+                f"({', '.join(self.classes[:3])}, ...); set data.num_classes=null to follow the data"
+            )
+        return found
+
+
+def image_set_of_arrays(
+    train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: Sequence[str], *, name: str
+) -> ImageSet:
+    """An image set from (images, labels) pairs held in memory; images (N, H, W, C) uint8."""
+    return ImageSet(
+        train=ArraySplit(*train, name=f"{name}/train"),
+        val=ArraySplit(*val, name=f"{name}/val"),
+        classes=list(classes),
+        channels=train[0].shape[3],
+    )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint in words at the most similar of `names`, or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (nearest: {close[0]!r})" if close else ""
+
+
+def read_file(path: bytes) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()

@@ -1,0 +1,45 @@
+"""What the machine and its environment variables say: folders, cores, and the place of this process among others.
+
+Imports no torch.
+"""
+
+import os
+from pathlib import Path
+
+CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+
+
+def launch() -> tuple[int, int, int] | None:
+    """Return (rank, world size, local rank) as torchrun or Slurm set them, or None for a run of one process."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
+    # SLURM_STEP_NUM_TASKS is set by srun alone; a plain `python train.py` inside an allocation stays one process.
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return (
+            int(os.environ["SLURM_PROCID"]),
+            int(os.environ["SLURM_STEP_NUM_TASKS"]),
+            int(os.environ["SLURM_LOCALID"]),
+        )
+    return None
+
+
+def default_num_threads() -> int:
+    """The cores that this process may use, shared with the other ranks on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def cache_folder() -> Path:
+    """$IMGCLS_CACHE, else imgcls below $XDG_CACHE_HOME, else ~/.cache/imgcls. It may not exist yet.
+
+    Raises:
+        FileNotFoundError: neither is set, and this user has no home folder.
+    """
+    if named := os.environ.get("IMGCLS_CACHE"):
+        return Path(named)
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "imgcls"
+    try:
+        return Path.home() / ".cache" / "imgcls"
+    except RuntimeError:
+        raise FileNotFoundError("this user has no home folder; set IMGCLS_CACHE to a folder for the cache") from None

@@ -1,0 +1,31 @@
+"""The errors that end a command with one line of text, their exit codes, and the hint at the nearest right name."""
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_RUN_FAILED = 1  # the training failed: the loss diverged, the disk or the GPU's memory was full, ...
+EXIT_USER_MISTAKE = 2  # nothing was trained
+EXIT_REQUEUE = 75  # sysexits.h's EX_TEMPFAIL, "try again later": what a scheduler may requeue on
+EXIT_INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C stopped: 128 + SIGINT
+
+
+class ConfigError(ValueError):
+    """A mistake in the user's request: its text names the key, the value and the way out."""
+
+
+class RunError(RuntimeError):
+    """A run that failed for a reason that its text explains."""
+
+    exit_code = EXIT_RUN_FAILED
+
+
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
+    """Return ` (did you mean X?)` for the known names nearest to `word`, or nothing where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """Return the exit code of an error that its text explains, or None for a bug, which needs its traceback."""
+    is_mistake = isinstance(error, ValueError | FileNotFoundError)
+    return getattr(error, "exit_code", EXIT_USER_MISTAKE if is_mistake else None)

@@ -1,0 +1,17 @@
+"""TODO imgcls.evaluation."""
+
+from imgcls.evaluation.ensemble import check_same_images
+from imgcls.evaluation.evaluate import data_name, evaluate_member, members, run_evaluation, use_data
+from imgcls.evaluation.published import check_comparable, compare_scores, published_results
+
+__all__ = [
+    "check_comparable",
+    "check_same_images",
+    "compare_scores",
+    "data_name",
+    "evaluate_member",
+    "members",
+    "published_results",
+    "run_evaluation",
+    "use_data",
+]

@@ -1,0 +1,151 @@
+"""Published results, and whether a measured one lies where it should.
+
+imgcls/data/published.csv has a row for each: percent of ILSVRC 2012's 50,000 validation images, by network and
+protocol, and where the number is from; `weights` names the published weights that it is of, or nothing where a paper
+speaks of a network that it trained.
+"""
+
+import csv
+import functools
+import logging
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imgcls.data.sets import wnids
+from imgcls.errors import ConfigError
+from imgcls.evaluation.report import MemberResult, Report
+from imgcls.inference import Member, protocol_name
+from imgcls.metrics import Scores
+
+log = logging.getLogger(__name__)
+PUBLISHED_TABLE = Path(__file__).with_name("published.csv")
+# Points of accuracy that the same weights may differ by: decoders and resizing. Measured by many; 0.1 is usual.
+SAME_WEIGHTS_BAND = 0.3
+# Points that training anew may differ by: seeds alone spread by about 0.2 at this size, implementations by more.
+TRAINED_BAND = 1.0
+NUM_IMAGES = 50_000
+
+
+class Published(NamedTuple):
+    """Top-1 and top-5 in percent; None where only the other was published."""
+
+    model: str
+    protocol: str
+    top1: float | None
+    top5: float | None
+    weights: str
+    source: str
+
+
+class Comparison(NamedTuple):
+    """One accuracy beside the published one; `band` is the distance that is to be expected, in points."""
+
+    quantity: str
+    measured: float
+    published: float
+    band: float
+    source: str
+
+    @property
+    def within(self) -> bool:
+        return abs(self.measured - self.published) <= self.band
+
+    def __str__(self) -> str:
+        verdict = "within" if self.within else "OUTSIDE"
+        return (
+            f"{self.quantity} {self.measured:.2f} %, published {self.published:.2f} %: {verdict} "
+            f"the {self.band:.2f} points to be expected ({self.source})"
+        )
+
+
+@functools.cache
+def published_results() -> tuple[Published, ...]:
+    with PUBLISHED_TABLE.open(newline="", encoding="utf-8") as file:
+        return tuple(
+            Published(
+                row["model"],
+                row["protocol"],
+                float(row["top1"]) if row["top1"] else None,
+                float(row["top5"]) if row["top5"] else None,
+                row["weights"],
+                row["source"],
+            )
+            for row in csv.DictReader(file)
+        )
+
+
+def find_published(*, model: str, protocol: str, weights: str | None) -> Published:
+    """Return what is published for `model` under `protocol`.
+
+    Args:
+        weights: the name of the published weights that are tested; None for a network trained anew, which goes by its
+            paper, else by torchvision's first weights, whose training is nearest to the papers'.
+
+    Raises:
+        ValueError: nothing is published for it here.
+    """
+    wanted = [weights] if weights is not None else ["", "IMAGENET1K_V1"]
+    of_model = [row for row in published_results() if row.model == model]
+    rows = [row for name in wanted for row in of_model if row.protocol == protocol and row.weights == name]
+    if not rows:
+        tested = f"{model} ({weights})" if weights is not None else model
+        known = ", ".join(dict.fromkeys(f"{row.protocol} {row.weights}".strip() for row in of_model)) or "nothing"
+        raise ValueError(
+            f"compare=published: there is no published number of {tested} under {protocol}; of {model} there is {known}"
+        )
+    return rows[0]
+
+
+def compare_scores(scores: Scores, *, model: str, protocol: str, weights: str | None) -> list[Comparison]:
+    """Set scores beside what `find` finds.
+
+    The band is that of the kind of comparison, and 1.96 standard errors more where the images are fewer than 50,000.
+
+    Raises:
+        ValueError: nothing is published for it here.
+    """
+    row = find_published(model=model, protocol=protocol, weights=weights)
+    found = []
+    for quantity, measured, published in (("top-1", scores.top1, row.top1), ("top-5", scores.top5, row.top5)):
+        if measured is not None and published is not None:
+            band = SAME_WEIGHTS_BAND if weights is not None else TRAINED_BAND
+            if scores.num_images < NUM_IMAGES:
+                band += 196 * math.sqrt(published / 100 * (1 - published / 100) / max(1, scores.num_images))
+            found.append(Comparison(quantity, measured, published, band, row.source))
+    return found
+
+
+def published_protocol(protocol: Any) -> str:
+    """The protocol's name in the table of published results."""
+    name = protocol_name(protocol)
+    return "dense_resnet" if name == "dense-scales=224,256,384,480,640" else name
+
+
+def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
+    """Hold a test against the table of published results before it is run.
+
+    Raises:
+        ValueError: the classes, or those of the images, are not ImageNet's, or nothing is published for it.
+    """
+    assert member.classes is not None
+    if tuple(member.classes) != wnids():
+        raise ConfigError("compare=published: the published numbers are of ImageNet's 1,000 classes; leave it out")
+    if (num_shown := len(np.unique(labels))) < len(member.classes):
+        raise ConfigError(
+            f"compare=published: the images are of {num_shown} classes alone, the published numbers of all "
+            f"{len(member.classes):,}; name the whole set (data.root=...), or leave it out"
+        )
+    find_published(model=member.arch, protocol=published_protocol(protocol), weights=member.published)
+
+
+def compare_published(report: Report, member: MemberResult, protocol: Any) -> list[dict[str, Any]]:
+    """Set the result beside the published one, aloud."""
+    found = compare_scores(
+        report.scores, model=member.arch, protocol=published_protocol(protocol), weights=member.published
+    )
+    for comparison in found:
+        log.info("%s", comparison)
+    return [{**comparison._asdict(), "within": comparison.within} for comparison in found]

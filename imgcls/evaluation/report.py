@@ -1,0 +1,226 @@
+"""What a test tells: scores, classes, confusions, mistakes; as a dict, a table, a CSV file and pictures."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from imgcls.data.decoding import BadImageError
+from imgcls.data.sets import Split, readable_names, validation_number
+from imgcls.inference import Captioned, Predictions, contact_sheet, scores_of_predictions
+from imgcls.metrics import Scores
+
+
+@dataclass
+class MemberResult:
+    """A member after its test: what of it the ensemble and the report need."""
+
+    name: str
+    arch: str
+    published: str | None
+    classes: list[str]
+    config: dict[str, Any]
+    folder: Path
+    split: Split
+    labels: np.ndarray
+    predictions: Predictions | None  # on the main rank
+
+
+RESULTS, PREDICTIONS, CONFUSION, WORST = "results.json", "predictions.csv", "confusion.png", "worst.png"
+
+
+class Report:
+    """The predictions of a network beside the true labels.
+
+    Args:
+        predictions: of the images of `split`, by position; those that could not be decoded are missing.
+        labels: the true class of every image of `split`, as a position in `classes`.
+        classes: what the network tells apart; `names.human` gives the names to show.
+    """
+
+    def __init__(self, predictions: Predictions, split: Split, labels: np.ndarray, classes: Sequence[str]) -> None:
+        if len(predictions.indices) == 0:
+            raise ValueError("there is no image to test on: the set is empty, or none of its images can be decoded")
+        self.predictions = predictions
+        self.split = split
+        self.classes = list(classes)
+        self.names = readable_names(classes)
+        self.indices = predictions.indices.numpy()
+        self.labels = labels[self.indices]
+        self.scores = scores_of_predictions(predictions, torch.from_numpy(self.labels))
+        best = predictions.log_probs.topk(min(5, len(self.classes)), dim=1)
+        self.top = best.indices.numpy()  # (N, 5), the most probable first
+        self.top_probs = best.values.double().exp().numpy()
+        self.right = self.top[:, 0] == self.labels
+
+    def confusion(self) -> np.ndarray:
+        """Counts (K, K): true class by predicted class."""
+        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        np.add.at(counts, (self.labels, self.top[:, 0]), 1)
+        return counts
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Each class that has images: its number of images and top-1 in percent, the worst first."""
+        total = np.bincount(self.labels, minlength=len(self.classes))
+        hits = np.bincount(self.labels[self.right], minlength=len(self.classes))
+        rows = [
+            {"class": self.classes[k], "name": self.names[k], "images": int(total[k]), "top1": 100 * hits[k] / total[k]}
+            for k in np.flatnonzero(total)
+        ]
+        return sorted(rows, key=lambda row: (row["top1"], row["class"]))
+
+    def most_confused(self, most: int = 10) -> list[dict[str, Any]]:
+        """Pairs of a true and a wrongly predicted class, the most frequent first."""
+        counts = self.confusion()
+        np.fill_diagonal(counts, 0)
+        order = np.argsort(-counts, axis=None, kind="stable")[:most]
+        pairs = [(int(place) // len(counts), int(place) % len(counts)) for place in order]
+        return [
+            {"true": self.names[i], "predicted": self.names[j], "images": int(counts[i, j])}
+            for i, j in pairs
+            if counts[i, j]
+        ]
+
+    def worst(self, most: int) -> np.ndarray:
+        """Rows of the mistakes that were made with the most confidence."""
+        wrong = np.flatnonzero(~self.right)
+        return wrong[np.argsort(-self.top_probs[wrong, 0], kind="stable")][:most]
+
+    def write_predictions(self, path: Path) -> None:
+        """Write predictions.csv: path, label and its name, and the five most probable classes with probabilities."""
+        ranks = range(1, self.top.shape[1] + 1)
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            columns = [column for rank in ranks for column in (f"class{rank}", f"name{rank}", f"probability{rank}")]
+            writer.writerow(["path", "label", "label_name", "right", *columns])
+            for row, index in enumerate(self.indices):
+                label = self.labels[row]
+                cells = [
+                    cell
+                    for k, prob in zip(self.top[row], self.top_probs[row], strict=True)
+                    for cell in (self.classes[k], self.names[k], f"{prob:.6f}")
+                ]
+                known = [self.classes[label], self.names[label], int(self.right[row])]
+                writer.writerow([self.split.path(int(index)), *known, *cells])
+
+    def worst_picture(self, most: int) -> Any:
+        """A picture of the worst mistakes, or None where there are none."""
+        items = []
+        for row in self.worst(most):
+            index, label = int(self.indices[row]), self.labels[row]
+            own = float(self.predictions.log_probs[row, label].exp())
+            items.append(
+                Captioned(
+                    pixels_of(self.split, index),
+                    [
+                        (f"{self.names[self.top[row, 0]]} {100 * self.top_probs[row, 0]:.0f} %", False),
+                        (f"is {self.names[label]} {100 * own:.0f} %", True),
+                        (Path(self.split.path(index)).name, None),
+                    ],
+                )
+            )
+        return contact_sheet(items) if items else None
+
+    def results(self, *, num_worst: int) -> dict[str, Any]:
+        """Everything that goes into results.json."""
+        return {
+            **scores_dict(self.scores),
+            "unreadable": len(self.split) - len(self.indices),
+            "per_class": self.per_class(),
+            "most_confused": self.most_confused(),
+            "worst": [
+                {
+                    "path": self.split.path(int(self.indices[row])),
+                    "true": self.names[self.labels[row]],
+                    "predicted": self.names[self.top[row, 0]],
+                    "probability": float(self.top_probs[row, 0]),
+                }
+                for row in self.worst(num_worst)
+            ],
+        }
+
+    def table(self) -> str:
+        """The scores, the worst classes and the most confused pairs, for the terminal."""
+        lines = [str(self.scores), f"images   {len(self.indices):,}"]
+        if missing := len(self.split) - len(self.indices):
+            lines.append(f"         {missing:,} more could not be read")
+        classes = self.per_class()
+        if len(classes) > 1:
+            for head, rows in (("worst", classes[:5]), ("best", classes[:-4:-1])):
+                shown = ", ".join(f"{row['name']} {row['top1']:.0f} %" for row in rows)
+                lines.append(f"{head:<8} {shown}")
+        for number, pair in enumerate(self.most_confused(5)):
+            head = "confused" if number == 0 else ""
+            lines.append(f"{head:<8} {pair['true']} taken for {pair['predicted']}: {pair['images']}")
+        return "\n".join(lines)
+
+
+def scores_dict(given: Scores) -> dict[str, Any]:
+    return {"loss": given.loss, "top1": given.top1, "top5": given.top5, "num_images": given.num_images}
+
+
+def pixels_of(split: Split, index: int) -> np.ndarray:
+    """The whole image (H, W, C), for showing; black where it cannot be decoded."""
+    try:
+        return split.pixels(index, 3)
+    except BadImageError:
+        return np.zeros((64, 64, 3), np.uint8)
+
+
+def real_labels(file: Path, split: Split, num_classes: int) -> list[list[int]]:
+    """ReaL labels: for each image of `split` the classes that people saw in it, which may be none.
+
+    Beyer et al. 2020, "Are we done with ImageNet?". `file` is their real.json: for each validation image, in the order
+    of the numbers in their names, a list of class indices.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not lists of class indices, or all of them empty, or of another length than the set; images without
+            numbers in their names.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"real={file}: there is no such file; the authors publish it as real.json")
+    try:
+        labels = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"real={file} is not JSON: {error}") from error
+    if not isinstance(labels, list) or not all(isinstance(entry, list) for entry in labels):
+        raise ValueError(f"real={file} is not a list of lists of class indices")
+    odd = [k for entry in labels for k in entry if not isinstance(k, int) or not 0 <= k < num_classes]
+    if odd:
+        raise ValueError(
+            f"real={file} has {odd[0]!r}, which is no class index; the network knows 0 to {num_classes - 1}"
+        )
+    if len(labels) != len(split):
+        raise ValueError(
+            f"real={file} has labels of {len(labels):,} images, but the set has {len(split):,}; "
+            "it is for ImageNet's whole validation set"
+        )
+    if not any(labels):
+        raise ValueError(f"real={file} has no class for any image; the authors publish it as real.json")
+    found = []
+    for index in range(len(split)):
+        number = validation_number(split.path(index))
+        if number is None or not 1 <= number <= len(labels):
+            raise ValueError(
+                f"real={file}: {split.path(index)} has no number as ILSVRC2012_val_00000001.JPEG, so its labels are "
+                "not known"
+            )
+        found.append(labels[number - 1])
+    return found
+
+
+def real_accuracy(report: Report, labels: Sequence[Sequence[int]]) -> tuple[float, int]:
+    """The share of images whose most probable class is among those that people saw in it; where none was, it does not
+    count.
+
+    Returns:
+        The accuracy in percent, and the number of images that count.
+    """
+    pairs = [(report.top[row, 0], labels[index]) for row, index in enumerate(report.indices) if labels[index]]
+    return 100 * sum(int(guess) in own for guess, own in pairs) / max(1, len(pairs)), len(pairs)

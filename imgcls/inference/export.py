@@ -1,0 +1,190 @@
+"""Networks for other programs: torch.export, ONNX, safetensors; each written file is run and held to the checkpoint."""
+
+import importlib
+import json
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgcls.data.on_device import Normalise, input_statistics
+from imgcls.data.sets import readable_names
+from imgcls.errors import RunError
+from imgcls.inference.network import Member, known_classes
+from imgcls.runs import code_version
+
+TOLERANCE = 1e-4
+SUFFIXES = (".pt2", ".onnx", ".safetensors")
+
+
+class Packaged(nn.Module):
+    """A network with what comes before and after it: images (B, C, H, W) to logits or probabilities (B, K)."""
+
+    def __init__(self, network: nn.Module, normalise: Normalise | None, *, softmax: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.normalise = normalise
+        self.softmax = softmax
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.network(images if self.normalise is None else self.normalise.normalise(images))
+        return logits.softmax(dim=1) if self.softmax else logits
+
+
+class ExportError(RunError):
+    """An exported file that does not compute what the checkpoint does."""
+
+
+def export_network(member: Member, file: Path, *, normalise: bool, softmax: bool, opset: int | None = None) -> float:
+    """Write the network to `file`, of the kind that its suffix says, and run it.
+
+    Args:
+        normalise: take images in 0..1 and normalise them inside; otherwise they come normalised.
+        softmax: give probabilities; otherwise logits.
+        opset: of ONNX; None is torch's own choice.
+
+    Returns:
+        The largest difference from the checkpoint's network, relative to the largest output, or 1 where that is less.
+
+    Raises:
+        ValueError: an unknown suffix, a package that is missing, or what the format cannot hold.
+        ExportError: the file computes something else.
+    """
+    if file.suffix not in SUFFIXES:
+        raise ValueError(f"out={file}: the suffix says what to write; use one of {', '.join(SUFFIXES)}")
+    if file.suffix == ".safetensors" and (normalise or softmax):
+        raise ValueError("safetensors holds weights alone, no graph: leave --normalise and --softmax out")
+    if opset is not None and file.suffix != ".onnx":
+        raise ValueError(f"opset={opset} is ONNX's; leave it out for {file.suffix}")
+    device = torch.device("cpu")
+    network = member.build(device, channels_last=False)
+    before = Normalise(**input_statistics(member.config)) if normalise else None
+    packaged = Packaged(network, before, softmax=softmax).eval()
+    facts = metadata(member, normalise=normalise, softmax=softmax)
+    channels, size = member.config.data.channels, member.config.image_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, channels, size, size, generator=generator)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write = {".pt2": write_pt2, ".onnx": write_onnx, ".safetensors": write_safetensors}[file.suffix]
+    found = write(packaged, file, images, facts, opset)
+    with torch.inference_mode():
+        wanted = [packaged(images), packaged(images[:1])]  # two batch sizes: the batch is dynamic
+    difference = max(_difference(one, other) for one, other in zip(found, wanted, strict=True))
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"{file} differs from {member.name} by {difference:.2g}, more than {TOLERANCE:g}; do not use it"
+        )
+    return difference
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    if found.shape != wanted.shape:
+        return float("inf")
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+
+
+def metadata(member: Member, *, normalise: bool, softmax: bool) -> dict[str, str]:
+    """What a user of the file must know, as text: labels, and what goes in and comes out."""
+    statistics = input_statistics(member.config)
+    size, channels = member.config.image_size, member.config.data.channels
+    classes = known_classes(member)
+    crop = {key: value for key, value in member.config.augment.eval_crop.items() if key != "_target_"}
+    crop["name"] = str(member.config.augment.eval_crop["_target_"]).rpartition(".")[2]
+    given = "in 0..1" if normalise else "normalised: (x / 255 - mean) / std"
+    spec: dict[str, Any] = {
+        "input": f"images, float32 (batch, {channels}, {size}, {size}), {'RGB' if channels == 3 else 'gray'}, {given}",
+        "output": "probabilities (batch, classes)" if softmax else "logits (batch, classes)",
+        "mean": statistics["mean"],
+        "std": statistics["std"],
+        "image_size": size,
+        "crop": crop,
+        "classes": classes,
+        "names": readable_names(classes),
+        "architecture": member.arch,
+        "source": Path(member.name).name,
+        "code": f"imgcls {code_version()}, torch {torch.__version__}",
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in spec.items()}
+
+
+def write_pt2(packaged: Packaged, file: Path, images: Tensor, facts: dict[str, str], opset: int | None) -> list[Tensor]:
+    """Write a torch.export program with metadata.json inside; return what it gives for the images and the first."""
+    del opset
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(packaged, (images,), dynamic_shapes={"images": {0: batch}})
+    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(facts)})
+    loaded = torch.export.load(file).module()
+    with torch.inference_mode():
+        return [loaded(images), loaded(images[:1])]
+
+
+def write_onnx(
+    packaged: Packaged, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
+) -> list[Tensor]:
+    """Write ONNX with its metadata_props; return what onnxruntime gives for the images and the first."""
+    onnx = _needed("onnx", file)
+    _needed("onnxscript", file)
+    runtime = _needed("onnxruntime", file)
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not 1 <= opset <= newest:
+        raise ValueError(f"opset={opset}: the installed onnx knows 1 to {newest}; leave it out for torch's choice")
+    for chatty in ("onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        program = torch.onnx.export(
+            packaged,
+            (images,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["probabilities" if packaged.softmax else "logits"],
+            opset_version=opset,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{file}: torch cannot export this network to ONNX: {reason}") from error
+    assert program is not None
+    written = program.model.opset_imports[""]
+    if opset is not None and written != opset:  # torch keeps its own where its conversion fails
+        raise ValueError(
+            f"opset={opset}: torch cannot convert this network to it and stays at {written}; "
+            f"use opset={written} or more"
+        )
+    program.model.metadata_props.update(facts)
+    program.save(str(file), external_data=False)
+    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(session.run(None, {"images": part.numpy()})[0]) for part in (images, images[:1])]
+
+
+def write_safetensors(
+    packaged: Packaged, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
+) -> list[Tensor]:
+    """Write the weights alone with their metadata; return what the network gives with the weights read back."""
+    del opset
+    _needed("safetensors", file)
+    safetensors = importlib.import_module("safetensors.torch")
+    state = {name: value.contiguous() for name, value in packaged.network.state_dict().items()}
+    safetensors.save_file(state, str(file), metadata=facts)
+    before = {name: value.clone() for name, value in state.items()}
+    for value in packaged.network.state_dict().values():
+        value.zero_()
+    packaged.network.load_state_dict(safetensors.load_file(str(file)))
+    with torch.inference_mode():
+        found = [packaged(images), packaged(images[:1])]
+    packaged.network.load_state_dict(before)
+    return found
+
+
+def _needed(package: str, file: Path) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ValueError(
+            f"out={file} needs the package {package}, which is not installed: pip install {package}, "
+            "or this project as imgcls[export]"
+        ) from None

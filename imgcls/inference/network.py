@@ -1,0 +1,203 @@
+"""TODO imgcls.inference.network."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+
+from imgcls.checkpoints import CheckpointError, checksum, load_checkpoint
+from imgcls.config import Config, build_component, compose, consequential, from_flat
+from imgcls.data.on_device import Normalise, input_statistics
+from imgcls.data.sets import wnids
+from imgcls.device import keep_freed_memory
+from imgcls.errors import ConfigError
+from imgcls.models import (
+    VGG_COLUMNS,
+    UnpublishedError,
+    average_states,
+    build_model,
+    find_heads,
+    is_published,
+    load_into,
+    published_input,
+    published_name,
+    read_weights,
+)
+from imgcls.runs import BEST
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Member:
+    """A network to be tested, not yet built.
+
+    Args:
+        config: of the run it is from; its data part is that of the test.
+        classes: what its outputs mean; None where the weights do not say.
+        home: the folder beside which its results go.
+        published: the name of its weights, where it was not trained here.
+    """
+
+    name: str
+    config: Config
+    state: dict[str, Tensor]
+    classes: list[str] | None
+    home: Path
+    published: str | None = None
+
+    def build(self, device: torch.device, *, channels_last: bool = True) -> nn.Module:
+        """Build the network with its weights, ready to predict."""
+        num_classes = num_outputs(self)
+        keep_freed_memory(device)
+        network = build_model(self.config, num_classes=num_classes, with_weights=False)
+        load_into(network, self.state, self.name, new_head=False)
+        network = network.to(device).eval()
+        return network.to(memory_format=torch.channels_last) if channels_last else network
+
+    def prepare(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Uint8 images (B, H, W, C) to what the network takes."""
+        return Normalise(**input_statistics(self.config)).to(device)
+
+    @property
+    def arch(self) -> str:
+        """The name that its architecture is published under, as far as that goes."""
+        settings = self.config.model
+        target = str(settings["_target_"]).rpartition(".")[2]
+        if target == "ResNet":
+            return f"resnet{settings.get('depth', 50)}"
+        if target == "VGG":
+            column = settings.get("column", "D")
+            return VGG_COLUMNS.get(column, f"vgg_{column}") + ("_bn" if settings.get("batch_norm") else "")
+        return str(settings.get("arch") or target.lower())
+
+    def digest(self) -> str:
+        """What its predictions depend on besides images and protocol, in a few letters."""
+        keys = ("model.", "data.mean", "data.std", "data.channels", "augment.input", "augment.eval_crop", "image_size")
+        facts = {key: value for key, value in consequential(self.config).items() if key.startswith(keys)}
+        text = json.dumps([checksum(self.state), facts], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def num_outputs(member: Member) -> int:
+    """The number of classes that its network is built for."""
+    if member.config.model.get("num_classes"):
+        return member.config.model["num_classes"]
+    return len(member.classes) if member.classes is not None else len(wnids())
+
+
+def known_classes(member: Member) -> list[str]:
+    """Names of its outputs: its own, or ImageNet's where nobody said and there are as many, or else numbers."""
+    if member.classes is not None:
+        return member.classes
+    if num_outputs(member) == len(wnids()):
+        log.info("%s: 1,000 outputs without names; shown as ImageNet's classes in their order", member.name)
+        return list(wnids())
+    return [str(k) for k in range(num_outputs(member))]
+
+
+def open_checkpoint(path: str | Path) -> Member:
+    """Open a checkpoint of a run, or the best one in a run's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or it cannot be read.
+    """
+    path = checkpoint_file(path)
+    saved = load_checkpoint(path)
+    for key in ("config", "classes", "model"):
+        if key not in saved:
+            raise CheckpointError(f"checkpoint={path} has no {key}: it is not of a training run")
+    # Where weights are averaged, the average is what was validated.
+    state = saved.get("average") or saved["model"]
+    member = Member(str(path), from_flat(saved["config"]), state, list(saved["classes"]), path.parent)
+    # More outputs than the data had classes were never trained on anything; they need a name all the same.
+    assert member.classes is not None
+    member.classes += [f"(class {k})" for k in range(len(member.classes), num_outputs(member))]
+    return member
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    return path / BEST if path.is_dir() else path
+
+
+def open_weights(source: str, model: str, overrides: list[str]) -> Member:
+    """Open weights from elsewhere for the network that conf/model/`model` and `overrides` describe.
+
+    Published ones are tested as they were published: centre crop, mean and std of ImageNet. How many outputs a file's
+    network has is read from its last layer, where `overrides` do not say.
+    """
+    config = compose([f"model={model}", "data=imagenet", *overrides])
+    if is_published(source):
+        expected = published_input(source, config.model)
+        config.image_size = expected.image_size
+        config.augment.input = "standardised"
+        config.augment.eval_crop = {
+            "_target_": "imgcls.data.augment.crops.CenterCrop",
+            "short_side": expected.short_side,
+            "at_image_size": expected.image_size,
+        }
+    state = read_weights(source, config.model)
+    classes = list(wnids()) if is_published(source) else None
+    member = Member(f"{source} for {model}", config, state, classes, Path(), published_name(source))
+    if classes is None and not config.model.get("num_classes"):
+        network = build_model(config, num_classes=num_outputs(member), with_weights=False)
+        head = state.get(f"{find_heads(network)[0]}.weight")
+        if head is not None:
+            config.model["num_classes"] = len(head)
+    member.home = Path("runs") / "weights" / _weights_folder(member, source, [model, *overrides])
+    return member
+
+
+def _weights_folder(member: Member, source: str, words: list[str]) -> str:
+    if member.published is not None:
+        return f"{member.arch}-{member.published}"
+    stem = Path(urlparse(source).path).stem
+    return f"{member.arch}-{stem}-{hashlib.sha256(repr([source, *words]).encode()).hexdigest()[:6]}"
+
+
+def open_member(checkpoint: str | None, source: str | None, network: str | None, overrides: list[str]) -> Member:
+    """Open the one network that a script was told: a checkpoint, or weights from elsewhere."""
+    if checkpoint is not None:
+        return open_checkpoint(checkpoint)
+    assert source is not None
+    assert network is not None
+    return _from_weights(source, network, overrides, lambda words: " ".join(f"override={word}" for word in words))
+
+
+def _from_weights(source: str, model: str, overrides: list[str], told: Callable[[list[str]], str]) -> Member:
+    # The remedy in the words of the command: train.py's model= is network= here, and other overrides are `told` so.
+    try:
+        return open_weights(source, model, overrides)
+    except UnpublishedError as error:
+        network = [f"network={word.removeprefix('model=')}" for word in error.remedy if word.startswith("model=")]
+        others = [word for word in error.remedy if not word.startswith("model=")]
+        raise ConfigError(f"{error.reason}: {' '.join([*network, *([told(others)] if others else [])])}") from error
+
+
+def average_weights(paths: list[str]) -> Member:
+    """One network whose weights are the mean of several checkpoints'."""
+    opened = [open_checkpoint(path) for path in paths]
+    for member in opened[1:]:
+        if member.classes != opened[0].classes:
+            raise ConfigError(f"average=weights: {member.name} knows other classes than {opened[0].name}")
+    state = average_states([member.state for member in opened], [member.name for member in opened])
+    first = opened[0]
+    return Member(
+        f"the mean of {len(opened)} weights", first.config, state, first.classes, folder_of_several(paths, "soup")
+    )
+
+
+def folder_of_several(paths: list[str], kind: str) -> Path:
+    return Path("runs") / "evaluate" / f"{kind}-{hashlib.sha256(repr(sorted(paths)).encode()).hexdigest()[:8]}"
+
+
+def validation_crop(member: Member) -> Any:
+    return build_component("augment.eval_crop", member.config.augment.eval_crop)

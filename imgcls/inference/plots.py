@@ -1,0 +1,144 @@
+"""Pictures of a run and of a network: curves, first filters, and what it looks at."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from imgcls.config import build_component
+from imgcls.data.decoding import BadImageError
+from imgcls.data.loading import view_images
+from imgcls.data.sets import readable_names
+from imgcls.environment import default_num_threads
+from imgcls.inference.figures import Captioned, Curve, contact_sheet, draw_curves, filter_grid, heat_overlay
+from imgcls.inference.gradcam import grad_cam
+from imgcls.inference.network import Member, known_classes
+from imgcls.inference.predict import split_of_files
+from imgcls.inference.protocols import Center
+from imgcls.runs import METRICS
+
+
+def read_curves(run_dir: Path) -> dict[str, Curve]:
+    """The columns of a run's metrics.csv over its epochs: train from within them, validation from their ends.
+
+    Raises:
+        FileNotFoundError: there is no metrics.csv.
+        ValueError: it is not one, or holds no rows yet.
+    """
+    file = run_dir / METRICS
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{run_dir}: there is no {METRICS}; give the folder of a run, as runs/resnet18-shapes/x"
+        )
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    if not rows or not {"epoch", "step", "val/top1"} <= rows[0].keys():
+        raise ValueError(f"{file} holds no rows of a run yet")
+    ends = [(int(row["epoch"]), int(row["step"])) for row in rows if row["val/top1"]]
+    if not ends:
+        raise ValueError(f"{file} holds no finished epoch yet")
+    found = {}
+    for column in ("train/loss", "val/loss", "train/top1", "val/top1", "val/top5", "lr"):
+        points = [
+            (_epoch_of(int(row["step"]), ends), float(row[column]))
+            for row in rows
+            if row.get(column) and (row["val/top1"] if column != "lr" else True)
+        ]
+        if points:
+            found[column] = Curve(column, [x for x, _ in points], [y for _, y in points])
+    return found
+
+
+def _epoch_of(step: int, ends: Sequence[tuple[int, int]]) -> float:
+    # Steps to epochs as real numbers: by the ends of the epochs around.
+    epochs, steps = [0, *(epoch for epoch, _ in ends)], [0, *(end for _, end in ends)]
+    if step > steps[-1] and len(steps) > 1:
+        return epochs[-1] + (step - steps[-1]) / max(1, (steps[-1] - steps[0]) / max(1, epochs[-1]))
+    return float(np.interp(step, steps, epochs))
+
+
+def plot_runs(run_dirs: Sequence[Path]) -> Image.Image:
+    """Loss and accuracy over the epochs: of one run, training and validation; of several, their validation."""
+    if len(run_dirs) == 1:
+        found = read_curves(run_dirs[0])
+        shown = {column: line._replace(name=column.replace("/", " ")) for column, line in found.items()}
+        loss = [shown[column] for column in ("train/loss", "val/loss") if column in shown]
+        top = [shown[column] for column in ("train/top1", "val/top1", "val/top5") if column in shown]
+        rate = [shown["lr"]] if "lr" in shown else []
+        return draw_curves([("loss", loss), ("accuracy, %", top), ("learning rate", rate)])
+    losses, tops = [], []
+    for run_dir, name in zip(run_dirs, distinct_names(run_dirs), strict=True):
+        found = read_curves(run_dir)
+        losses.append(found["val/loss"]._replace(name=name))
+        tops.append(found["val/top1"]._replace(name=name))
+    return draw_curves([("validation loss", losses), ("validation top-1, %", tops)])
+
+
+def distinct_names(run_dirs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart, and at most 40 letters of each."""
+    parts = [path.resolve().parts for path in run_dirs]
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(path[-length:]) for path in parts]
+        if len(set(found)) == len(set(run_dirs)):
+            break
+    return [name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}" for name in found]
+
+
+def plot_filters(network: nn.Module) -> Image.Image:
+    """The kernels of the first convolution: Krizhevsky et al. 2012, figure 3.
+
+    Raises:
+        ValueError: it has none that can be shown.
+    """
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.weight.shape[1] not in (1, 3) or first.kernel_size[0] < 2:
+        raise ValueError(f"{type(network).__name__} has no first convolution on gray or RGB images to show")
+    return filter_grid(first.weight.detach().cpu().numpy())
+
+
+def plot_gradcam(
+    member: Member, files: Sequence[str], *, device: torch.device, class_name: str | None = None
+) -> tuple[Image.Image, list[BadImageError]]:
+    """What the network sees, and Grad-CAM over it, for each file; and the files that cannot be decoded.
+
+    Args:
+        class_name: whose evidence to show; None: each image's most probable class.
+
+    Raises:
+        ValueError: the network does not know the class, or no image can be read.
+    """
+    network = member.build(device, channels_last=False)
+    classes = known_classes(member)
+    shown = readable_names(classes)
+    if class_name is not None and class_name not in [*classes, *shown]:
+        raise ValueError(f"class={class_name} is none that the network knows: {', '.join(shown[:10])}, ...")
+    wanted = None if class_name is None else (classes if class_name in classes else shown).index(class_name)
+    crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
+    size, prepare = member.config.image_size, member.prepare(device)
+    bad: list[BadImageError] = []
+    items = []
+    images = view_images(
+        split_of_files(files),
+        range(len(files)),
+        lambda height, width: Center().views(height, width, image_size=size, crop=crop),
+        channels=member.config.data.channels,
+        num_threads=default_num_threads(),
+        on_bad=lambda _, error: bad.append(error),
+    )
+    for viewed in images:
+        pixels = viewed.views[0]
+        given = prepare(torch.from_numpy(pixels[None]).to(device))
+        with torch.inference_mode():
+            probabilities = network(given).softmax(dim=1)[0]
+        chosen = int(probabilities.argmax()) if wanted is None else wanted
+        heat = grad_cam(network, given, torch.tensor([chosen], device=device))[0].cpu().numpy()
+        overlay = heat_overlay(pixels, heat)
+        items.append(Captioned(pixels, [(Path(files[viewed.index]).name, None)]))
+        items.append(Captioned(overlay, [(f"{100 * float(probabilities[chosen]):.0f} %  {shown[chosen]}", None)]))
+    if not items:
+        raise ValueError("none of the images can be read")
+    return contact_sheet(items, columns=min(6, len(items))), bad

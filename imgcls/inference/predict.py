@@ -1,0 +1,200 @@
+"""Images of any kind to their most probable classes: files, folders, patterns, or a list on standard input."""
+
+import csv
+import glob
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from imgcls.config import build_component
+from imgcls.data.decoding import BadImageError, decode_whole
+from imgcls.data.loading import view_images
+from imgcls.data.sets import EXTENSIONS, FolderSplit, readable_names
+from imgcls.environment import default_num_threads
+from imgcls.inference.figures import Captioned, contact_sheet
+from imgcls.inference.fully_convolutional import fully_convolutional
+from imgcls.inference.network import Member, known_classes
+from imgcls.inference.predictor import predict_views
+from imgcls.inference.protocols import Dense, TestProtocol
+
+
+class ImageFiles(NamedTuple):
+    """Files to look at, and what was passed over with the reason."""
+
+    files: list[str]
+    passed_over: list[str]
+
+
+class Guess(NamedTuple):
+    class_name: str
+    name: str
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """An image file and its most probable classes, the most probable first."""
+
+    path: str
+    guesses: list[Guess]
+
+
+def find_images(words: Sequence[str], listed: Iterable[str] = ()) -> ImageFiles:
+    """Files for words: a file, a folder (all images in it and below), a pattern, or `-` for the lines of `listed`.
+
+    Raises:
+        ValueError: there is nothing to look at.
+    """
+    files: list[str] = []
+    passed_over: list[str] = []
+    for word in words:
+        named: Iterable[str] = (line.strip() for line in listed) if word == "-" else [word]
+        for name in named:
+            if not name:
+                continue
+            if os.path.isdir(name):
+                inside = _images_below(name)
+                files += inside
+                if not inside:
+                    passed_over.append(f"{name}: holds no images")
+            elif os.path.exists(name):
+                files.append(name)
+            elif matches := sorted(glob.glob(name, recursive=True)):
+                # Folders among the files of a pattern are passed over; of folders alone, what is in them is meant.
+                inside = [match for match in matches if not os.path.isdir(match)]
+                inside = inside or [file for match in matches for file in _images_below(match)]
+                files += inside
+                if not inside:
+                    passed_over.append(f"{name}: holds no images")
+            else:
+                passed_over.append(f"{name}: there is no such file")
+    unique = list(dict.fromkeys(files))
+    if not unique:
+        raise ValueError("; ".join(["no images to look at", *passed_over[:3]]))
+    return ImageFiles(unique, passed_over)
+
+
+def _images_below(folder: str) -> list[str]:
+    extensions = tuple(os.fsdecode(extension) for extension in EXTENSIONS)
+    found = []
+    for base, folders, inside in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            os.path.join(base, name)
+            for name in sorted(inside)
+            if name.lower().endswith(extensions) and not name.startswith(".")
+        ]
+    return found
+
+
+def predict_files(
+    member: Member,
+    files: Sequence[str],
+    *,
+    device: torch.device,
+    protocol: TestProtocol,
+    top: int = 5,
+    batch_size: int = 32,
+) -> tuple[list[Prediction], list[BadImageError]]:
+    """Predict the classes of image files, in their order, and name those that cannot be decoded."""
+    network = member.build(device)
+    if isinstance(protocol, Dense):
+        network = fully_convolutional(network)
+    size, channels = member.config.image_size, member.config.data.channels
+    crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
+    bad: list[BadImageError] = []
+    images = view_images(
+        split_of_files(files),
+        range(len(files)),
+        lambda height, width: protocol.views(height, width, image_size=size, crop=crop),
+        channels=channels,
+        num_threads=default_num_threads(),
+        on_bad=lambda _, error: bad.append(error),
+    )
+    found = predict_views(
+        network,
+        images,
+        prepare=member.prepare(device),
+        device=device,
+        max_pixels=batch_size * size * size,
+        flip=protocol.flip,
+        average=protocol.average,
+    )
+    classes = known_classes(member)
+    shown = readable_names(classes)
+    best = found.log_probs.topk(min(top, len(classes)), dim=1) if len(found.indices) else None
+    seen = []
+    for row, index in enumerate(found.indices.tolist()):
+        assert best is not None
+        pairs = zip(best.indices[row].tolist(), best.values[row].exp().tolist(), strict=True)
+        seen.append(
+            Prediction(str(files[index]), [Guess(classes[k], shown[k], probability) for k, probability in pairs])
+        )
+    return seen, bad
+
+
+def split_of_files(files: Sequence[str]) -> FolderSplit:
+    """Files anywhere as a split without labels."""
+    paths = [os.fsencode(os.path.abspath(name))[1:] for name in files]  # its root is /, which the split adds
+    blob = np.frombuffer(b"".join(paths), np.uint8)
+    offsets = np.cumsum([0, *map(len, paths)], dtype=np.int64)
+    return FolderSplit("", blob, offsets, np.zeros(len(paths)))
+
+
+def as_table(seen: Sequence[Prediction]) -> str:
+    """A line for each image: its path, and the classes in percent."""
+    width = max((len(image.path) for image in seen), default=0)
+    return "\n".join(
+        f"{image.path:<{width}}  "
+        + "  ".join(f"{guess.name} {100 * guess.probability:.1f} %" for guess in image.guesses)
+        for image in seen
+    )
+
+
+def as_csv(seen: Sequence[Prediction]) -> str:
+    """A row for each image, with a header: path, and class, name and probability of each rank."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ranks = range(1, max((len(image.guesses) for image in seen), default=0) + 1)
+    writer.writerow(["path", *(f"{part}{rank}" for rank in ranks for part in ("class", "name", "probability"))])
+    for image in seen:
+        cells = [cell for guess in image.guesses for cell in (guess.class_name, guess.name, f"{guess.probability:.6f}")]
+        writer.writerow([image.path, *cells])
+    return text.getvalue().rstrip("\n")
+
+
+def as_json(seen: Sequence[Prediction]) -> str:
+    """A list of images, each with its path and its classes."""
+    rows: list[dict[str, Any]] = [
+        {
+            "path": image.path,
+            "top": [
+                {"class": guess.class_name, "name": guess.name, "probability": guess.probability}
+                for guess in image.guesses
+            ],
+        }
+        for image in seen
+    ]
+    return json.dumps(rows, indent=2)
+
+
+FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
+
+
+def save_contact_sheet(seen: Sequence[Prediction], file: Path) -> None:
+    """Draw the images with their classes below them into a PNG."""
+    items = []
+    for image in seen:
+        pixels = decode_whole(Path(image.path).read_bytes(), 3, image.path)
+        lines: list[tuple[str, bool | None]] = [(Path(image.path).name, None)]
+        lines += [
+            (f"{100 * guess.probability:.0f} %  {guess.name}", True if rank == 0 else None)
+            for rank, guess in enumerate(image.guesses)
+        ]
+        items.append(Captioned(pixels, lines))
+    contact_sheet(items).save(file)

@@ -1,0 +1,43 @@
+"""TODO imgcls.models.factory."""
+
+import torch
+from torch import nn
+
+from imgcls.config import Config, build_component
+from imgcls.errors import ConfigError
+from imgcls.models.weights import freeze_backbone, is_published, start_from
+
+
+def build_model(config: Config, *, num_classes: int, with_weights: bool = True) -> nn.Module:
+    """Build the network for `num_classes`, with its paper's initialisation drawn from the seed, or config.weights."""
+    settings = dict(config.model)
+    for key, value in (("num_classes", num_classes), ("in_channels", config.data.channels)):
+        if settings.get(key) is None:
+            settings[key] = value
+    if settings["num_classes"] < num_classes:
+        raise ConfigError(
+            f"model.num_classes={settings['num_classes']}, but the data has {num_classes} classes; "
+            "leave model.num_classes out"
+        )
+    if settings["in_channels"] != config.data.channels:
+        raise ConfigError(
+            f"model.in_channels={settings['in_channels']}, but data.channels={config.data.channels}; "
+            "leave model.in_channels out"
+        )
+    torch.manual_seed(config.seed)
+    built: nn.Module = build_component("model", settings)
+    if with_weights and config.weights is not None:
+        if is_published(config.weights) and config.augment.input != "standardised":
+            raise ConfigError(
+                f"augment.input={config.augment.input}, but the published weights are of standardised pixels; "
+                "add augment.input=standardised"
+            )
+        start_from(built, config.weights, settings)
+    if config.freeze == "backbone":
+        freeze_backbone(built)
+    least = getattr(built, "min_image_size", 1)
+    if config.image_size < least:
+        raise ConfigError(
+            f"image_size={config.image_size} is too small for {type(built).__name__}; use image_size={least} or more"
+        )
+    return built

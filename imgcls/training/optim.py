@@ -1,0 +1,57 @@
+"""Learning-rate schedules, the parameters that decay, and the average of the weights.
+
+A schedule is a factor on the optimizer's lr at a point in time, counted in epochs as a real number. It has no step
+counter of its own, so that it cannot fall out of step with the run; what it must remember is in `state_dict`.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+def set_lr(optimizer: Optimizer, factor: float) -> float:
+    """Set every group's lr to `factor` times its first one; return the first group's."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return optimizer.param_groups[0]["lr"]
+
+
+def parameter_groups(model: nn.Module, *, decay_norms_and_biases: bool) -> list[dict[str, Any]]:
+    """Return the model's parameters for an optimizer: one group, or a second one, undecayed, of norms and biases.
+
+    He et al. 2019, section 3.1: only the weights of convolutions and linear layers decay. Those have two axes or more,
+    and are called so; a transformer's embeddings and tokens, and the scales of layers, are not.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if decay_norms_and_biases:
+        return [{"params": [parameter for _, parameter in named]}]
+    decays = {name: parameter.ndim >= 2 and name.endswith("weight") for name, parameter in named}
+    return [
+        {"params": [parameter for name, parameter in named if decays[name]]},
+        {"params": [parameter for name, parameter in named if not decays[name]], "weight_decay": 0.0},
+    ]
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights, in a copy that is evaluated in its stead.
+
+    In the first steps the decay is at most (1 + steps) / (10 + steps), or the average would stay near the random
+    weights it starts from. Batch-norm statistics are averages already and are copied.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, *, step: int) -> None:
+        """Move the average towards `model` after optimizer step `step`, the first being 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = [parameter.detach() for parameter in model.parameters()]
+        # One kernel for all the tensors, as torch's own averaged models do it.
+        torch._foreach_lerp_(list(self.model.parameters()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)

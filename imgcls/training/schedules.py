@@ -1,0 +1,127 @@
+"""TODO imgcls.training.schedules."""
+
+import math
+from typing import Any, Protocol
+
+
+class Schedule(Protocol):
+    """What the loop asks of a schedule."""
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        """Return what lr is multiplied by at `epoch` (0.5 is halfway through the first) of `epochs`."""
+        ...
+
+    def epoch_ended(self, val_top1: float) -> str | None:
+        """Take note of an epoch's validation top-1, in percent; return a line for the log where lr changes."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Constant:
+    """lr as it is, after a linear warm-up from 0 over `warmup_epochs`.
+
+    Goyal et al. 2017, section 2.2, start from the lr of a small batch instead.
+    """
+
+    def __init__(self, *, warmup_epochs: float = 0) -> None:
+        if warmup_epochs < 0:
+            raise ValueError(f"schedule.warmup_epochs={warmup_epochs} must not be negative")
+        self.warmup_epochs = warmup_epochs
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+
+    def epoch_ended(self, val_top1: float) -> str | None:
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del state  # a function of the epoch alone
+
+
+class Step(Constant):
+    """lr times `factor` every `every_epochs`; GoogLeNet: 0.96 every 8 (Szegedy et al. 2014, section 6)."""
+
+    def __init__(self, *, factor: float, every_epochs: int, warmup_epochs: float = 0) -> None:
+        super().__init__(warmup_epochs=warmup_epochs)
+        if every_epochs < 1:
+            raise ValueError(f"schedule.every_epochs={every_epochs} must be at least 1")
+        _check_factor(factor)
+        self.step_factor = factor
+        self.every_epochs = every_epochs
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        return super().factor(epoch, epochs=epochs) * self.step_factor ** (int(epoch) // self.every_epochs)
+
+
+class Cosine(Constant):
+    """Half a cosine from 1 after the warm-up to `final_factor` at the end (Loshchilov & Hutter 2017, equation 5)."""
+
+    def __init__(self, *, warmup_epochs: float = 0, final_factor: float = 0.0) -> None:
+        super().__init__(warmup_epochs=warmup_epochs)
+        if not 0 <= final_factor <= 1:
+            raise ValueError(f"schedule.final_factor={final_factor} must lie between 0 and 1; it is a part of lr")
+        self.final_factor = final_factor
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        if epoch < self.warmup_epochs:
+            return super().factor(epoch, epochs=epochs)
+        progress = (epoch - self.warmup_epochs) / (epochs - self.warmup_epochs)
+        return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Plateau(Constant):
+    """lr times `factor` after `patience_epochs` epochs in which validation top-1 gained nothing, or under `min_gain`.
+
+    Krizhevsky et al. 2012, section 5, divided lr by 10 by hand when the validation error stopped falling.
+    """
+
+    def __init__(
+        self, *, factor: float = 0.1, patience_epochs: int = 5, min_gain: float = 0.1, warmup_epochs: float = 0
+    ) -> None:
+        super().__init__(warmup_epochs=warmup_epochs)
+        if patience_epochs < 1:
+            raise ValueError(f"schedule.patience_epochs={patience_epochs} must be at least 1")
+        if min_gain < 0:
+            raise ValueError(f"schedule.min_gain={min_gain} must not be negative; it is in points of top-1")
+        _check_factor(factor)
+        self.step_factor = factor
+        self.patience_epochs = patience_epochs
+        self.min_gain = min_gain
+        self.best_top1 = -math.inf
+        self.stalled_epochs = 0
+        self.num_drops = 0
+
+    def factor(self, epoch: float, *, epochs: int) -> float:
+        return super().factor(epoch, epochs=epochs) * self.step_factor**self.num_drops
+
+    def epoch_ended(self, val_top1: float) -> str | None:
+        if val_top1 > self.best_top1 and val_top1 >= self.best_top1 + self.min_gain:
+            self.best_top1 = val_top1
+            self.stalled_epochs = 0
+            return None
+        self.stalled_epochs += 1
+        if self.stalled_epochs < self.patience_epochs:
+            return None
+        self.stalled_epochs = 0
+        self.num_drops += 1
+        stalled = f"validation top-1 stalled for {self.patience_epochs} epochs at {self.best_top1:.2f} %"
+        return f"{stalled}: lr x {self.step_factor:g}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_top1": self.best_top1, "stalled_epochs": self.stalled_epochs, "num_drops": self.num_drops}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_top1 = state["best_top1"]
+        self.stalled_epochs = state["stalled_epochs"]
+        self.num_drops = state["num_drops"]
+
+
+def _check_factor(factor: float) -> None:
+    if not 0 < factor <= 1:
+        raise ValueError(f"schedule.factor={factor} must lie above 0 and be at most 1")

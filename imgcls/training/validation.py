@@ -1,0 +1,45 @@
+"""TODO imgcls.training.validation."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imgcls.data.loading import Batch
+from imgcls.metrics import Meter, Scores
+
+
+@torch.inference_mode()
+def validate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    prepare: Callable[[Tensor], Tensor],
+    num_classes: int,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    microbatch: int | None = None,
+    after_batch: Callable[[Meter], None] = lambda meter: None,
+) -> Scores:
+    """Score `model` over exactly the images of `batches`, and over those of all ranks.
+
+    Args:
+        batches: uint8 images (B, H, W, C) and labels (B,), each image once, each rank its own share.
+        prepare: uint8 images to what the network takes, (B, C, H, W) normalised.
+        autocast: the dtype of mixed precision, or None for float32.
+        microbatch: how many images of a batch the network takes at a time, or None for all.
+        after_batch: called after each batch with this rank's sums so far.
+    """
+    was_training = model.training
+    model.eval()
+    meter = Meter(device)
+    for batch in batches:
+        if len(batch.labels):  # none is left where all of them were bad
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                parts = batch.images.split(microbatch or len(batch.images))
+                logits = torch.cat([model(prepare(part)) for part in parts])
+            meter.update(F.cross_entropy(logits.float(), batch.labels), logits, batch.labels)
+        after_batch(meter)
+    model.train(was_training)
+    return meter.scores(num_classes, over_ranks=True)

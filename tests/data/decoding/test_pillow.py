@@ -1,0 +1,211 @@
+"""Decoding one box: Pillow's own pixels, every odd kind of file, and broken ones named with the reason."""
+
+import csv
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgcls.data.decoding import BadImageError, decode_box, decode_whole, pillow, read_size
+from imgcls.data.decoding.pillow import _draft
+
+
+def waves(height: int, width: int) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    channels = [np.sin(x / 19.0 + y / 31.0), np.cos(y / 17.0), np.sin((x - y) / 23.0)]
+    return Image.fromarray(np.stack([127.5 + 110 * wave for wave in channels], axis=2).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decoded(
+    data: bytes, box: tuple[float, ...], size: int = 24, *, channels: int = 3, flip: bool = False
+) -> np.ndarray:
+    out = np.full((size, size, channels), 77, np.uint8)
+    decode_box(data, np.array(box, float), out, flip=flip, name="a.jpg")
+    return out
+
+
+@pytest.mark.parametrize("box", [(0, 0, 60, 50), (3.25, 7.5, 40.75, 31), (59, 49, 60, 50), (0, 0, 1, 50)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_box_is_pillows_resize_of_that_box(kind, box):
+    data = encoded(waves(50, 60), kind)
+    image = Image.open(io.BytesIO(data))
+    expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR, box=box))
+    assert np.array_equal(decoded(data, box, 64), expected)
+    assert np.array_equal(decoded(data, box, 64, flip=True), expected[:, ::-1])
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+@pytest.mark.parametrize("size", [(801, 643), (640, 801)])
+def test_a_draft_is_taken_in_the_right_place_and_never_below_the_outputs_resolution(monkeypatch, shrink, size):
+    data = encoded(waves(*size), quality=95)
+    taken = []
+    honest = _draft
+    monkeypatch.setattr(pillow, "_draft", lambda *args: taken.append(honest(*args)) or taken[-1])
+    span = 48.0 * shrink
+    box = (101.5, 77.25, 101.5 + span, 77.25 + span)
+    fast = decoded(data, box, 48).astype(int)
+    assert taken == [shrink]
+    full = Image.open(io.BytesIO(data)).resize((48, 48), Image.Resampling.BILINEAR, box=box)
+    difference = fast - np.asarray(full).astype(int)
+    assert np.abs(difference).mean() < 1.5
+    assert np.abs(difference.mean(axis=(1, 2))).max() < 1.5  # a shift would show as a slope from edge to edge
+    decoded(data, (0, 0, span - 1, span - 1), 48)
+    assert taken[-1] < shrink
+
+
+def test_one_channel_is_the_luma_of_a_colour_file():
+    data = encoded(waves(80, 70), quality=95)
+    grey = decoded(data, (0, 0, 70, 80), 64, channels=1)[..., 0].astype(int)
+    expected = Image.open(io.BytesIO(data)).convert("L").resize((64, 64), Image.Resampling.BILINEAR)
+    assert np.abs(grey - np.asarray(expected)).max() <= 2
+
+
+def sixteen_bits() -> bytes:
+    image = Image.fromarray((np.arange(64, dtype=np.uint16) * 1024).reshape(8, 8))
+    return encoded(image, "PNG")
+
+
+KINDS = {
+    "grey": encoded(waves(8, 8).convert("L")),
+    "cmyk": encoded(waves(8, 8).convert("CMYK")),
+    "progressive": encoded(waves(8, 8), progressive=True),
+    "palette": encoded(waves(8, 8).convert("P"), "PNG"),
+    "palette with transparency": encoded(waves(8, 8).convert("P"), "PNG", transparency=bytes(range(200))),
+    "alpha": encoded(waves(8, 8).convert("RGBA"), "PNG"),
+    "grey and alpha": encoded(waves(8, 8).convert("LA"), "PNG"),
+    "one bit": encoded(waves(8, 8).convert("1"), "PNG"),
+    "gif": encoded(waves(8, 8), "GIF"),
+    "bmp": encoded(waves(8, 8), "BMP"),
+    "webp": encoded(waves(8, 8), "WEBP"),
+    "tiff": encoded(waves(8, 8), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_becomes_what_imagefolder_shows(kind):
+    expected = np.asarray(Image.open(io.BytesIO(KINDS[kind])).convert("RGB"))
+    assert np.abs(decoded(KINDS[kind], (0, 0, 8, 8), 8).astype(int) - expected).max() <= 1
+    assert np.array_equal(decode_whole(KINDS[kind], 3, "a"), expected)
+    assert read_size(KINDS[kind], "a") == (8, 8)
+
+
+def test_sixteen_bits_are_scaled_to_eight_and_not_clipped():
+    expected = (np.arange(64) * 1024 >> 8).reshape(8, 8)
+    assert np.array_equal(decode_whole(sixteen_bits(), 1, "a")[..., 0], expected)
+    assert np.array_equal(decoded(sixteen_bits(), (0, 0, 8, 8), 8)[..., 2], expected)
+
+
+def test_exif_orientation_is_not_applied():
+    image = waves(20, 40)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    assert read_size(encoded(image, exif=exif), "a") == (20, 40)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1)])
+def test_images_of_one_pixel_or_one_row_are_decoded(size):
+    data = encoded(waves(*size))
+    assert decoded(data, (0, 0, size[1], size[0])).shape == (24, 24, 3)
+
+
+def test_an_image_of_33_megapixels_is_decoded():
+    data = encoded(Image.new("L", (7680, 4320), 100))
+    assert (decoded(data, (0, 0, 7680, 4320)) == 100).all()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG header that claims a huge image."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    body = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def tiff_with_an_offset_that_is_no_integer() -> bytes:
+    """A TIFF whose pixels are said to begin at a fraction."""
+    data = bytearray(encoded(waves(8, 8), "TIFF"))
+    entry = data.index(struct.pack("<HH", 273, 4))  # StripOffsets, of type LONG
+    data[entry + 2 : entry + 4] = struct.pack("<H", 11)  # FLOAT
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "is empty"),
+        (b"hello" * 100, "is not an image"),
+        (encoded(waves(300, 300))[:3000], "cannot be decoded: .*truncated"),
+        (encoded(waves(300, 300), "PNG")[:3000], "cannot be decoded"),
+        (encoded(waves(9, 9))[:30], "is not an image|cannot be opened"),
+        (bomb(10_000, 10_000), "has 10000x10000 pixels, over the limit of 89478485"),
+        (bomb(60_000, 60_000), "is too large to be an honest image"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+        (tiff_with_an_offset_that_is_no_integer(), "cannot be decoded: 'float' object cannot be"),
+    ],
+    ids=["empty", "text", "truncated jpeg", "truncated png", "header only", "large", "bomb", "float", "broken tiff"],
+)
+def test_what_cannot_be_decoded_is_named_with_the_reason(data, reason):
+    with pytest.raises(BadImageError, match=f"^a.jpg: .*({reason})"):
+        decoded(data, (0, 0, 4, 4))
+    with pytest.raises(BadImageError, match=r"^a\.jpg: "):
+        decode_whole(data, 3, "a.jpg")
+
+
+def test_running_out_of_memory_is_not_the_images_fault(monkeypatch):
+    def no_memory(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pillow, "_plain", no_memory)
+    with pytest.raises(MemoryError):
+        decoded(KINDS["bmp"], (0, 0, 4, 4))
+    with pytest.raises(MemoryError):
+        decode_whole(KINDS["bmp"], 3, "a.jpg")
+
+
+def corner_cases() -> list[dict[str, str]]:
+    if not (named := os.environ.get("IMGCLS_REAL_DATA")):
+        return []
+    with open(Path(named) / "jpeg-corner-cases" / "MANIFEST.tsv", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def pillow_loads(data: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not corner_cases(), reason="IMGCLS_REAL_DATA names no folder of real images")
+@pytest.mark.parametrize("row", corner_cases(), ids=lambda row: row["file"])
+def test_real_odd_files_are_decoded_or_named_as_their_manifest_says(monkeypatch, row):
+    data = (Path(os.environ["IMGCLS_REAL_DATA"]) / "jpeg-corner-cases" / row["file"]).read_bytes()
+    monkeypatch.setattr(pillow, "_draft", lambda *args: 1)
+    if row["file"] == "broken_data_stream.png" and not pillow_loads(data):
+        row = row | {"pillow_opens": "no"}  # the manifest's Pillow shows it in part, later ones refuse it
+    if row["pillow_opens"] != "yes":
+        with pytest.raises(BadImageError, match=r"^a\.jpg: "):
+            decoded(data, (0, 0, 1, 1))
+        return
+    height, width = read_size(data, "a.jpg")
+    assert f" {width}x{height}" in row["pillow_format_mode_size"]
+    out = decoded(data, (0, 0, width, height), 64)
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith("I"):
+            return  # Pillow's own conversion clips 16 bits; ours is held to the numbers above
+        expected = image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+    assert np.abs(out.astype(int) - np.asarray(expected)).mean() < 1

@@ -1,0 +1,316 @@
+"""The pack: what was packed comes out, shrunk as said, in the same order; broken off it goes on; and it says so."""
+
+import importlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgcls.config import compose
+from imgcls.data.augment import RandomResizedCrop, Whole
+from imgcls.data.decoding import BadImageError, native
+from imgcls.data.loading import Loader
+from imgcls.data.sets import ArraySplit, ImageSet, PackSplit, make_pack, open_folder, open_pack
+from imgcls.data.sets.pack import _lock
+from imgcls.environment import CONF_DIR
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+SCRIPT = CONF_DIR.parent / "scripts" / "pack.py"
+
+pack = importlib.import_module("imgcls.data.sets.pack")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """20 training and 6 validation images of two classes, from 60 to 800 pixels long, of several kinds."""
+    root = tmp_path_factory.mktemp("images")
+    draws = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 6)):
+        for number in range(count):
+            path = root / part / ("even" if number % 2 == 0 else "odd") / f"{number:02}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            width, height = 60 + 40 * number, 800 - 30 * number
+            image = Image.fromarray(draws.integers(0, 256, (5, 6, 3), np.uint8)).resize((width, height))
+            image = image.convert("L") if number % 5 == 1 else image
+            options = {"format": "PNG"} if number % 5 == 2 else {"format": "JPEG", "progressive": number % 5 == 3}
+            image.save(path, **options)
+    Image.new("RGB", (50, 40), (9, 99, 199)).save(root / "train/odd/small.JPEG")
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(root, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pack") / "a.pack"
+    make_pack(open_folder(str(root)), path, num_threads=3)
+    return path
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def test_a_pack_holds_every_image_of_the_folder_in_its_order_with_its_label_and_name(root, packed):
+    source, found = open_folder(str(root)), open_pack(str(packed))
+    assert found.classes == source.classes == ["even", "odd"]
+    assert (len(found.train), len(found.val)) == (21, 6)
+    for name, one, other in (("train", found.train, source.train), ("val", found.val, source.val)):
+        assert one.labels.tolist() == other.labels.tolist()
+        for index in range(len(other)):
+            assert one.path(index) == f"{packed}:{other.path(index)[len(str(root)) + 1 :]}"
+            assert f":{name}/" in one.path(index)
+
+
+def test_images_are_shrunk_to_400_pixels_in_their_shape_and_never_enlarged(root, packed):
+    source, found = open_folder(str(root)), open_pack(str(packed))
+    for one, other in ((found.train, source.train), (found.val, source.val)):
+        assert not isinstance(one, ArraySplit)
+        assert not isinstance(other, ArraySplit)
+        for index in range(len(one)):
+            small, large = opened(one.read(index)), opened(other.read(index))
+            assert small.format == "JPEG"
+            assert max(small.size) == min(400, max(large.size))
+            scale = min(1, 400 / max(large.size))
+            assert small.size == (round(large.width * scale), round(large.height * scale))
+            assert small.mode == large.mode
+            expected = np.asarray(large.resize(small.size, Image.Resampling.BICUBIC).convert("RGB"), float)
+            assert np.abs(np.asarray(small.convert("RGB"), float) - expected).mean() < 4
+
+
+def test_a_plain_jpeg_that_needs_no_shrinking_stays_byte_for_byte(root, packed):
+    train = open_pack(str(packed)).train
+    assert isinstance(train, PackSplit)
+    (index,) = (index for index in range(21) if train.path(index).endswith("small.JPEG"))
+    assert train.read(index) == (root / "train/odd/small.JPEG").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["native", "pillow"])
+def test_the_loader_reads_a_pack_as_it_reads_the_same_files_in_folders(packed, tmp_path, monkeypatch, kind):
+    if kind == "native" and not native.available():
+        pytest.skip(native.why_not())
+    monkeypatch.setenv("IMGCLS_NATIVE", "1" if kind == "native" else "0")
+    found = open_pack(str(packed))
+    for split in (found.train, found.val):
+        assert isinstance(split, PackSplit)
+        for index in range(len(split)):
+            path = tmp_path / split.path(index).split(":", 1)[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(split.read(index))
+    settings = {"image_size": 24, "batch_size": 5, "seed": 0, "shuffle": True, "flip": 0.5, "num_threads": 2}
+    one, other = (
+        Loader(split, RandomResizedCrop(), **settings) for split in (found.train, open_folder(str(tmp_path)).train)
+    )
+    for epoch in range(2):
+        for left, right in zip(one.epoch(epoch), other.epoch(epoch), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+class Broken(Exception):
+    """What ends a packing in the middle."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 20, 26])
+def test_packing_that_was_broken_off_goes_on_and_gives_the_same_file(root, packed, tmp_path, monkeypatch, after):
+    path, images = tmp_path / "b.pack", open_folder(str(root))
+    monkeypatch.setattr(pack, "NOTE_EVERY", 3)
+    counts = []
+
+    def broken(encoded, done, total):
+        for number, data in enumerate(encoded):
+            if number == after:
+                raise Broken
+            yield data
+
+    with pytest.raises(Broken):
+        make_pack(images, path, progress=broken)
+    assert not path.exists()
+    with open(tmp_path / "b.pack.part", "ab") as part:
+        part.write(b"half an image")
+    make_pack(images, path, progress=lambda encoded, done, total: counts.append(done) or encoded)
+    assert path.read_bytes() == packed.read_bytes()
+    assert [found.name for found in tmp_path.iterdir()] == ["b.pack"]
+    assert counts[0] <= after
+
+
+def test_what_was_noted_is_not_encoded_again(root, tmp_path, monkeypatch):
+    images, path = open_folder(str(root)), tmp_path / "b.pack"
+    monkeypatch.setattr(pack, "NOTE_EVERY", 4)
+    todo = iter(range(1000))
+
+    def broken(encoded, done, total):
+        for data in encoded:
+            if next(todo) == 11:
+                raise Broken
+            yield data
+
+    with pytest.raises(Broken):
+        make_pack(images, path, progress=broken)
+    told = []
+    make_pack(images, path, progress=lambda encoded, *counts: told.append(counts) or encoded)
+    assert told == [(8, 27)]
+
+
+def test_going_on_with_other_settings_is_refused(root, tmp_path):
+    path, images = tmp_path / "b.pack", open_folder(str(root))
+    with pytest.raises(Broken):
+        make_pack(images, path, progress=raising)
+    with pytest.raises(ValueError, match=r"b\.pack\.part was begun from other images or with other settings; remove"):
+        make_pack(images, path, quality=80)
+    with pytest.raises(FileNotFoundError, match=r"is unfinished: run scripts/pack.py again"):
+        open_pack(str(path))
+
+
+def raising(encoded, done, total):
+    raise Broken
+
+
+def test_two_processes_do_not_write_the_same_pack(root, packed, tmp_path):
+    path, images = tmp_path / "b.pack", open_folder(str(root))
+
+    def meanwhile(encoded, done, total):
+        with pytest.raises(ValueError, match=r"b\.pack is being packed by another process; wait for it, or name"):
+            make_pack(images, path)
+        return encoded
+
+    make_pack(images, path, progress=meanwhile)
+    assert path.read_bytes() == packed.read_bytes()
+
+
+def test_a_pack_that_another_process_finishes_meanwhile_is_not_written_to(root, packed, tmp_path, monkeypatch):
+    path, honest = tmp_path / "b.pack", _lock
+
+    def finished_meanwhile(part, path):
+        (tmp_path / "b.pack.part").write_bytes(packed.read_bytes())
+        (tmp_path / "b.pack.part").rename(path)
+        honest(part, path)
+
+    monkeypatch.setattr(pack, "_lock", finished_meanwhile)
+    with pytest.raises(FileExistsError, match="exists; remove it to pack anew"):
+        make_pack(open_folder(str(root)), path)
+    assert path.read_bytes() == packed.read_bytes()
+
+
+def test_a_file_that_cannot_be_decoded_is_named_also_by_the_run_that_goes_on_after_a_break(root, tmp_path, monkeypatch):
+    for part in ("train", "val"):
+        for number in range(6):
+            file = tmp_path / part / "ab"[number % 2] / f"{number}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes((root / "train/odd/19.JPEG").read_bytes()[: -300 if number == 2 else None])
+    images, path = open_folder(str(tmp_path)), tmp_path / "c.pack"
+    whole = make_pack(images, tmp_path / "whole.pack")
+    monkeypatch.setattr(pack, "NOTE_EVERY", 1)
+
+    def broken(encoded, done, total):
+        for number, data in enumerate(encoded):
+            if number == 5:
+                raise Broken
+            yield data
+
+    with pytest.raises(Broken):
+        make_pack(images, path, progress=broken)
+    told = make_pack(images, path)
+    assert told == whole
+    assert [Path(reason.partition(": ")[0]).parent.parent.name for reason in told.unshrunk] == ["train", "val"]
+    assert path.read_bytes() == (tmp_path / "whole.pack").read_bytes()
+
+
+def test_a_file_that_cannot_be_decoded_is_named_and_packed_for_the_loader_to_judge(root, tmp_path):
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "1.JPEG").write_bytes((root / "train/odd/small.JPEG").read_bytes())
+    (tmp_path / "train/a/1.JPEG").write_bytes((root / "train/odd/19.JPEG").read_bytes()[:-300])
+    told = make_pack(open_folder(str(tmp_path)), tmp_path / "c.pack")
+    assert len(told.unshrunk) == 1
+    assert "train/a/1.JPEG: cannot be decoded" in told.unshrunk[0]
+    train = open_pack(str(tmp_path / "c.pack")).train
+    one = Loader(train, Whole(), image_size=8, batch_size=2, seed=0, shuffle=True)
+    with pytest.raises(BadImageError, match=r"c\.pack:train/a/1\.JPEG: cannot be decoded"):
+        list(one.epoch(0))
+
+
+def test_a_pack_that_lost_its_end_or_its_index_is_refused(packed, tmp_path):
+    data = packed.read_bytes()
+    for name, content, reason in [
+        ("short", data[:-1], "is no pack, or its end is missing"),
+        ("empty", b"", "is no pack"),
+        ("index", data[:-600] + bytes(584) + data[-16:], "the index of the pack is broken"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            open_pack(str(tmp_path / name))
+
+
+def test_a_pack_cut_short_while_it_is_read_names_the_image(packed, tmp_path):
+    path = tmp_path / "d.pack"
+    path.write_bytes(packed.read_bytes())
+    train = open_pack(str(path)).train
+    path.write_bytes(b"")
+    with pytest.raises(BadImageError, match=r"d\.pack:train/.*: the pack ends before it; pack it again"):
+        list(Loader(train, Whole(), image_size=8, batch_size=2, seed=0, shuffle=True).epoch(0))
+
+
+@pytest.mark.skipif(not native.available(), reason=native.why_not() or "no native decoder")
+def test_a_read_of_a_pack_that_fails_once_gives_the_pixels_of_one_that_does_not(packed, monkeypatch):
+    def shown() -> list[torch.Tensor]:
+        train = open_pack(str(packed)).train
+        one = Loader(train, RandomResizedCrop(), image_size=24, batch_size=7, seed=0, shuffle=True)
+        return [batch.images.clone() for batch in one.epoch(0)]
+
+    whole, honest, failed = shown(), PackSplit._read, set()
+
+    def fails_once(self: PackSplit, index: int) -> bytes:
+        if index not in failed:
+            failed.add(index)
+            raise OSError(5, "Input/output error")
+        return honest(self, index)
+
+    monkeypatch.setattr(PackSplit, "_read", fails_once)
+    assert all(torch.equal(one, other) for one, other in zip(whole, shown(), strict=True))
+    assert len(failed) == 21
+
+
+@pytest.mark.parametrize(
+    "named, error, message",
+    [
+        (None, ValueError, "data.root is not set; name a pack that scripts/pack.py made"),
+        ("/nowhere/a.pack", FileNotFoundError, "data.root=/nowhere/a.pack is no file; make a pack with"),
+    ],
+)
+def test_a_missing_pack_is_refused_with_the_way_out(named, error, message):
+    with pytest.raises(error, match=message):
+        open_pack(named)
+
+
+def test_settings_and_sets_that_make_no_sense_are_refused(root, packed, tmp_path):
+    images = open_folder(str(root))
+    with pytest.raises(ValueError, match="longest=5, quality=90: use 32 px or more"):
+        make_pack(images, tmp_path / "e", longest=5)
+    with pytest.raises(ValueError, match="quality=99"):
+        make_pack(images, tmp_path / "e", quality=99)
+    with pytest.raises(FileExistsError, match="exists; remove it to pack anew"):
+        make_pack(images, packed)
+    split = ArraySplit(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2))
+    with pytest.raises(ValueError, match="only sets of image files can be packed"):
+        make_pack(ImageSet(split, split, ["a", "b"], 3), tmp_path / "e")
+
+
+def test_the_script_packs_and_says_that_it_is_lossy(root, tmp_path):
+    command = [sys.executable, str(SCRIPT), str(root), str(tmp_path / "a.pack"), "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("lossy: longer side at most 400 px, JPEG quality 90")
+    assert "27 images" in done.stdout
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 2
+    assert "exists; remove it to pack anew" in again.stderr
+
+
+def test_a_run_trains_from_a_pack(packed, train, tmp_path):
+    size = ["model=lenet5", "image_size=32", "batch_size=5", "epochs=1", "tensorboard=false", "data.num_threads=1"]
+    results = train(compose(["data=pack", f"data.root={packed}", *size]))
+    assert results["steps"] == 4

@@ -1,0 +1,60 @@
+"""The table of published numbers is torchvision's own where it says so, and bands are as stated."""
+
+import pytest
+import torchvision
+
+from imgcls.evaluation import compare_scores, published_results
+from imgcls.metrics import Scores
+
+
+def test_torchvisions_numbers_are_those_in_its_package() -> None:
+    rows = [row for row in published_results() if row.weights]
+    assert len(rows) == 16
+    for row in rows:
+        own = torchvision.models.get_model_weights(row.model)[row.weights].meta["_metrics"]["ImageNet-1K"]
+        assert (row.top1, row.top5) == (own["acc@1"], own["acc@5"]), row.model
+
+
+def test_every_row_has_a_source_and_a_protocol_that_exists() -> None:
+    from imgcls.environment import CONF_DIR
+
+    for row in published_results():
+        assert row.source
+        assert (CONF_DIR / "protocol" / f"{row.protocol}.yaml").exists()
+
+
+def test_the_same_weights_must_come_close() -> None:
+    near = Scores(1.2, 69.9, 89.0, 50_000)
+    top1, top5 = compare_scores(near, model="resnet18", protocol="center", weights="IMAGENET1K_V1")
+    assert top1.within
+    assert top5.within
+    assert "within the 0.30 points to be expected" in str(top1)
+    far = compare_scores(Scores(1.2, 69.0, 89.0, 50_000), model="resnet18", protocol="center", weights="IMAGENET1K_V1")
+    assert not far[0].within
+    assert "OUTSIDE" in str(far[0])
+
+
+def test_other_weights_of_a_network_have_their_own_number() -> None:
+    scores = Scores(1.2, 80.86, 95.43, 50_000)
+    top1, top5 = compare_scores(scores, model="resnet50", protocol="center", weights="IMAGENET1K_V2")
+    assert top1.within
+    assert top5.within
+    with pytest.raises(ValueError, match=r"of resnet101 \(IMAGENET1K_V2\) under center; of resnet101 there is center"):
+        compare_scores(scores, model="resnet101", protocol="center", weights="IMAGENET1K_V2")
+
+
+def test_training_anew_and_fewer_images_have_wider_bands() -> None:
+    anew = compare_scores(Scores(1.2, 69.0, 89.0, 50_000), model="resnet18", protocol="center", weights=None)
+    assert anew[0].band == 1
+    few = compare_scores(Scores(1.2, 66.0, 89.0, 1_000), model="resnet18", protocol="center", weights="IMAGENET1K_V1")
+    assert few[0].band == pytest.approx(0.3 + 196 * (0.69758 * 0.30242 / 1000) ** 0.5)
+
+
+def test_a_paper_goes_before_the_library_for_a_network_trained_anew() -> None:
+    (top5,) = compare_scores(Scores(1, 70, 90, 50_000), model="googlenet", protocol="center", weights=None)
+    assert "Szegedy" in top5.source
+    with pytest.raises(
+        ValueError,
+        match=r"of resnet18 \(IMAGENET1K_V1\) under dense; of resnet18 there is center IMAGENET1K_V1, ten_crop",
+    ):
+        compare_scores(Scores(1, 70, 90, 50_000), model="resnet18", protocol="dense", weights="IMAGENET1K_V1")

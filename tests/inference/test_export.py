@@ -1,0 +1,150 @@
+"""Exported files compute what the checkpoint does, at any batch size, and say what they are."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imgcls.checkpoints import save_checkpoint
+from imgcls.config import compose, consequential
+from imgcls.inference import ExportError, Member, Packaged, export, export_network, open_checkpoint, write_pt2
+from imgcls.models import build_model
+
+CPU = torch.device("cpu")
+
+
+def saved(folder: Path, *words: str) -> Path:
+    config = compose(["augment=none", "data=folder", "data.mean=[0.3]", "data.std=[0.2]", *words])
+    network = build_model(config, num_classes=3)
+    content = {"config": consequential(config), "classes": ["n01440764", "n01443537", "cat"], "code": "test"}
+    save_checkpoint({**content, "model": network.state_dict(), "epoch": 1, "val": {}}, folder / "best.pt")
+    return folder / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def member(tmp_path_factory: pytest.TempPathFactory) -> Member:
+    return open_checkpoint(saved(tmp_path_factory.mktemp("saved"), "model=lenet5", "image_size=32"))
+
+
+def expected(member: Member, pixels: Tensor) -> Tensor:
+    """Probabilities of images in 0..1 (B, C, H, W), by hand."""
+    return member.build(CPU)((pixels - 0.3) / 0.2).softmax(dim=1)
+
+
+@torch.inference_mode()
+def test_a_pt2_program_takes_any_batch_and_says_what_it_is(member: Member, tmp_path: Path) -> None:
+    file = tmp_path / "new/model.pt2"
+    assert export_network(member, file, normalise=True, softmax=True) <= 1e-4
+    extra = {"metadata.json": ""}
+    program = torch.export.load(file, extra_files=extra).module()
+    facts = json.loads(extra["metadata.json"])
+    assert json.loads(facts["names"]) == ["tench", "goldfish", "cat"]
+    assert json.loads(facts["classes"])[0] == "n01440764"
+    assert "(batch, 3, 32, 32), RGB, in 0..1" in facts["input"]
+    for num in (1, 2, 5):
+        pixels = torch.rand(num, 3, 32, 32)
+        assert torch.allclose(program(pixels), expected(member, pixels), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_onnx_runs_elsewhere_and_carries_its_labels(member: Member, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    runtime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "model.onnx"
+    export_network(member, file, normalise=True, softmax=True, opset=18)
+    session = runtime.InferenceSession(str(file))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["names"]) == ["tench", "goldfish", "cat"]
+    for num in (1, 4):
+        pixels = torch.rand(num, 3, 32, 32)
+        (found,) = session.run(["probabilities"], {"images": pixels.numpy()})
+        assert torch.allclose(torch.from_numpy(found), expected(member, pixels), atol=1e-5)
+    import onnx
+
+    assert {entry.domain: entry.version for entry in onnx.load(file).opset_import}[""] == 18
+
+
+@pytest.mark.parametrize(
+    "opset, words",
+    [(17, "opset=17: torch cannot convert .* stays at 18; use opset=18"), (99, r"onnx knows 1 to \d\d;")],
+)
+def test_an_opset_that_torch_does_not_write_is_refused(opset: int, words: str, member: Member, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ValueError, match=words):
+        export_network(member, tmp_path / "model.onnx", normalise=False, softmax=False, opset=opset)
+    assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_hold_the_weights_and_their_story(member: Member, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    file = tmp_path / "model.safetensors"
+    export_network(member, file, normalise=False, softmax=False)
+    with safetensors.safe_open(str(file), "pt") as opened:
+        assert opened.metadata()["architecture"] == "lenet5"
+        for name, value in member.state.items():
+            assert torch.equal(opened.get_tensor(name), value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=alexnet", "image_size=67"),
+        ("model=vgg11", "image_size=32"),
+        ("model=googlenet", "image_size=64"),
+        ("model=resnet18", "image_size=64"),
+        ("model=resnet50", "image_size=64"),
+        ("model=torchvision", "model.arch=mobilenet_v3_small", "image_size=64"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_every_family_exports(words: tuple[str, ...], suffix: str, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    member = open_checkpoint(saved(tmp_path, *words))
+    export_network(member, tmp_path / f"model{suffix}", normalise=True, softmax=False)
+
+
+def test_a_file_that_computes_something_else_is_refused(
+    member: Member, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = write_pt2
+
+    def wrong(packaged: Packaged, *rest: object) -> list[Tensor]:
+        return [output * 1.001 for output in really(packaged, *rest)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(export, "write_pt2", wrong)
+    with pytest.raises(ExportError, match=r"differs from .* do not use it"):
+        export_network(member, tmp_path / "model.pt2", normalise=False, softmax=True)
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("model.h5", {}, r"the suffix says what to write; use one of .pt2, .onnx, .safetensors"),
+        ("model.safetensors", {"softmax": True}, "holds weights alone"),
+        ("model.pt2", {"opset": 18}, "opset=18 is ONNX's"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(
+    member: Member, tmp_path: Path, name: str, options: dict[str, bool], words: str
+) -> None:
+    arguments = {"normalise": False, "softmax": False, **options}
+    with pytest.raises(ValueError, match=words):
+        export_network(member, tmp_path / name, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("package, name", [("onnxruntime", "m.onnx"), ("safetensors", "m.safetensors")])
+def test_a_missing_package_is_named(
+    package: str, name: str, member: Member, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "onnxruntime":
+        for other in ("onnx", "onnxscript"):
+            monkeypatch.setitem(sys.modules, other, nn)  # any module: only that it is there
+    with pytest.raises(ValueError, match=rf"needs the package {package}.*pip install {package}"):
+        export_network(member, tmp_path / name, normalise=False, softmax=False)

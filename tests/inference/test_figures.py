@@ -1,0 +1,198 @@
+"""Pictures show what they are given, and Grad-CAM is its paper's formula."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from imgcls.environment import CONF_DIR
+from imgcls.inference import (
+    LINES,
+    Captioned,
+    Curve,
+    confusion_matrix,
+    contact_sheet,
+    distinct_names,
+    draw_curves,
+    filter_grid,
+    font,
+    grad_cam,
+    most_confused,
+    plot_filters,
+    read_curves,
+    shortened,
+    ticks,
+)
+from imgcls.models import VGG, AlexNet, GoogLeNet, ResNet
+
+
+def test_a_confusion_matrix_is_dark_where_its_counts_are() -> None:
+    counts = np.array([[9, 1], [0, 10]])
+    pixels = np.asarray(confusion_matrix(counts, ["cat", "dog"], size=200)).astype(int)
+    margin = pixels.shape[0] - 30 - 200
+    # A corner of each cell, away from its number.
+    corner = [[pixels[margin + 5 + 100 * i, margin + 5 + 100 * j].sum() for j in range(2)] for i in range(2)]
+    assert corner[1][1] < corner[0][0] < corner[0][1] < corner[1][0] == 3 * 255
+
+
+@pytest.mark.parametrize("num", [3, 30, 1000])
+def test_confusion_matrices_of_any_size_can_be_drawn(num: int) -> None:
+    image = confusion_matrix(np.eye(num, dtype=np.int64), [f"class number {k}" for k in range(num)])
+    assert 500 < image.width < 1400
+
+
+def test_of_many_classes_the_most_confused_are_drawn() -> None:
+    counts = np.zeros((1000, 1000), np.int64)
+    counts[np.arange(500), np.arange(500)] = 50
+    counts[7, 900] = 9
+    counts[400, 12] = 8
+    shown = most_confused(counts, 5)
+    assert shown.tolist() == [0, 7, 12, 400, 900]
+    few = np.zeros((1000, 1000), np.int64)
+    few[3, 3], few[5, 8] = 4, 1
+    assert most_confused(few, 40).tolist() == [3, 5, 8]
+    names = [f"class {k}" for k in range(1000)]
+    kept = [3, 5, 8]
+    alone = confusion_matrix(few[np.ix_(kept, kept)], [names[k] for k in kept])
+    assert np.array_equal(np.asarray(confusion_matrix(few, names)), np.asarray(alone))
+
+
+def test_a_sheet_holds_every_image() -> None:
+    shades = [np.full((20, 30, 1), 40 * k, np.uint8) for k in range(5)]
+    page = contact_sheet([Captioned(shade, [("a line " * 20, True)]) for shade in shades], thumbnail=90)
+    colours = {value for _, value in page.getcolors(10**6) or []}
+    for k in range(5):
+        assert (40 * k,) * 3 in colours
+
+
+def test_long_lines_lose_their_middle() -> None:
+    face = font(13)
+    assert shortened("short", face, 200) == "short"
+    cut = shortened("a very long name of a class indeed 97 %", face, 120)
+    assert face.getlength(cut) <= 120
+    assert cut.startswith("a ve")
+    assert cut.endswith("97 %")
+
+
+def test_ticks_are_round_and_cover_the_range() -> None:
+    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.013, 0.02) == pytest.approx([0.012, 0.014, 0.016, 0.018, 0.02])
+    assert ticks(5, 5) == [0, 1, 2, 3, 4, 5]
+    assert ticks(0, 0)[-1] == 1
+    assert ticks(-3, 2)[0] <= -3
+
+
+def test_curves_run_through_their_points_and_may_be_empty() -> None:
+    line = Curve("one", [1, 2, 3], [1.0, float("nan"), 3.0])
+    picture = draw_curves([("title", [line]), ("nothing", [])])
+    assert picture.size == (1280, 440)
+    assert any(colour == LINES[0] for _, colour in picture.getcolors(10**6) or [])
+
+
+def test_filters_are_laid_out_one_by_one() -> None:
+    weights = np.stack([np.linspace(0, 1, 75).reshape(3, 5, 5)] * 7)
+    picture = np.asarray(filter_grid(weights, zoom=2))
+    assert picture.shape == (2 * 14 + 4, 4 * 14 + 4, 3)
+    assert picture[4, 4].tolist() == [0, 86, 172]  # thirds of the range: a channel each
+    with pytest.raises(ValueError, match="no first convolution"):
+        plot_filters(nn.Linear(2, 2))
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.fc = nn.Linear(2, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu_(self.conv(images)).mean(dim=(2, 3)))
+
+
+def test_grad_cam_is_its_formula() -> None:
+    torch.manual_seed(0)
+    network = Tiny()
+    images = torch.rand(2, 1, 6, 8)
+    classes = torch.tensor([2, 0])
+    maps = torch.relu(network.conv(images)).detach()
+    # Behind an average, the gradient of a class score is its weight over the number of positions.
+    weights = network.fc.weight.detach()[classes][:, :, None, None] / 48
+    expected = (maps * weights).sum(dim=1).relu()
+    expected = expected / expected.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    assert torch.allclose(grad_cam(network, images, classes), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network, size",
+    [
+        (AlexNet(5), 131),
+        (VGG(5, column="A"), 64),
+        (ResNet(5, depth=18), 64),
+        (GoogLeNet(5), 64),
+        (torchvision.models.mobilenet_v3_small(num_classes=5), 64),
+    ],
+    ids=lambda value: "" if isinstance(value, int) else type(value).__name__,
+)
+def test_every_family_can_be_looked_into(network: nn.Module, size: int) -> None:
+    heat = grad_cam(network.eval(), torch.rand(1, 3, size, size), torch.tensor([1]))
+    assert heat.shape[0] == 1
+    assert heat.min() >= 0
+    assert heat.max() <= 1 + 1e-6
+
+
+def test_grad_cam_needs_maps() -> None:
+    with pytest.raises(ValueError, match="Sequential has no maps"):
+        grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2), torch.tensor([0]))
+
+
+def run_folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    with (path / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        columns = ["train/loss", "train/top1", "train/top5", "val/loss", "val/top1", "val/top5"]
+        writer.writerow(["epoch", "step", "lr", *columns])
+        writer.writerow([1, 5, 0.1, 3.0, 10, "", "", "", ""])
+        writer.writerow([1, 10, 0.1, 2.5, 20, "", 2.4, 25, ""])
+        writer.writerow([2, 15, 0.05, 2.0, 30, "", "", "", ""])
+        writer.writerow([2, 20, 0.01, 1.5, 40, "", 1.4, 45, ""])
+    return path
+
+
+def test_curves_are_those_of_metrics_csv(tmp_path: Path) -> None:
+    found = read_curves(run_folder(tmp_path / "a"))
+    assert found["val/top1"] == ("val/top1", [1.0, 2.0], [25.0, 45.0])
+    assert found["train/loss"].ys == [2.5, 1.5]
+    assert found["lr"] == ("lr", [0.5, 1.0, 1.5, 2.0], [0.1, 0.1, 0.05, 0.01])
+    assert "val/top5" not in found
+
+
+def test_plots_are_written_from_the_command_line(tmp_path: Path) -> None:
+    run_folder(tmp_path / "x/a")
+    run_folder(tmp_path / "y/a")
+    plot = [sys.executable, str(CONF_DIR.parent / "scripts/plot.py")]
+    done = subprocess.run([*plot, "x/a", "y/a", "out=both"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "both/curves.png\n"
+    assert Image.open(tmp_path / "both/curves.png").size == (1280, 440)
+    done = subprocess.run([*plot, "none"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "none: there is no metrics.csv" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_runs_are_named_by_what_tells_them_apart() -> None:
+    assert distinct_names([Path("x/a"), Path("x/b")]) == ["a", "b"]
+    assert distinct_names([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "epoch,step,val/top1\n1,5,\n"])
+def test_metrics_that_say_nothing_yet_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics.csv holds no"):
+        read_curves(tmp_path)

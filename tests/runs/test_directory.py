@@ -1,0 +1,184 @@
+"""Run directories: one owner, one config; and the table of several."""
+
+import fcntl
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgcls.environment import CONF_DIR
+from imgcls.runs import CONFIG, LAST, LOCK, METRICS, RESULTS, RunDirectory, TooLowError, find_runs, require_top1, results_table, runs_table
+
+
+def results(top1: float, **more: object) -> dict:
+    return {
+        "val_top1": top1,
+        "val_top5": 99.0,
+        "val_loss": 0.5,
+        "best_epoch": 2,
+        "epochs": 3,
+        "steps": 30,
+        "seconds": 75.0,
+    } | more
+
+
+def test_a_directory_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "a", {"seed": 1}), pytest.raises(ValueError, match="another process is training"):
+        RunDirectory(tmp_path / "a", {"seed": 1})
+    RunDirectory(tmp_path / "a", {"seed": 1}).close()
+
+
+def claimed(path: Path, config: dict, *, saved: bool = True) -> None:
+    """A run that began in `path`, and was saved or finished."""
+    with RunDirectory(path, config) as run_dir:
+        run_dir.claim()
+        if saved:
+            (path / LAST).write_text("x")
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+    claimed(tmp_path, {"seed": 1, "optimizer.lr": 0.1, "x": (1, 2)})
+    claimed(tmp_path, {"seed": 1, "optimizer.lr": 0.1, "x": (1, 2)})
+    with pytest.raises(
+        ValueError, match=r"another config \(optimizer\.lr: 0\.1 there, 0\.2 now.*name=.*overwrite=true"
+    ):
+        RunDirectory(tmp_path, {"seed": 1, "optimizer.lr": 0.2, "x": (1, 2)})
+
+
+def test_a_directory_in_which_nothing_was_saved_is_free(tmp_path: Path) -> None:
+    claimed(tmp_path, {"seed": 1}, saved=False)
+    claimed(tmp_path, {"seed": 2})
+    with pytest.raises(ValueError, match="seed: 2 there, 1 now"):
+        RunDirectory(tmp_path, {"seed": 1})
+
+
+def test_overwrite_throws_away_the_run_and_nothing_else_once_it_is_claimed(tmp_path: Path) -> None:
+    claimed(tmp_path, {"seed": 1})
+    with RunDirectory(tmp_path, {"seed": 1}) as run_dir:
+        run_dir.finish(results(50))
+    for name in (METRICS, "events.out.tfevents.1", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    before = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    with RunDirectory(tmp_path, {"seed": 2}, overwrite=True) as run_dir:
+        assert run_dir.results() is None
+        assert not run_dir.holds_run
+        assert {file.name: file.read_text() for file in tmp_path.iterdir()} == before
+        run_dir.claim()
+        assert json.loads((tmp_path / CONFIG).read_text()) == {"seed": 2}
+    assert {file.name for file in tmp_path.iterdir()} == {"notes.txt", CONFIG, LOCK}
+
+
+def test_a_job_put_back_into_slurms_queue_goes_on_where_it_overwrote(tmp_path: Path, monkeypatch) -> None:
+    claimed(tmp_path, {"seed": 1})
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+
+    def overwrites() -> bool:
+        with RunDirectory(tmp_path, {"seed": 1}, overwrite=True) as run_dir:
+            wanted = run_dir.overwrite
+            run_dir.claim()
+        (tmp_path / LAST).write_text("x")
+        return wanted
+
+    assert overwrites()
+    assert overwrites()  # typed again in an interactive job
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not overwrites()
+    assert (tmp_path / LAST).exists()
+    monkeypatch.setenv("SLURM_JOB_ID", "72")
+    assert overwrites()
+
+
+@pytest.mark.parametrize("name", [CONFIG, RESULTS])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+    claimed(tmp_path, {"seed": 1})
+    (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*overwrite=true"):
+        RunDirectory(tmp_path, {"seed": 1}).results()
+    RunDirectory(tmp_path, {"seed": 1}, overwrite=True).close()
+
+
+def test_a_directory_that_may_not_be_written_is_named_with_the_way_out(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\).*hydra.run.dir="):
+        RunDirectory(tmp_path / "a", {})
+
+
+def test_a_filesystem_without_locks_is_refused_in_words(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ValueError, match=r"cannot lock files \(Function not implemented\).*hydra.run.dir="):
+        RunDirectory(tmp_path, {})
+
+
+def test_the_table_ranks_runs_and_marks_the_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, top1 in (("low", 10.0), ("high", 90.0)):
+        with RunDirectory(Path("runs") / name, {"epochs": 3}) as run_dir:
+            run_dir.claim()
+            run_dir.finish(results(top1))
+    claimed(Path("runs/half"), {"epochs": 3}, saved=False)
+    header = "epoch,step,lr,train/loss,train/top1,train/top5,val/loss,val/top1,val/top5\n"
+    rows = "1,5,0.1,2,20,60,,,\n1,10,0.1,2,20,60,1.5,40.0,80\n2,20,0.1,2,20,60,1.5,30.0,80\n"
+    (tmp_path / "runs/half" / METRICS).write_text(header + rows)
+    claimed(Path("runs/none"), {"epochs": 3}, saved=False)
+    RunDirectory(Path("runs/refused"), {"epochs": 3}).close()
+    lines = runs_table([*find_runs([Path("runs")]), Path("runs/refused")]).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["runs/high", "runs/half", "runs/low", "runs/none", "runs/refused"]
+    assert lines[4].endswith("not begun")
+    assert "40.00" in lines[1]
+    assert "after epoch 2" in lines[1]
+    assert "finished" in lines[0]
+
+
+def test_runs_that_differ_in_their_seeds_alone_have_a_mean(tmp_path: Path) -> None:
+    for name, config, top1 in (
+        ("a1", {"seed": 1, "lr": 1}, 50.0),
+        ("a2", {"seed": 2, "lr": 1}, 60.0),
+        ("b1", {"seed": 1, "lr": 2}, 70.0),
+        ("b1again", {"seed": 1, "lr": 2}, 71.0),
+    ):
+        with RunDirectory(tmp_path / name, config) as run_dir:
+            run_dir.claim()
+            run_dir.finish(results(top1))
+    claimed(tmp_path / "a3", {"seed": 3, "lr": 1})
+    script = [sys.executable, "-X", "importtime", str(CONF_DIR.parent / "scripts/compare.py"), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "over" in line]
+    # The standard error of 50 and 60 is 5, and t of one degree of freedom 12.706.
+    assert line == f"{tmp_path}/a1 and 1 more, over 2 seeds: top-1 55.00 +- 63.53 % (95 % interval)"
+    assert "| torch" not in done.stderr.replace("|   ", "| ")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_runs([tmp_path / "nowhere"])
+
+
+def test_a_run_below_its_bar_fails(tmp_path: Path) -> None:
+    require_top1(None, results(1))
+    require_top1(50, results(50))
+    for low in (49.9, float("nan")):
+        with pytest.raises(TooLowError, match="min_val_top1=50") as error:
+            require_top1(50, results(low))
+        assert error.value.exit_code == 1
+
+
+def test_the_summary_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = results_table(results(91.5, val_top5=None), tmp_path / "runs/a")
+    for word in ("91.50 %", "2 of 3", "runs/a/best.pt", "tensorboard --logdir runs/a", "1:15", "fewer than 6 classes"):
+        assert word in text
+
+
+def test_a_finished_runs_results_are_read_back(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, {}) as run_dir:
+        run_dir.finish(results(50))
+        assert run_dir.results() == json.loads((tmp_path / RESULTS).read_text()) == results(50)

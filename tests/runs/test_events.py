@@ -1,0 +1,117 @@
+"""TensorBoard, metrics.csv and the terminal show what they should."""
+
+import io
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from imgcls.metrics import Scores
+from imgcls.runs import COLUMNS, Events, Progress, events, grid
+
+TRAIN = Scores(1.5, 40.0, 80.0, 100)
+VAL = Scores(1.25, 50.0, None, 20)
+
+
+def open_events(path: Path, position: dict[str, int] | None = None) -> Events:
+    return Events(path, tensorboard=True, enabled=True, position=position)
+
+
+def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: Path) -> None:
+    writer = open_events(tmp_path)
+    writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+    writer.scalars(10, {"train/images_per_second": 123.0})
+    writer.images("train/images", torch.randn(20, 3, 8, 8), 0)
+    writer.filters(nn.Sequential(nn.Conv2d(3, 9, 5)), 10)
+    writer.hparams(
+        {"seed": 1, "model._target_": "x", "betas": [1, 2]}, {"val_top1": 50.0, "val_top5": None, "code": "0"}
+    )
+    writer.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert {"train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1"} <= set(read.Tags()["scalars"])
+    assert "val/top5" not in read.Tags()["scalars"]
+    assert set(read.Tags()["images"]) == {"train/images", "model/conv1"}
+    assert read.Scalars("final/val_top1")[0].value == 50
+    assert "_hparams_/session_start_info" in read.summary_metadata
+
+
+def test_metrics_csv_has_a_row_a_report_and_nothing_of_time(tmp_path: Path) -> None:
+    writer = open_events(tmp_path)
+    writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
+    writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+    writer.close()
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == ",".join(COLUMNS)
+    assert lines[1:] == ["1,5,0.1,1.5,40.0,80.0,,,", "1,10,0.1,1.5,40.0,80.0,1.25,50.0,"]
+
+
+def test_what_was_told_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
+    writer = open_events(tmp_path)
+    writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
+    position = writer.position()
+    writer.write(epoch=1, step=10, lr=0.1, train=TRAIN)
+    writer.close()
+    writer = open_events(tmp_path, position)
+    writer.write(epoch=1, step=10, lr=0.2, train=TRAIN)
+    writer.close()
+    steps = [
+        (event.step, round(event.value, 3)) for event in EventAccumulator(str(tmp_path)).Reload().Scalars("train/lr")
+    ]
+    assert steps == [(5, 0.1), (10, 0.2)]
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_a_rank_beside_the_main_one_writes_nothing(tmp_path: Path) -> None:
+    writer = Events(tmp_path, tensorboard=True, enabled=False, position=None)
+    writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
+    writer.images("x", torch.zeros(1, 3, 4, 4), 0)
+    assert writer.position() == {}
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_kernels_and_deep_ones_are_no_picture(tmp_path: Path) -> None:
+    writer = open_events(tmp_path)
+    writer.filters(nn.Sequential(nn.Conv2d(8, 9, 5)), 1)
+    writer.filters(nn.Sequential(nn.Conv2d(3, 9, 1)), 1)
+    writer.close()
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == []
+
+
+def test_a_grid_stretches_each_image_to_its_own_range() -> None:
+    picture = grid(torch.stack([torch.linspace(-5, 5, 48).view(3, 4, 4), torch.zeros(3, 4, 4)]))
+    assert picture.dtype == torch.uint8
+    assert picture.min() == 0
+    assert picture.max() == 255
+
+
+def test_without_a_terminal_there_is_a_plain_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "PLAIN_LINE_SECONDS", -1)
+    caplog.set_level(logging.INFO)
+    with Progress("epoch 1/2 train", total=4, num_images=10) as progress:
+        progress.show(TRAIN)
+        progress.advance()
+    assert "epoch 1/2 train  1/4  loss 1.500  top-1 40.0 %" in caplog.text
+    assert "s left" in caplog.text
+
+
+def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("epoch 1/2 train", total=2, num_images=10) as progress:
+        progress.show(TRAIN)
+        progress.advance()
+        progress.advance()
+        progress._bar.refresh()
+    for word in ("epoch 1/2 train", "100%", "2/2", "loss 1.500", "top-1 40.0 %", "img/s"):
+        assert word in terminal.getvalue()

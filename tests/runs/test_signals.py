@@ -1,0 +1,35 @@
+"""Signals: the first is remembered, the second is not waited with."""
+
+import os
+import signal
+
+import pytest
+
+from imgcls.errors import EXIT_REQUEUE
+from imgcls.runs import , Interrupted, SIGNALS, StopSignals
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_remembered_and_the_second_ends_at_once(
+    number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    # A shell starts what runs in the background with Ctrl-C ignored, and Python leaves it so.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    with StopSignals() as signals:
+        assert signals.received == 0
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+        # What Python does by itself, which for Ctrl-C is this and for the others the end of the process.
+        assert {each: signal.getsignal(each) for each in SIGNALS} == before
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert {each: signal.getsignal(each) for each in SIGNALS} == before
+
+
+def test_schedulers_get_a_code_to_requeue_on_and_a_shell_that_of_ctrl_c() -> None:
+    assert Interrupted(signal.SIGTERM, "saved").exit_code == EXIT_REQUEUE == os.EX_TEMPFAIL
+    assert Interrupted(signal.SIGUSR1, "saved").exit_code == EXIT_REQUEUE
+    assert Interrupted(signal.SIGINT, "saved").exit_code == 130
+    assert str(Interrupted(signal.SIGUSR1, "saved after step 3")) == "stopped by SIGUSR1: saved after step 3"

@@ -1,0 +1,116 @@
+"""Schedules, parameter groups and the weight average against hand-worked numbers."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from imgcls.training import Constant, Cosine, Plateau, Step, WeightAverage, parameter_groups, set_lr
+
+
+def test_plateau_divides_lr_by_ten_after_its_patience_and_waits_anew() -> None:
+    schedule = Plateau(factor=0.1, patience_epochs=2, min_gain=0.1)
+    factors = []
+    for top1 in (10.0, 20.0, 20.05, 19.0, 21.0, 21.0, 21.0):
+        note = schedule.epoch_ended(top1)
+        factors.append(round(schedule.factor(0, epochs=10), 6))
+        assert (note is not None) == (factors[-1] < (factors[-2] if len(factors) > 1 else 1))
+    assert factors == [1, 1, 1, 0.1, 0.1, 0.1, 0.01]
+
+
+def test_plateau_without_a_least_gain_still_drops_where_nothing_is_gained() -> None:
+    schedule = Plateau(factor=0.1, patience_epochs=2, min_gain=0)
+    assert [schedule.epoch_ended(top1) is not None for top1 in (20.0, 20.0, 20.01, 20.01, 20.01)] == [False] * 4 + [
+        True
+    ]
+
+
+def test_plateau_takes_up_its_state_where_it_stood() -> None:
+    unbroken, first = Plateau(patience_epochs=2), Plateau(patience_epochs=2)
+    for top1 in (30.0, 30.0):
+        unbroken.epoch_ended(top1)
+        first.epoch_ended(top1)
+    resumed = Plateau(patience_epochs=2)
+    resumed.load_state_dict(first.state_dict())
+    unbroken.epoch_ended(29.0)
+    resumed.epoch_ended(29.0)
+    assert resumed.state_dict() == unbroken.state_dict()
+    assert resumed.factor(0, epochs=9) == pytest.approx(0.1)
+
+
+def test_plateau_state_is_plain_values(tmp_path) -> None:
+    torch.save(Plateau().state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["best_top1"] == -math.inf
+
+
+def test_step_drops_lr_by_four_percent_every_eight_epochs() -> None:
+    schedule = Step(factor=0.96, every_epochs=8)
+    assert [schedule.factor(epoch, epochs=90) for epoch in (0, 7.99, 8, 16.5)] == pytest.approx([1, 1, 0.96, 0.96**2])
+
+
+def test_cosine_warms_up_linearly_and_ends_at_its_final_factor() -> None:
+    schedule = Cosine(warmup_epochs=5, final_factor=0.1)
+    factors = [schedule.factor(epoch, epochs=105) for epoch in (0, 2.5, 5, 55, 105)]
+    assert factors == pytest.approx([0, 0.5, 1, 0.55, 0.1])
+
+
+def test_warm_up_reaches_lr_and_stays() -> None:
+    assert [Constant(warmup_epochs=2).factor(e, epochs=9) for e in (0, 1, 2, 8)] == [0, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Step(factor=0.5, every_epochs=0), "schedule.every_epochs=0"),
+        (lambda: Step(factor=0, every_epochs=1), "schedule.factor=0"),
+        (lambda: Plateau(patience_epochs=0), "schedule.patience_epochs=0"),
+        (lambda: Plateau(min_gain=-0.1), "schedule.min_gain=-0.1"),
+        (lambda: Constant(warmup_epochs=-1), "schedule.warmup_epochs=-1"),
+        (lambda: Cosine(final_factor=1.5), "schedule.final_factor=1.5"),
+        (lambda: Cosine(final_factor=-0.1), "schedule.final_factor=-0.1"),
+    ],
+)
+def test_a_schedule_refuses_what_it_cannot_follow(make, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_set_lr_scales_from_the_first_lr_however_often_it_is_called() -> None:
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": 0.2}], lr=0.1)
+    set_lr(optimizer, 0.1)
+    assert set_lr(optimizer, 0.5) == pytest.approx(0.1)
+
+
+def test_norms_and_biases_do_not_decay_when_asked() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    decayed, spared = parameter_groups(model, decay_norms_and_biases=False)
+    assert {tuple(p.shape) for p in decayed["params"]} == {(4, 3, 3, 3), (2, 4)}
+    assert {tuple(p.shape) for p in spared["params"]} == {(4,), (2,)}
+    assert spared["weight_decay"] == 0
+    (everything,) = parameter_groups(model, decay_norms_and_biases=True)
+    assert len(everything["params"]) == 6
+
+
+def test_tokens_and_embeddings_of_a_transformer_do_not_decay_either() -> None:
+    model = torchvision.models.vit_b_16(image_size=32)
+    decayed, spared = ({id(p) for p in g["params"]} for g in parameter_groups(model, decay_norms_and_biases=False))
+    named = dict(model.named_parameters())
+    assert {id(named[name]) for name in ("class_token", "encoder.pos_embedding")} <= spared
+    attention = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
+    assert {id(named[name]) for name in (attention, "heads.head.weight", "conv_proj.weight")} <= decayed
+
+
+def test_the_weight_average_follows_the_formula_and_copies_statistics() -> None:
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
+    average = WeightAverage(model, decay=0.9)
+    before = average.model[0].weight.clone()
+    with torch.no_grad():
+        model[0].weight.add_(1)
+        model[1].running_mean.fill_(3)
+    average.update(model, step=1)
+    assert torch.allclose(average.model[0].weight, before + 1 - 2 / 11)  # warm-up: decay (1 + 1) / (10 + 1)
+    assert average.model[1].running_mean.item() == 3
+    average.update(model, step=10_000)
+    assert torch.allclose(average.model[0].weight, before + 1 - 0.9 * 2 / 11)
