@@ -4,28 +4,28 @@ import logging
 from pathlib import Path
 
 from imgcls.config import Config, command_line
+from imgcls.environment import quiet_other_ranks
 from imgcls.runs import require_top1, results_table, runs_table
+from imgcls.startup import look_up_run
 
 log = logging.getLogger("imgcls")
 
 
-def train(cfg: Config, run_path: Path) -> None:
-    """Train the run that `cfg` describes in its directory, or go on with it; a finished one shows its results."""
-    from imgcls import distributed
-    from imgcls.training import (  # here: torch takes seconds, which a config error need not wait for
-        build_trainer,
-        open_run_directory,
-    )
+def train(config: Config, path: Path) -> None:
+    """Train the run of `config` in the directory `path`, or resume it; if it has finished, show its results."""
+    quiet_other_ranks()
+    results, images = look_up_run(config, path)
+    if results is None:
+        from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
+        from imgcls.training import build_trainer, open_run_directory
 
-    with distributed.process_group(cfg.device) as device, open_run_directory(cfg, run_path) as run_dir:
-        results = run_dir.results()
-        if results is None:
-            results = build_trainer(cfg, run_dir, device).fit()
+        with process_group(config.device) as device, open_run_directory(config, path) as run_dir:
+            results = build_trainer(config, run_dir, device, images=images).fit()
             run_dir.finish(results)
-        else:
-            log.info("this run has finished; train anew with overwrite=true, or another with name=... or seed=...")
-        log.info(results_table(results, run_dir.path))
-        require_top1(cfg.min_val_top1, results)
+    else:
+        log.info("this run has finished; overwrite=true trains it from scratch, name=... or seed=... trains another")
+    log.info(results_table(results, path))
+    require_top1(config.min_val_top1, results)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `torchrun` and Slurm's `srun` both work; without either there is one rank, and every function here costs nothing.
 """
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from imgcls.device import choose_device
-from imgcls.environment import launch
+from imgcls.environment import launch, quiet_other_ranks
 
 
 def rank() -> int:
@@ -57,9 +56,7 @@ def process_group(device: str) -> Iterator[torch.device]:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", rank=place[0], world_size=place[1]
     )
-    if place[0] != 0:
-        # What every rank would say, rank 0 says; what goes wrong on one, that one says.
-        logging.getLogger().setLevel(logging.WARNING)
+    quiet_other_ranks()
     try:
         yield chosen
     finally:

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def launch() -> tuple[int, int, int] | None:
             int(os.environ["SLURM_LOCALID"]),
         )
     return None
+
+
+def quiet_other_ranks() -> None:
+    """Log only warnings on ranks other than 0: rank 0 logs what all ranks would, and each logs its own problems."""
+    place = launch()
+    if place is not None and place[0] != 0:
+        logging.getLogger().setLevel(logging.WARNING)
 
 
 def default_num_threads() -> int:

@@ -9,10 +9,10 @@ from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.script_options import add_network, any_names, check_network, parse_options, run_script
 
 __all__ = [
+    "INCIDENTAL",
     "Config",
     "Console",
     "EvaluateConfig",
-    "INCIDENTAL",
     "add_network",
     "any_names",
     "build_component",

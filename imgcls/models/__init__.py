@@ -24,18 +24,18 @@ from imgcls.models.weights import (
 )
 
 __all__ = [
-    "AlexNet",
     "COLUMNS",
     "DEPTHS",
+    "INCEPTIONS",
+    "VGG",
+    "VGG_COLUMNS",
+    "AlexNet",
     "GoogLeNet",
     "GoogLeNetOutput",
-    "INCEPTIONS",
     "LeNet5",
     "PublishedInput",
     "ResNet",
     "UnpublishedError",
-    "VGG",
-    "VGG_COLUMNS",
     "average_states",
     "average_to",
     "build_model",

@@ -3,14 +3,15 @@
 Imports no torch: the table of a folder of runs comes at once.
 """
 
-from imgcls import __version__
-from pathlib import Path
-from typing import Any
-from typing import IO
 import fcntl
 import json
 import os
 import subprocess
+from pathlib import Path
+from typing import IO, Any
+
+from imgcls import __version__
+
 CONFIG = "config.json"
 RESULTS = "results.json"
 METRICS = "metrics.csv"
@@ -45,7 +46,7 @@ class RunDirectory:
         try:
             # A job that Slurm has put back into its queue has overwritten already.
             self.overwrite = overwrite and not self._begun_by_this_job()
-            if lock and self.holds_run:
+            if self.holds_run:
                 check_same_run(path, "config", self._read(CONFIG) or {}, self._config)
         except BaseException:
             self.close()

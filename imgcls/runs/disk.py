@@ -1,12 +1,12 @@
 """A disk that takes no more, said so that the user knows where the run stands."""
 
+import errno
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from imgcls.errors import EXIT_RUN_FAILED
-import errno
-import threading
 
 
 class DiskError(OSError):

@@ -1,13 +1,14 @@
 """What a run leaves to look at: TensorBoard, metrics.csv, and the bar or the lines on the terminal."""
 
-from imgcls.metrics import Scores
-from pathlib import Path
-from torch import Tensor
-from torch import nn
-from typing import Any
 import csv
 import logging
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import Tensor, nn
+
+from imgcls.metrics import Scores
 
 log = logging.getLogger(__name__)
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/top1", "train/top5", "val/loss", "val/top1", "val/top5")

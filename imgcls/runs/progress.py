@@ -1,15 +1,16 @@
 """TODO imgcls.runs.progress."""
 
-from collections.abc import Iterator
-from imgcls.metrics import Scores
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-from typing import Any
-from typing import TypeVar
 import io
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from imgcls.metrics import Scores
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")

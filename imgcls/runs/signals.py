@@ -1,9 +1,10 @@
 """Signals that ask a run to stop: heard at once, obeyed between two batches."""
 
+import signal
 from types import FrameType
 
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
-import signal
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -3,11 +3,10 @@
 Imports no torch: the table of a folder of runs comes at once.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
-from typing import NamedTuple
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 
 

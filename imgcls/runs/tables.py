@@ -1,13 +1,14 @@
 """TODO imgcls.runs.tables."""
 
-from collections.abc import Iterable
-from imgcls.runs.directory import BEST, CONFIG, METRICS, RESULTS
-from pathlib import Path
-from typing import Any
 import csv
 import json
 import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 from imgcls.errors import RunError
+from imgcls.runs.directory import BEST, CONFIG, METRICS, RESULTS
 
 
 class TooLowError(RunError):

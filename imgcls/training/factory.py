@@ -23,7 +23,7 @@ from imgcls.data.sets import ImageSet, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.models import build_model, find_heads, is_head
-from imgcls.runs import Events, RunDirectory, check_same_run, code_version, explain_disk_errors
+from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
 from imgcls.training.divergence import DivergencePolicy
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, parameter_groups
@@ -42,7 +42,6 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
         held: RunDirectory | Exception
         try:
             held = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
-            check_finished(config, held)
         except (ValueError, OSError) as error:
             held = error
         refused = distributed.from_main(held if isinstance(held, Exception) else None)
@@ -50,17 +49,6 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
         assert isinstance(held, RunDirectory)
         with held:
             yield held
-
-
-def check_finished(config: Config, run_dir: RunDirectory) -> None:
-    """Hold a finished run against the data that is asked for, if that lies elsewhere.
-
-    Raises:
-        ValueError: it was trained on another set.
-    """
-    results = run_dir.results() or {}
-    if results and results["data_root"] != config.data.root:
-        check_same_run(run_dir.path, "data set", results["data"], open_image_set(config).identity())
 
 
 def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
@@ -91,8 +79,13 @@ def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -
     return [group for group in split if group["params"]]
 
 
-def build_trainer(config: Config, run_dir: RunDirectory, device: torch.device) -> Trainer:
+def build_trainer(
+    config: Config, run_dir: RunDirectory, device: torch.device, *, images: ImageSet | None = None
+) -> Trainer:
     """Build everything that a run needs, make `run_dir` its own, and take up the run that is there, if any.
+
+    Args:
+        images: the image set of the config, where it is open already.
 
     Raises:
         ValueError, FileNotFoundError: whatever in the config does not fit the data, the network or the machine; nothing
@@ -100,7 +93,7 @@ def build_trainer(config: Config, run_dir: RunDirectory, device: torch.device) -
     """
     set_determinism(config, device)
     keep_freed_memory(device)
-    images = open_image_set(config)
+    images = images or open_image_set(config)
     num_classes = len(images.classes)
     train_loader, val_loader = build_loaders(config, images, device)
     # A run that goes on has its weights, and need not find those again that it started from.

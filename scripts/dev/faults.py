@@ -545,7 +545,7 @@ def import_everything() -> None:
     import torch.utils.tensorboard.summary
     import torchvision.utils  # noqa: F401
 
-    pass  # noqa: F401
+    pass
     from imgcls.data.decoding import describe_decoder
 
     describe_decoder()

@@ -13,9 +13,6 @@ from benchmark_peers import image_paths, peers
 
 from imgcls.data.decoding import native
 from imgcls.data.sets import draw_noise, make_pack, open_folder
-from imgcls.environment import CONF_DIR
-
-
 
 SETTINGS = Settings(
     device="cuda",

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from imgcls.environment import CONF_DIR
-from imgcls.runs import CONFIG, LAST, LOCK, METRICS, RESULTS, RunDirectory, TooLowError, find_runs, require_top1, results_table, runs_table
+from imgcls.runs import (
+    CONFIG,
+    LAST,
+    LOCK,
+    METRICS,
+    RESULTS,
+    RunDirectory,
+    TooLowError,
+    find_runs,
+    require_top1,
+    results_table,
+    runs_table,
+)
 
 
 def results(top1: float, **more: object) -> dict:

@@ -831,21 +831,6 @@ def test_a_run_is_not_taken_up_on_other_images(tiny_config: Make, train: Train, 
         train(tiny_config(f"data.root={other_folder}"))
 
 
-def test_a_finished_run_is_not_shown_for_other_images(
-    tiny_config: Make, train: Train, tiny_folder: Path, other_folder: Path, tmp_path: Path
-) -> None:
-    train(tiny_config("epochs=1"))
-    moved = tmp_path / "moved"
-    shutil.copytree(tiny_folder, moved)
-    with open_run_directory(tiny_config("epochs=1", f"data.root={moved}"), tmp_path / "run") as run_dir:
-        assert run_dir.results()
-    with (
-        pytest.raises(ValueError, match="a run of another data set"),
-        open_run_directory(tiny_config("epochs=1", f"data.root={other_folder}"), tmp_path / "run"),
-    ):
-        pass
-
-
 def test_a_run_is_not_taken_up_in_another_precision(tiny_config: Make, train: Train, monkeypatch) -> None:
     with pytest.raises(Interrupted):
         train(tiny_config(), before=stop_at_step(7))

@@ -14,17 +14,17 @@ from imgcls.data.augment.keyed_random import GAMMA, mix_int, stream_key
 from imgcls.data.augment.policies import OPERATIONS, STEPS, Policy, RandAugment, TrivialAugment, make_policy, operate
 
 __all__ = [
-    "CenterCrop",
-    "Crop",
     "GAMMA",
     "OPERATIONS",
+    "STEPS",
+    "CenterCrop",
+    "Crop",
     "Pad",
     "PadCrop",
     "Policy",
     "RandAugment",
     "RandomResizedCrop",
     "ResizeRandomCrop",
-    "STEPS",
     "ScaleJitterCrop",
     "TrivialAugment",
     "Whole",

@@ -5,11 +5,11 @@ from imgcls.data.on_device.keyed_random import uniforms_on_device
 from imgcls.data.on_device.normalise import Normalise, input_statistics
 
 __all__ = [
+    "PCA_AXES",
+    "PCA_SCALES",
     "Augment",
     "Augmented",
     "Normalise",
-    "PCA_AXES",
-    "PCA_SCALES",
     "input_statistics",
     "turn_hue",
     "uniforms_on_device",

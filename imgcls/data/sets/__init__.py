@@ -18,9 +18,10 @@ from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open
 from imgcls.data.sets.splits import ArraySplit, FileSplit, FolderSplit, ImageSet, PackSplit, Split, read_file
 
 __all__ = [
-    "ArraySplit",
     "CLASSES",
     "EXTENSIONS",
+    "VERSION",
+    "ArraySplit",
     "FileSplit",
     "FolderSplit",
     "ImageSet",
@@ -28,7 +29,6 @@ __all__ = [
     "PackSplit",
     "Packed",
     "Split",
-    "VERSION",
     "draw_image",
     "draw_noise",
     "draw_set",

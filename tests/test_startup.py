@@ -1,0 +1,75 @@
+"""What train.py says before torch is imported: finished runs, other runs, and data that is not there."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from imgcls.config import Config
+from imgcls.environment import CONF_DIR
+from imgcls.startup import look_up_run
+
+ROOT = CONF_DIR.parent
+# Runs train.py in this process and says at its end whether torch was imported.
+WITHOUT_TORCH = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("torch was imported" if "torch" in sys.modules else "no torch"))
+sys.argv = ["train.py", *sys.argv[1:]]
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+"""
+
+
+def start(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["data=imagenet"], "data.root is not set"),
+        (["data=imagenet", "data.root=nowhere"], "data.root=nowhere is not a folder"),
+        (["data=folder", "data.root=."], "has no train/"),
+        (["data=pack", "data.root=a.pack"], "a.pack"),
+    ],
+)
+def test_a_mistake_about_the_data_is_one_line_before_torch_is_imported(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    done = start(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "no torch" in done.stdout
+
+
+def test_a_finished_run_is_shown_without_torch(
+    tiny_config: Callable[..., Config], train: Callable[..., dict[str, Any]], tiny_folder: Path, tmp_path: Path
+) -> None:
+    words = ["model=lenet5", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=12", "epochs=1"]
+    words += ["model.activation=relu", "model.pool=max", "optimizer.lr=0.02", "log_every_steps=2"]
+    train(tiny_config("epochs=1"))
+    done = start(*words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "this run has finished" in done.stdout
+    assert "best validation top-1" in done.stdout
+    assert "no torch" in done.stdout
+
+
+def test_a_finished_run_is_not_shown_for_other_images(
+    tiny_config: Callable[..., Config], train: Callable[..., dict[str, Any]], tiny_folder: Path, tmp_path: Path
+) -> None:
+    train(tiny_config("epochs=1"))
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_folder, moved)
+    results, images = look_up_run(tiny_config("epochs=1", f"data.root={moved}"), tmp_path / "run")
+    assert results
+    assert images is None
+    Image.new("RGB", (40, 40)).save(moved / "train" / "blue" / "another.JPEG")
+    with pytest.raises(ValueError, match="a run of another data set"):
+        look_up_run(tiny_config("epochs=1", f"data.root={moved}"), tmp_path / "run")
