@@ -33,7 +33,7 @@ from imgcls.inference import (
     Member,
     TestProtocol,
     average_weights,
-    confusion_matrix,
+    draw_confusion_matrix,
     ensemble_predictions,
     folder_of_several,
     num_outputs,
@@ -229,7 +229,7 @@ def write_results(report: Report, results: dict[str, Any], folder: Path, config:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
     report.write_predictions(folder / PREDICTIONS)
-    pictures = {CONFUSION: confusion_matrix(report.confusion(), report.names)}
+    pictures = {CONFUSION: draw_confusion_matrix(report.confusion(), report.names)}
     if (worst := report.worst_picture(config.num_worst)) is not None:
         pictures[WORST] = worst
     for name, picture in pictures.items():

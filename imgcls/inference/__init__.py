@@ -1,19 +1,12 @@
 """TODO imgcls.inference."""
 
+from imgcls.inference.charts import draw_confusion_matrix
 from imgcls.inference.export import ExportError, Packaged, export_network, write_pt2
 from imgcls.inference.figures import (
-    LINES,
     Captioned,
-    Curve,
     check_picture_file,
-    confusion_matrix,
     contact_sheet,
-    draw_curves,
     filter_grid,
-    font,
-    most_confused,
-    shortened,
-    ticks,
 )
 from imgcls.inference.fully_convolutional import fully_convolutional
 from imgcls.inference.fused_batch_norm import fuse_batch_norms
@@ -63,12 +56,10 @@ from imgcls.inference.protocols import (
 
 __all__ = [
     "FORMATS",
-    "LINES",
     "PROTOCOL_NAMES",
     "RESNET_SCALES",
     "Captioned",
     "Center",
-    "Curve",
     "Dense",
     "ExportError",
     "GoogLeNet144",
@@ -85,21 +76,18 @@ __all__ = [
     "average_weights",
     "check_picture_file",
     "checkpoint_file",
-    "confusion_matrix",
     "contact_sheet",
     "distinct_names",
-    "draw_curves",
+    "draw_confusion_matrix",
     "ensemble_predictions",
     "export_network",
     "filter_grid",
     "find_images",
     "folder_of_several",
-    "font",
     "fully_convolutional",
     "fuse_batch_norms",
     "grad_cam",
     "known_classes",
-    "most_confused",
     "num_outputs",
     "open_checkpoint",
     "open_member",
@@ -115,8 +103,6 @@ __all__ = [
     "read_curves",
     "save_contact_sheet",
     "scores_of_predictions",
-    "shortened",
-    "ticks",
     "validation_crop",
     "write_pt2",
 ]

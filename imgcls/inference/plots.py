@@ -14,7 +14,8 @@ from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import view_images
 from imgcls.data.sets import readable_names
 from imgcls.environment import default_num_threads
-from imgcls.inference.figures import Captioned, Curve, contact_sheet, draw_curves, filter_grid, heat_overlay
+from imgcls.inference.charts import Curve, draw_curves
+from imgcls.inference.figures import Captioned, contact_sheet, filter_grid, heat_overlay
 from imgcls.inference.gradcam import grad_cam
 from imgcls.inference.network import Member, known_classes
 from imgcls.inference.predict import split_of_files

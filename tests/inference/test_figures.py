@@ -13,55 +13,9 @@ from PIL import Image
 from torch import nn
 
 from imgcls.environment import CONF_DIR
-from imgcls.inference import (
-    LINES,
-    Captioned,
-    Curve,
-    confusion_matrix,
-    contact_sheet,
-    distinct_names,
-    draw_curves,
-    filter_grid,
-    font,
-    grad_cam,
-    most_confused,
-    plot_filters,
-    read_curves,
-    shortened,
-    ticks,
-)
+from imgcls.inference import Captioned, contact_sheet, distinct_names, filter_grid, grad_cam, plot_filters, read_curves
+from imgcls.inference.figures import font, shortened
 from imgcls.models import VGG, AlexNet, GoogLeNet, ResNet
-
-
-def test_a_confusion_matrix_is_dark_where_its_counts_are() -> None:
-    counts = np.array([[9, 1], [0, 10]])
-    pixels = np.asarray(confusion_matrix(counts, ["cat", "dog"], size=200)).astype(int)
-    margin = pixels.shape[0] - 30 - 200
-    # A corner of each cell, away from its number.
-    corner = [[pixels[margin + 5 + 100 * i, margin + 5 + 100 * j].sum() for j in range(2)] for i in range(2)]
-    assert corner[1][1] < corner[0][0] < corner[0][1] < corner[1][0] == 3 * 255
-
-
-@pytest.mark.parametrize("num", [3, 30, 1000])
-def test_confusion_matrices_of_any_size_can_be_drawn(num: int) -> None:
-    image = confusion_matrix(np.eye(num, dtype=np.int64), [f"class number {k}" for k in range(num)])
-    assert 500 < image.width < 1400
-
-
-def test_of_many_classes_the_most_confused_are_drawn() -> None:
-    counts = np.zeros((1000, 1000), np.int64)
-    counts[np.arange(500), np.arange(500)] = 50
-    counts[7, 900] = 9
-    counts[400, 12] = 8
-    shown = most_confused(counts, 5)
-    assert shown.tolist() == [0, 7, 12, 400, 900]
-    few = np.zeros((1000, 1000), np.int64)
-    few[3, 3], few[5, 8] = 4, 1
-    assert most_confused(few, 40).tolist() == [3, 5, 8]
-    names = [f"class {k}" for k in range(1000)]
-    kept = [3, 5, 8]
-    alone = confusion_matrix(few[np.ix_(kept, kept)], [names[k] for k in kept])
-    assert np.array_equal(np.asarray(confusion_matrix(few, names)), np.asarray(alone))
 
 
 def test_a_sheet_holds_every_image() -> None:
@@ -79,21 +33,6 @@ def test_long_lines_lose_their_middle() -> None:
     assert face.getlength(cut) <= 120
     assert cut.startswith("a ve")
     assert cut.endswith("97 %")
-
-
-def test_ticks_are_round_and_cover_the_range() -> None:
-    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert ticks(0.013, 0.02) == pytest.approx([0.012, 0.014, 0.016, 0.018, 0.02])
-    assert ticks(5, 5) == [0, 1, 2, 3, 4, 5]
-    assert ticks(0, 0)[-1] == 1
-    assert ticks(-3, 2)[0] <= -3
-
-
-def test_curves_run_through_their_points_and_may_be_empty() -> None:
-    line = Curve("one", [1, 2, 3], [1.0, float("nan"), 3.0])
-    picture = draw_curves([("title", [line]), ("nothing", [])])
-    assert picture.size == (1280, 440)
-    assert any(colour == LINES[0] for _, colour in picture.getcolors(10**6) or [])
 
 
 def test_filters_are_laid_out_one_by_one() -> None:
@@ -172,6 +111,7 @@ def test_curves_are_those_of_metrics_csv(tmp_path: Path) -> None:
     assert "val/top5" not in found
 
 
+@pytest.mark.e2e
 def test_plots_are_written_from_the_command_line(tmp_path: Path) -> None:
     run_folder(tmp_path / "x/a")
     run_folder(tmp_path / "y/a")
@@ -179,7 +119,7 @@ def test_plots_are_written_from_the_command_line(tmp_path: Path) -> None:
     done = subprocess.run([*plot, "x/a", "y/a", "out=both"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "both/curves.png\n"
-    assert Image.open(tmp_path / "both/curves.png").size == (1280, 440)
+    assert Image.open(tmp_path / "both/curves.png").width == 1280  # two panels
     done = subprocess.run([*plot, "none"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "none: there is no metrics.csv" in done.stderr

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from imgcls.errors import EXIT_REQUEUE
-from imgcls.runs import Interrupted, SIGNALS, StopSignals
+from imgcls.runs import SIGNALS, Interrupted, StopSignals
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -37,7 +37,6 @@ from imgcls.training import (
     StuckError,
     Trainer,
     factory,
-    open_run_directory,
     out_of_memory_text,
 )
 

@@ -1,0 +1,122 @@
+"""Charts, drawn by matplotlib: curves over epochs, and a confusion matrix. matplotlib is imported when one is drawn."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_NAMED = 40  # classes in a confusion matrix whose names can still be read
+# Okabe & Ito 2008: colours that people with any kind of colour vision can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DOTS_PER_INCH = 100
+
+
+class Curve(NamedTuple):
+    """A named line through the points (x, y); a y that is not finite is left out."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+def draw_curves(panels: Sequence[tuple[str, Sequence[Curve]]], *, x_name: str = "epoch") -> Image.Image:
+    """Draw panels of curves side by side, each with its own axes and a legend below them."""
+    return _to_image(curves_figure(panels, x_name=x_name))
+
+
+def curves_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, x_name: str = "epoch") -> "Figure":
+    """Return the figure of `draw_curves`."""
+    from matplotlib.figure import Figure
+
+    num_lines = max((len(lines) for _, lines in panels), default=0)
+    # The legend is below the axes, one line a curve: it hides no point.
+    figure = Figure(figsize=(6.4 * len(panels), 4.4 + 0.22 * num_lines), dpi=DOTS_PER_INCH, layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.set_title(title)
+        axes.set_xlabel(x_name)
+        axes.grid(alpha=0.4)
+        points = [y for line in lines for y in line.ys if math.isfinite(y)]
+        if not points:
+            axes.text(0.5, 0.5, "no points yet", ha="center", va="center", transform=axes.transAxes)
+            continue
+        for number, line in enumerate(lines):
+            # A few points are marked, or a curve of one point would not be seen.
+            marker = "o" if len(line.xs) <= 30 else ""
+            axes.plot(line.xs, line.ys, label=line.name, color=COLOURS[number % len(COLOURS)], marker=marker, ms=4)
+        axes.set_xlim(left=min(0.0, *(x for line in lines for x in line.xs)))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize="small")
+    return figure
+
+
+def draw_confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Draw counts (K, K), rows the true class, columns the predicted one, each row as shares of its class.
+
+    Classes that neither occur nor are predicted are left out; of more than 40 the most confused are drawn.
+    """
+    return _to_image(confusion_figure(counts, names))
+
+
+def confusion_figure(counts: np.ndarray, names: Sequence[str]) -> "Figure":
+    """Return the figure of `draw_confusion_matrix`."""
+    from matplotlib.figure import Figure
+
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shown = most_confused(counts, MOST_NAMED)
+    all_shown = len(shown) == np.count_nonzero(_occurring(counts))
+    counts, shares = counts[np.ix_(shown, shown)], shares[np.ix_(shown, shown)]
+    num = len(shown)
+    figure = Figure(figsize=(10, 10), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.subplots()
+    # The square root makes the few confusions visible beside the many hits.
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted" if all_shown else "predicted (the most confused classes)")
+    axes.set_ylabel("true")
+    axes.xaxis.set_label_position("top")
+    labels = [names[int(k)] for k in shown]
+    size = max(6, min(12, 320 // max(1, num)))
+    axes.set_xticks(range(num), labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(num), labels, fontsize=size)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    if num <= 20:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[i, j] > 0.25 else "black"
+            axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", color=colour, fontsize=size)
+    return figure
+
+
+def most_confused(counts: np.ndarray, most: int) -> np.ndarray:
+    """Return the classes that occur in counts (K, K), ascending.
+
+    If they are more than `most`: the classes of the most frequent confusions, pair by pair.
+    """
+    occurring = np.flatnonzero(_occurring(counts))
+    if len(occurring) <= most:
+        return occurring
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    chosen: dict[int, None] = {}
+    for place in np.argsort(-(wrong + wrong.T), axis=None, kind="stable"):
+        pair = [k for k in divmod(int(place), len(counts)) if k not in chosen]
+        if len(chosen) + len(pair) > most or not wrong.flat[place] + wrong.T.flat[place]:
+            break
+        chosen |= dict.fromkeys(pair)
+    # With few or no confusions the other classes follow in their order.
+    rest = [int(k) for k in occurring if int(k) not in chosen][: most - len(chosen)]
+    return np.array(sorted([*chosen, *rest]))
+
+
+def _occurring(counts: np.ndarray) -> np.ndarray:
+    return (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+
+
+def _to_image(figure: "Figure") -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
