@@ -32,6 +32,7 @@ def draw_curves(panels: Sequence[tuple[str, Sequence[Curve]]], *, x_name: str = 
 def curves_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, x_name: str = "epoch") -> "Figure":
     """Return the figure of `draw_curves`."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     num_lines = max((len(lines) for _, lines in panels), default=0)
     # The legend is below the axes, one line a curve: it hides no point.
@@ -40,6 +41,7 @@ def curves_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, x_name: str 
         axes.set_title(title)
         axes.set_xlabel(x_name)
         axes.grid(alpha=0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         points = [y for line in lines for y in line.ys if math.isfinite(y)]
         if not points:
             axes.text(0.5, 0.5, "no points yet", ha="center", va="center", transform=axes.transAxes)
