@@ -11,8 +11,6 @@ a run that was broken off goes on where it stopped, and images that were sorted 
 import argparse
 import csv
 import re
-import struct
-import zlib
 from pathlib import Path
 
 WNID = re.compile(r"n\d{8}")
@@ -66,28 +64,24 @@ def _label_of_row(row: dict[str, str], path: Path) -> tuple[int, str]:
 
 
 def read_meta(path: Path) -> list[str]:
-    """The WordNet ids of the development kit's classes 1 to 1000, from its meta.mat.
+    """Return the WordNet ids of the development kit's classes 1 to 1000, from its meta.mat.
 
-    A MATLAB 5 file is a header of 128 bytes, then elements of a type, a length and that many bytes, deflated where the
-    type is 15. The ids are the only text of their form in it, one for each class in turn; the first 1,000 are leaves.
+    Its struct array `synsets` has a row for each synset in the order of ILSVRC2012_ID; the first 1,000 are the classes.
 
     Raises:
         ValueError: it is another file.
     """
-    data = path.read_bytes()
-    found: list[str] = []
-    position = 128
+    from scipy.io import loadmat  # here: the other kinds of labels need no scipy
+
     try:
-        while position + 8 <= len(data):
-            kind, length = struct.unpack_from("<II", data, position)
-            body = data[position + 8 : position + 8 + length]
-            found += WNID.findall((zlib.decompress(body) if kind == 15 else body).decode("latin-1"))
-            position += 8 + length
-    except zlib.error:
-        found = []
-    if len(set(found)) != len(found) or len(found) < 1000 or found[0] != "n02119789":
-        raise ValueError(f"{path} is not the meta.mat of ILSVRC2012_devkit_t12.tar.gz")
-    return found[:1000]
+        synsets = loadmat(path, squeeze_me=True)["synsets"]
+        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
+        raise ValueError(f"{path} is not the meta.mat of ILSVRC2012_devkit_t12.tar.gz ({error})") from error
+    missing = [number for number in range(1, 1001) if number not in wnids]
+    if missing:
+        raise ValueError(f"{path} is not the meta.mat of ILSVRC2012_devkit_t12.tar.gz: no class {missing[0]}")
+    return [wnids[number] for number in range(1, 1001)]
 
 
 def sort_images(val: Path, labels: dict[int, str]) -> tuple[int, int]:

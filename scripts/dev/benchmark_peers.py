@@ -151,28 +151,42 @@ def ffcv_algorithm() -> Peer:
 
 
 def dali(image_size: int) -> Peer:
-    """NVIDIA DALI on the CPU: decoding fused with the random crop, then an antialiased resize, one thread."""
+    """NVIDIA DALI on the CPU: decoding fused with the crop, then an antialiased resize, one thread.
+
+    Its own random crop would compare other work, so it is given the boxes and flips of the other pipelines.
+    """
     from nvidia.dali import fn, pipeline_def, types  # type: ignore[import-not-found]
 
-    kept: dict[str, list[np.ndarray]] = {}
+    inputs: dict[str, list[np.ndarray]] = {}
+
+    def source(name: str, dtype: Any) -> Any:
+        return fn.external_source(source=lambda: inputs[name], batch=True, dtype=dtype)
 
     # Neither pipelined nor asynchronous: a call does the work of its own chunk, and no other's.
     @pipeline_def(batch_size=64, num_threads=1, device_id=None, exec_pipelined=False, exec_async=False)
     def pipeline() -> Any:
-        files = fn.external_source(source=lambda: kept["files"], batch=True, dtype=types.UINT8)
-        crops = fn.decoders.image_random_crop(
-            files, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3], output_type=types.RGB
+        crops = fn.decoders.image_slice(
+            source("files", types.UINT8),
+            source("anchors", types.FLOAT),
+            source("shapes", types.FLOAT),
+            normalized_anchor=False,
+            normalized_shape=False,
+            output_type=types.RGB,
         )
         resized = fn.resize(crops, size=[image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
-        return fn.flip(resized, horizontal=fn.random.coin_flip())
+        return fn.flip(resized, horizontal=source("flips", types.INT32))
 
     built = pipeline()
     built.build()
 
-    def run(work: Work, _: np.ndarray) -> object:
-        kept["files"] = [np.frombuffer(data, np.uint8) for data in work.data]
-        built.run()
-        return None
+    def run(work: Work, out: np.ndarray) -> None:
+        boxes = np.rint(work.boxes).astype(np.float32)
+        inputs["files"] = [np.frombuffer(data, np.uint8) for data in work.data]
+        inputs["anchors"] = list(boxes[:, :2])
+        inputs["shapes"] = list(np.maximum(boxes[:, 2:] - boxes[:, :2], 1))
+        inputs["flips"] = list(work.flips.astype(np.int32))
+        (images,) = built.run()
+        out[:] = images.as_array()
 
     return Peer("DALI, CPU, fused crop", run)
 
