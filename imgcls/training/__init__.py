@@ -1,4 +1,7 @@
-"""TODO imgcls.training."""
+"""Training: the loop, and the loss, optimizer, schedules, state, logging and saving that it calls.
+
+`build_trainer` builds a `Trainer` from a config, and `Trainer.fit` trains.
+"""
 
 from imgcls.training.divergence import DivergedError, StuckError
 from imgcls.training.factory import build_optimizer, build_schedule, build_trainer, open_run_directory

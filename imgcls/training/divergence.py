@@ -1,107 +1,133 @@
-"""A loss that is no longer a number, or that does not move: how it is noticed, and what is said about it."""
+"""A loss that is not finite, or that does not leave chance: how it is noticed, and what the run does about it."""
 
 import logging
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from imgcls import distributed
+from imgcls.config import Config
 from imgcls.errors import RunError
+from imgcls.training.state import load, snapshot
+
+if TYPE_CHECKING:
+    from imgcls.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-# How near to chance a loss counts as standing there: ln(1000) is 6.908, and a network that has begun to learn is below
-# 6.84 within some hundred steps.
+# A loss within this share of chance is at chance: ln(1000) is 6.908, and a network that learns is below 6.84 within
+# some hundred steps.
 NEAR_CHANCE = 0.01
 
 
 class DivergedError(RunError):
-    """The loss is not a number any more: its text names the step and what to try."""
+    """The loss is not finite: the text names the step and what to try."""
 
 
 class StuckError(RunError):
-    """The loss does not leave where guessing is: its text says for how long and what to try."""
-
-
-@dataclass(frozen=True)
-class DivergencePolicy:
-    """What is done about a run that diverges.
-
-    Args:
-        rollback: go back to the start of the epoch with a smaller lr, instead of stopping.
-        lr_factor: what lr is multiplied by for each time that it went back.
-        max_rollbacks: after so many the run stops all the same.
-        stuck_epochs, stuck_steps: the loss may stay at chance for so long, whichever is over first.
-        on_stuck: warn, stop or ignore.
-    """
-
-    rollback: bool = False
-    lr_factor: float = 0.5
-    max_rollbacks: int = 3
-    stuck_epochs: float = 3
-    stuck_steps: int = 5000
-    on_stuck: str = "warn"
-
-    def stuck_after(self, *, num_batches: int, log_every_steps: int) -> int:
-        """Return how many optimizer steps at chance are too many: no fewer than three readings take."""
-        return max(3 * log_every_steps, min(self.stuck_steps, round(self.stuck_epochs * num_batches)))
+    """The loss stays at chance: the text says for how long and what to try."""
 
 
 class FiniteLossWatch:
-    """Remembers on the device the first step whose loss is not finite, so that noticing it costs no waiting."""
+    """Collects the loss of each step on the device; looking at them, and waiting for the device, is left to `check`."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._bad_step = torch.zeros((), dtype=torch.int64, device=device)
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._last_step = 0
 
     def update(self, loss: Tensor, *, step: int) -> None:
-        self._bad_step += step * ((self._bad_step == 0) & ~loss.isfinite())
+        """Add the loss (scalar) of optimizer step `step`, which follows the step added before."""
+        self._losses.append(loss)
+        self._last_step = step
 
     def check(self, *, epoch: int) -> None:
-        """Wait for the device.
+        """Look at the losses since the last check; this waits for the device.
 
         Raises:
-            DivergedError: a loss so far was not finite, on any rank.
+            DivergedError: a loss was not finite, on any rank.
         """
-        if step := distributed.agree(int(self._bad_step)):
+        bad_step = 0
+        if self._losses:
+            finite = torch.stack(self._losses).isfinite().tolist()
+            if not all(finite):
+                bad_step = self._last_step - len(finite) + 1 + finite.index(False)
+        self.reset()
+        if step := distributed.agree(bad_step):
             raise DivergedError(f"the loss at step {step} (epoch {epoch}) is not finite")
 
     def reset(self) -> None:
-        self._bad_step.zero_()
+        self._losses.clear()
 
 
 def check_weights(model: nn.Module, *, step: int) -> None:
-    """Look for what a finite loss may hide: a last step that left weights which are no numbers.
+    """Check the weights after a step, because the loss before it may be finite all the same.
 
     Raises:
-        DivergedError: there are such.
+        DivergedError: a weight is not finite, on any rank.
     """
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
     if distributed.agree(int(not finite)):
         raise DivergedError(f"the weights after step {step} are not finite")
 
 
-def explain_divergence(error: DivergedError, policy: DivergencePolicy, *, saved: bool) -> DivergedError:
-    """Return the error that ends the run: what happened, where that leaves the user, and what to try."""
-    tried = f" after going back {policy.max_rollbacks} times" if policy.rollback else ""
-    also = "" if policy.rollback else ", or on_divergence=rollback"
+def roll_back(trainer: "Trainer", error: DivergedError) -> None:
+    """Go back to the start of the epoch with a smaller lr, or end the run if the config does not allow that.
+
+    Not to the newest checkpoint: when that was written is chance, and so the result would be chance too.
+
+    Raises:
+        DivergedError: with on_divergence=stop, or after divergence.max_rollbacks.
+    """
+    config, checkpoints, rollbacks = trainer.config, trainer.checkpoints, trainer.state.rollbacks + 1
+    checkpoints.settle()
+    if config.on_divergence != "rollback" or rollbacks > config.divergence.max_rollbacks:
+        raise explain_divergence(error, config, saved=checkpoints.latest() is not None) from error
+    saved = checkpoints.before_epoch(trainer.state.epoch)
+    assert saved is not None
+    load(trainer, saved)
+    trainer.state.rollbacks = rollbacks
+    # Saved before the event files are cut: a kill in between leaves a last.pt that knows how far they are good.
+    checkpoints.save(snapshot(trainer) | {"events": saved["events"]})
+    checkpoints.settle()
+    checkpoints.forget_previous()
+    trainer.run_log.reopen(saved["events"])
+    log.warning(
+        "%s: going back to step %d with lr x %g (%d of %d times)",
+        error,
+        trainer.state.step,
+        config.divergence.lr_factor**rollbacks,
+        rollbacks,
+        config.divergence.max_rollbacks,
+    )
+
+
+def explain_divergence(error: DivergedError, config: Config, *, saved: bool) -> DivergedError:
+    """Return the error that ends the run: what happened, what is saved, and what to try."""
+    rollback = config.on_divergence == "rollback"
+    after = f" after going back {config.divergence.max_rollbacks} times" if rollback else ""
+    also = "" if rollback else ", or on_divergence=rollback"
     left = "what is saved is from before it" if saved else "nothing was saved before it"
     return DivergedError(
-        f"{error}{tried}; {left}. Try a lower optimizer.lr, schedule.warmup_epochs, "
+        f"{error}{after}; {left}. Try a lower optimizer.lr, schedule.warmup_epochs, "
         f"clip_grad_norm=1 or precision=fp32{also}"
     )
 
 
-def near_chance(loss: float, chance: float) -> bool:
-    """Tell whether a mean loss is that of a network which knows nothing: `chance` is ln(classes)."""
-    return abs(loss - chance) <= NEAR_CHANCE * chance
-
-
-def report_stuck(policy: DivergencePolicy, *, loss: float, chance: float, steps: int) -> None:
-    """Say that the loss has stayed at chance for `steps` steps, or stop the run for it.
+def check_moving(trainer: "Trainer", loss: float) -> None:
+    """Warn if the logged losses have stayed at chance for too long, once, or stop the run.
 
     Raises:
         StuckError: divergence.on_stuck is stop.
     """
+    state, policy, log_every = trainer.state, trainer.config.divergence, trainer.config.log_every_steps
+    chance = trainer.loss.at_chance(trainer.num_classes)
+    if abs(loss - chance) > NEAR_CHANCE * chance:
+        state.moving_step = state.step
+    steps = state.step - state.moving_step
+    # No fewer than three logs: one of them alone may be at chance by chance.
+    limit = max(3 * log_every, min(policy.stuck_steps, round(policy.stuck_epochs * trainer.train_loader.num_batches)))
+    if policy.on_stuck == "ignore" or not steps - log_every < limit <= steps:
+        return
     text = (
         f"the loss has stayed at {loss:.3f} for {steps:,} steps, within 1 % of the {chance:.3f} that guessing gives: "
         "the network is not learning. Try optimizer.lr ten times lower (or higher), schedule.warmup_epochs, "

@@ -1,10 +1,9 @@
-"""From a checked config to the objects that do the work; the one place that instantiates a `_target_`."""
+"""Build the trainer and its parts from a checked config."""
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.models import build_model, find_heads, is_head
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
-from imgcls.training.divergence import DivergencePolicy
+from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, parameter_groups
 from imgcls.training.schedules import Schedule
-from imgcls.training.trainer import Settings, Trainer
+from imgcls.training.state import resume
+from imgcls.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 # The changes of conf/augment that are made to whole batches on the device; crop, flip and policy are the loader's.
@@ -37,39 +37,38 @@ ON_DEVICE_AUGMENTATIONS = ("pca_std", "brightness", "contrast", "saturation", "h
 
 @contextmanager
 def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
-    """Hold the run's directory on the main rank, and know it on the others; what the main rank refuses, all refuse."""
+    """Open the run's directory, locked by the main rank; an error of the main rank is raised on all ranks."""
     with explain_disk_errors(path):
-        held: RunDirectory | Exception
+        opened: RunDirectory | Exception
         try:
-            held = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
+            opened = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
         except (ValueError, OSError) as error:
-            held = error
-        refused = distributed.from_main(held if isinstance(held, Exception) else None)
-        assert refused is None
-        assert isinstance(held, RunDirectory)
-        with held:
-            yield held
+            opened = error
+        distributed.from_main(opened if isinstance(opened, Exception) else None)
+        assert isinstance(opened, RunDirectory)
+        with opened:
+            yield opened
 
 
 def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
-    """Build the optimizer over the network's parameters, fused into one pass over them where it can be."""
+    """Build the optimizer of the network's parameters, fused into one pass over them if it can be."""
     groups = parameter_groups(network, decay_norms_and_biases=config.decay_norms_and_biases)
     settings = dict(config.optimizer)
     if config.lr_scaling == "linear":
         settings["lr"] *= config.batch_size / config.recipe.batch_size
     if config.head_lr_factor != 1:
         groups = split_head(network, groups, lr=settings["lr"] * config.head_lr_factor)
-    takes = inspect.signature(locate("optimizer", settings["_target_"])).parameters
-    if "fused" in takes and settings.get("fused") is None:
+    parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
+    if "fused" in parameters and settings.get("fused") is None:
         settings["fused"] = True
     built = build_component("optimizer", settings, groups)
     if not isinstance(built, Optimizer):
-        raise ConfigError(f"optimizer._target_={settings['_target_']} is no torch.optim.Optimizer")
+        raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
     return built
 
 
 def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -> list[dict[str, Any]]:
-    """Split the last layer's parameters off into groups of their own `lr`."""
+    """Split the last layer's parameters off into groups with `lr`."""
     names = find_heads(network)
     head = {id(parameter) for name, parameter in network.named_parameters() if is_head(name, names)}
     split = [
@@ -80,23 +79,29 @@ def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -
 
 
 def build_trainer(
-    config: Config, run_dir: RunDirectory, device: torch.device, *, images: ImageSet | None = None
+    config: Config,
+    run_dir: RunDirectory,
+    device: torch.device,
+    *,
+    images: ImageSet | None = None,
+    new_scaler: Callable[[], torch.amp.GradScaler] | None = None,
 ) -> Trainer:
-    """Build everything that a run needs, make `run_dir` its own, and take up the run that is there, if any.
+    """Build the trainer of a run, claim `run_dir` for it, and resume the run that the directory holds, if any.
 
     Args:
-        images: the image set of the config, where it is open already.
+        images: the image set of the config, if it is open already.
+        new_scaler: makes the scaler of the loss; by default it scales in fp16 alone.
 
     Raises:
-        ValueError, FileNotFoundError: whatever in the config does not fit the data, the network or the machine; nothing
-            has been trained by then.
+        ValueError, FileNotFoundError: the config does not fit the data, the network or the machine; nothing has been
+            trained or changed.
     """
     set_determinism(config, device)
     keep_freed_memory(device)
     images = images or open_image_set(config)
     num_classes = len(images.classes)
     train_loader, val_loader = build_loaders(config, images, device)
-    # A run that goes on has its weights, and need not find those again that it started from.
+    # A resumed run has its weights; it does not need the file that it started from.
     network = build_model(config, num_classes=num_classes, with_weights=not run_dir.holds_run).to(device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -106,10 +111,6 @@ def build_trainer(
     changes = {key: getattr(config.augment, key) for key in ON_DEVICE_AUGMENTATIONS}
     augment = Augment(**statistics, seed=config.seed, **changes)
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
-
-    def wrap(bare: nn.Module) -> nn.Module:
-        wrapped = DistributedDataParallel(bare) if distributed.world_size() > 1 else bare
-        return torch.compile(wrapped) if config.compile else wrapped  # type: ignore[return-value]
 
     def layout(pixels: Tensor) -> Tensor:
         # (B, H, W, C) seen as (B, C, H, W) is channels_last already.
@@ -123,39 +124,32 @@ def build_trainer(
         main = distributed.is_main()
         return Events(run_dir.path, tensorboard=config.tensorboard, enabled=main, position=position)
 
-    # Whatever may be refused comes before the run that is there is touched.
-    metric = check_best_metric(config, num_classes)
+    def fp16_scaler() -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+    # Everything that may be refused comes before the first change to the run's directory.
+    check_best_metric(config, num_classes)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
-    loss = ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight)
-    train_optimizer = build_optimizer(config, network)
-    lr_schedule = build_schedule(config)
+    optimizer, schedule = build_optimizer(config, network), build_schedule(config)
     run_dir.claim()
-    return Trainer(
-        network,
-        Settings(
-            epochs=config.epochs,
-            num_classes=num_classes,
-            seed=config.seed,
-            device=device,
-            autocast=dtype,
-            max_steps=config.max_steps,
-            microbatch=config.microbatch,
-            clip_grad_norm=config.clip_grad_norm,
-            log_every_steps=config.log_every_steps,
-            best_metric=metric,
-            on_divergence=DivergencePolicy(rollback=config.on_divergence == "rollback", **asdict(config.divergence)),
-        ),
-        wrap=wrap,
+    trainer = Trainer(
+        config=config,
+        device=device,
+        autocast=dtype,
+        num_classes=num_classes,
+        model=network,
+        train_model=wrap(network, compiled=config.compile),
         average=average,
-        loss=loss,
-        optimizer=train_optimizer,
-        schedule=lr_schedule,
+        loss=ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight),
+        optimizer=optimizer,
+        schedule=schedule,
+        new_scaler=new_scaler or fp16_scaler,
         augment=augment_batch,
         prepare=lambda pixels: layout(normalise(pixels)),
         train_loader=train_loader,
         val_loader=val_loader,
         checkpoints=build_checkpoints(config, run_dir.path),
-        open_events=open_events,
+        run_log=RunLog(open_events, device),
         description={
             "config": consequential(config),
             "classes": images.classes,
@@ -165,26 +159,32 @@ def build_trainer(
             "code": code_version(),
         },
     )
+    trainer.run_log.open(resume(trainer))
+    return trainer
+
+
+def wrap(network: nn.Module, *, compiled: bool) -> nn.Module:
+    """Return what trains the network's weights: over all ranks, and compiled if asked for."""
+    distributed_network = DistributedDataParallel(network) if distributed.world_size() > 1 else network
+    return torch.compile(distributed_network) if compiled else distributed_network  # type: ignore[return-value]
 
 
 def build_checkpoints(config: Config, run_dir: Path) -> Checkpoints:
-    """Build what saves the run; going back to the start of an epoch needs that kept."""
+    """Build what saves the run; on_divergence=rollback needs the newest epoch's checkpoint at least."""
     keep = max(config.checkpoint.keep, int(config.on_divergence == "rollback"))
     return Checkpoints(run_dir, every_minutes=config.checkpoint.every_minutes, keep=keep)
 
 
-def check_best_metric(config: Config, num_classes: int) -> Any:
-    """Return `checkpoint.best_metric`, held against what this data has."""
-    metric = config.checkpoint.best_metric
-    if metric == "top5" and num_classes < 6:
+def check_best_metric(config: Config, num_classes: int) -> None:
+    """Raise ConfigError if this data has too few classes for `checkpoint.best_metric`."""
+    if config.checkpoint.best_metric == "top5" and num_classes < 6:
         raise ConfigError(
             f"checkpoint.best_metric=top5, but of {num_classes} classes any five hold nearly all; use top1 or loss"
         )
-    return metric
 
 
 def build_schedule(config: Config) -> Schedule:
-    """Build the schedule of lr, and hold its warm-up against the length of the run."""
+    """Build the schedule of lr; its warm-up must be shorter than the run."""
     built: Schedule = build_component("schedule", config.schedule)
     warmup_epochs = config.schedule.get("warmup_epochs") or 0
     if warmup_epochs >= config.epochs:
@@ -204,7 +204,7 @@ def log_run(
     run_dir: Path,
     steps: int,
 ) -> None:
-    """Say in the log's first lines what is about to be trained, and on what."""
+    """Log what is about to be trained, and on what, in the log's first lines."""
     recipe, num_parameters = config.recipe, sum(parameter.numel() for parameter in network.parameters())
     model_name = str(config.model.get("arch") or type(network).__name__)
     log.info("imgcls %s, torch %s", code_version(), torch.__version__)

@@ -1,24 +1,86 @@
-"""Memory: what a step frees is kept for the next; and running out of the GPU's, with the microbatch that fits."""
+"""Running out of the device's memory: the largest microbatch that fits, and what the error says."""
 
+import logging
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
+from imgcls import distributed
+from imgcls.checkpoints import copy_to_host
 from imgcls.errors import RunError
+from imgcls.training.state import load, snapshot
+
+if TYPE_CHECKING:
+    from imgcls.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 class OutOfMemory(RunError):
-    """A batch does not fit on the device: its text names the sizes and what would fit."""
+    """A batch does not fit on the device: the text names the sizes and what would fit."""
+
+
+def set_microbatch(trainer: "Trainer") -> None:
+    """Set how many images the network takes at a time: all, config.microbatch, or for auto the most that fit.
+
+    Raises:
+        OutOfMemory: not even one image fits.
+    """
+    wanted, local_size = trainer.config.microbatch, trainer.train_loader.local_size
+    trainer.state.microbatch = min(local_size, wanted) if isinstance(wanted, int) else local_size
+    if wanted == "auto":
+        size = largest_microbatch(trainer)
+        if size is None:
+            raise OutOfMemory(_advice(trainer, fits=None))
+        trainer.state.microbatch = size
+        log.info("microbatch=auto: %d images at a time fit on %s", size, trainer.device)
+
+
+def memory_advice(trainer: "Trainer") -> str:
+    """Say what did not fit, and what fits: by trying, unless other ranks are waiting in a step."""
+    if distributed.world_size() > 1:
+        return _advice(trainer, fits=None, tried=False)
+    return _advice(trainer, fits=largest_microbatch(trainer))
+
+
+def largest_microbatch(trainer: "Trainer") -> int | None:
+    """Return the largest microbatch that fits on every rank, or None; the run's state is the same afterwards.
+
+    Each size is tried with two steps on one batch, the first without and the second with the optimizer's state.
+    """
+    trainer.optimizer.zero_grad(set_to_none=True)
+    before, train_model = copy_to_host(snapshot(trainer)), trainer.train_model
+    # Ranks run out of memory one at a time, and must not wait for each other in a backward pass.
+    trainer.train_model = trainer.model if distributed.world_size() > 1 else train_model
+    trainer.train_model.train()
+
+    def attempt(microbatch: int) -> None:
+        trainer.state.microbatch = microbatch
+        with closing(trainer.train_loader.epoch(0)) as batches:
+            batch = next(batches)
+            for step in (1, 2):
+                trainer.state.step = step
+                trainer.train_step(batch)
+
+    def restore() -> None:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        load(trainer, before)
+
+    restore()  # the step that ran out of memory may be half done
+    fits = largest_that_fits(attempt, restore, most=trainer.train_loader.local_size)
+    trainer.train_model = train_model
+    return -distributed.agree(-(fits or 0)) or None
 
 
 @contextmanager
 def explain_out_of_memory(explain: Callable[[], str]) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into the text that `explain` gives.
+    """Turn CUDA's out-of-memory error into one with the text that `explain` returns.
 
     Raises:
-        OutOfMemory: in place of torch's own.
+        OutOfMemory: instead of torch's error.
     """
     try:
         yield
@@ -28,15 +90,15 @@ def explain_out_of_memory(explain: Callable[[], str]) -> Iterator[None]:
         raise OutOfMemory(explain()) from None
 
 
-def largest_that_fits(attempt: Callable[[int], None], put_back: Callable[[], None], *, most: int) -> int | None:
-    """Return the largest of `most`, half of it, a quarter, ... for which `attempt` does not run out; None if 1 does.
+def largest_that_fits(attempt: Callable[[int], None], restore: Callable[[], None], *, most: int) -> int | None:
+    """Return the largest of `most`, half of it, a quarter, ... for which `attempt` fits in memory, or None.
 
-    `put_back` is called after each attempt, when what it held is free again.
+    `restore` is called after each attempt, when its memory is free again.
     """
     size = most
     while True:
         fits = _fits(attempt, size)
-        put_back()
+        restore()
         torch.cuda.empty_cache()
         if fits:
             return size
@@ -57,7 +119,11 @@ def _fits(attempt: Callable[[int], None], size: int) -> bool:
 def out_of_memory_text(
     device: torch.device, *, batch_size: int, local_size: int, microbatch: int, fits: int | None, tried: bool = True
 ) -> str:
-    """Say that a step did not fit, and with which microbatch it would: `fits`, or none if that was `tried`."""
+    """Say that a step did not fit, and which microbatch fits.
+
+    Args:
+        fits: the largest microbatch that fits; None if not even 1 does, or if none was `tried`.
+    """
     name = str(device)
     if device.type == "cuda":
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
@@ -82,4 +148,15 @@ def out_of_memory_text(
     return (
         f"{head}. microbatch={fits} fits, which keeps batch_size={batch_size} by adding gradients up; microbatch=auto "
         "finds it at the start of a run. precision=bf16 takes about half"
+    )
+
+
+def _advice(trainer: "Trainer", *, fits: int | None, tried: bool = True) -> str:
+    return out_of_memory_text(
+        trainer.device,
+        batch_size=trainer.train_loader.batch_size,
+        local_size=trainer.train_loader.local_size,
+        microbatch=trainer.state.microbatch,
+        fits=fits,
+        tried=tried,
     )

@@ -1,0 +1,110 @@
+"""What a run reports while it trains: log lines, the progress bar, metrics.csv and TensorBoard."""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from imgcls import distributed
+from imgcls.data.loading import Loader
+from imgcls.metrics import Meter, Scores, scores_of
+from imgcls.runs import Clock, Events, Progress
+from imgcls.training.divergence import check_moving
+
+if TYPE_CHECKING:
+    from imgcls.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """The log of a run; `open` it before the first step.
+
+    Args:
+        open_events: opens metrics.csv and TensorBoard, cut off at the lengths that a checkpoint saved.
+    """
+
+    events: Events
+
+    def __init__(self, open_events: Callable[[dict[str, int] | None], Events], device: torch.device) -> None:
+        self._open_events = open_events
+        self.sums_at_last_log = Meter(device).sums
+
+    def open(self, position: dict[str, int] | None) -> None:
+        """Open the files, cut off at `position`; None starts new ones."""
+        self.events = self._open_events(position)
+
+    def reopen(self, position: dict[str, int] | None) -> None:
+        """Close the files and open them again, cut off at `position`."""
+        self.events.close()
+        self.open(position)
+
+    def progress(self, trainer: "Trainer", name: str, loader: Loader, *, done: int = 0) -> Progress:
+        """Return the progress bar of one pass over `loader`, of which `done` batches are done."""
+        label = f"epoch {trainer.state.epoch + 1}/{trainer.config.epochs} {name:5}"
+        return Progress(
+            label, total=loader.num_batches, done=done, num_images=loader.batch_size, enabled=distributed.is_main()
+        )
+
+    def images(self, images: Tensor) -> None:
+        """Show the first batch (B, C, H, W) as the network receives it."""
+        self.events.images("train/images", images, 0)
+
+    def step(self, trainer: "Trainer", lr: float, clock: Clock, progress: Progress) -> None:
+        """Log the scores since the last log: the one place in an epoch that waits for the device.
+
+        Raises:
+            DivergedError: a loss so far was not finite.
+            StuckError: the loss stays at chance and divergence.on_stuck is stop.
+            ValueError: too many images are bad.
+        """
+        state, sums = trainer.state, trainer.meter.sums
+        trainer.watch.check(epoch=state.epoch + 1)
+        scores = scores_of(distributed.all_reduce_sum(sums - self.sums_at_last_log), trainer.num_classes)
+        self.sums_at_last_log = sums.clone()
+        progress.show(scores)
+        self.events.write(epoch=state.epoch + 1, step=state.step, lr=lr, train=scores)
+        check_moving(trainer, scores.loss)
+        figures = clock.lap(scores.num_images)
+        bad_images = trainer.train_loader.bad_images
+        if num_bad := len(bad_images.share()):
+            bad_images.check()
+            figures["data/bad_images"] = float(num_bad)
+        if trainer.device.type == "cuda":
+            figures["system/gpu_memory_gib"] = torch.cuda.max_memory_allocated(trainer.device) / 2**30
+        self.events.scalars(state.step, figures)
+
+    def epoch(self, trainer: "Trainer", train: Scores, val: Scores, *, note: str | None, improved: bool) -> None:
+        """Log the scores of the epoch that just ended, and what the schedule has to note."""
+        state, lr = trainer.state, trainer.optimizer.param_groups[0]["lr"]
+        if note:
+            log.info(note)
+        best = "  best" if improved else ""
+        log.info("epoch %d/%d  train %s   val %s%s", state.epoch, trainer.config.epochs, train, val, best)
+        self.events.write(epoch=state.epoch, step=state.step, lr=lr, train=train, val=val)
+        self.events.filters(trainer.model, state.step)
+        self.sums_at_last_log.zero_()
+
+    def position(self) -> dict[str, int]:
+        """Return the length of each file, with everything written out."""
+        return self.events.position()
+
+    def results(self, trainer: "Trainer") -> dict[str, Any]:
+        """Return the results of the run, scores of its best epoch in percent, and close the files."""
+        state, description = trainer.state, trainer.description
+        results = {
+            "val_top1": state.best_top1,
+            "val_top5": state.best_top5,
+            "val_loss": state.best_loss,
+            "best_epoch": state.best_epoch,
+            "epochs": state.epoch,
+            "steps": state.step,
+            "seconds": round(trainer.seconds(), 1),
+            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+            **{key: description[key] for key in ("data", "data_root", "code")},
+        }
+        self.events.hparams(description["config"], results)
+        self.events.close()
+        return results

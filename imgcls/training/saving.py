@@ -1,0 +1,60 @@
+"""When a run is saved: at the end of an epoch, every few minutes, and when a signal stops it."""
+
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from imgcls import distributed
+from imgcls.metrics import Scores
+from imgcls.runs import Interrupted
+from imgcls.training.divergence import check_weights
+from imgcls.training.state import snapshot
+
+if TYPE_CHECKING:
+    from imgcls.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def save(trainer: "Trainer", *, best: Scores | None = None, epoch: int | None = None) -> None:
+    """Write last.pt in the background, and best.pt if the epoch that just ended is the `best`.
+
+    Raises:
+        DivergedError: the loss or a weight is not finite; nothing is written.
+    """
+    trainer.watch.check(epoch=trainer.state.epoch + 1)
+    check_weights(trainer.model, step=trainer.state.step)
+    content = snapshot(trainer)
+    best_content = None
+    if best is not None:
+        weights = content["model"] if trainer.average is None else content["average"]
+        scores = {"top1": best.top1, "top5": best.top5, "loss": best.loss}
+        best_content = trainer.description | {"model": weights, "epoch": trainer.state.epoch, "val": scores}
+    trainer.checkpoints.save(content, best=best_content, epoch=epoch)
+
+
+def save_single_rank(trainer: "Trainer") -> None:
+    """Save before an error of this rank ends the run; not with several ranks, because the others wait in a step."""
+    if distributed.world_size() == 1:
+        save(trainer)
+
+
+def handle_stop_signal(trainer: "Trainer", *, save_if_due: bool = True) -> None:
+    """Save and stop if any rank received a signal; save if a save is due. All ranks decide alike.
+
+    Raises:
+        Interrupted: a signal stopped the run.
+    """
+    due = save_if_due and (trainer.save_requested or trainer.checkpoints.due)
+    trainer.save_requested = False
+    answer = distributed.agree(2 * trainer.signals.received + due)
+    number, step = answer // 2, trainer.state.step
+    if number:
+        log.info("%s: saving after step %d", signal.Signals(number).name, step)
+    if answer:
+        save(trainer)
+    if number:
+        trainer.checkpoints.settle()
+        raise Interrupted(
+            number, f"saved after step {step}; the same command, without overwrite=true, goes on from there"
+        )
