@@ -1,4 +1,4 @@
-"""TODO imgcls.device."""
+"""The device of a run: which one, its precision, its determinism, and the memory it keeps."""
 
 import ctypes
 import logging
@@ -15,10 +15,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Have the C library keep large blocks that are freed, where it is glibc and `device` is the CPU.
+    """Let the C library keep freed blocks for the next step, if it is glibc and `device` is the CPU.
 
-    It gives them back to the system, which then clears every page of the next step's activations anew: on a CPU that is
-    a sixth of ResNet-18's training step at 224 pixels, and 40 % of AlexNet's. Kept, a process stays as large as it was.
+    By default it returns them to the system, which then clears every page of the next step's activations again: on a CPU
+    a sixth of ResNet-18's training step at 224 pixels, and 40 % of AlexNet's. With this a process does not shrink.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and device.type == "cpu":
@@ -42,23 +42,28 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def set_determinism(config: Config, device: torch.device) -> None:
-    """Have CUDA too give the same bits for the same seed, where `deterministic=true` asks for it, and say at what cost.
+    """With `deterministic=true`, make CUDA give the same bits for the same seed, and log what that costs.
 
-    On a CPU they are the same anyhow.
+    On a CPU they are the same in any case.
     """
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.backends.cudnn.deterministic = config.deterministic
     torch.use_deterministic_algorithms(config.deterministic)
     if config.deterministic and device.type == "cuda":
-        # cuBLAS reads it before its first product; with workspaces of its own choice the order of its sums varies.
+        # cuBLAS reads it before its first product; with workspaces that it chooses the order of its sums varies.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         log.info(
             "deterministic=true: cuDNN takes kernels that add in a fixed order instead of timing which are fastest; "
-            "that costs images per second (train/images_per_second in TensorBoard tells how many)"
+            "that costs images per second (compare train/images_per_second in TensorBoard)"
         )
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
+    """Return the device that `device=` names; auto is CUDA if there is any, and cuda is the GPU of the local rank.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":

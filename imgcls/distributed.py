@@ -1,4 +1,4 @@
-"""One process for each GPU: who this process is among them, and the few things they say to each other.
+"""One process per GPU: the rank of this process, and the few collective operations of the ranks.
 
 `torchrun` and Slurm's `srun` both work; without either there is one rank, and every function here costs nothing.
 """
@@ -25,19 +25,19 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Tell whether this is the rank that writes files and speaks."""
+    """Return True on rank 0, which writes files and logs."""
     return rank() == 0
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
-    """Join the other ranks, if there are any, and give this rank's device.
+    """Join the other ranks, if there are any, and yield this rank's device.
 
     Args:
         device: auto, cpu, cuda or cuda:N. With several ranks a node, each takes the GPU of its local rank.
 
     Raises:
-        ValueError: CUDA was asked for and there is none, or no GPU of that number; Slurm gives no MASTER_ADDR.
+        ValueError: CUDA is requested and there is none, or no GPU of that number; Slurm gives no MASTER_ADDR.
     """
     place = launch()
     local_rank = place[2] if place else 0
@@ -52,7 +52,7 @@ def process_group(device: str) -> Iterator[torch.device]:
         )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # gloo beside nccl: flags and strings of the hosts travel without waiting for the GPUs.
+    # gloo beside nccl: flags and strings of the hosts are exchanged without waiting for the GPUs.
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", rank=place[0], world_size=place[1]
     )
@@ -71,7 +71,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def agree(flag: int) -> int:
-    """Return the largest of every rank's `flag`: a signal that reached one rank stops them all at the same step."""
+    """Return the largest `flag` of all ranks: a signal that reached one rank stops all of them at the same step."""
     if world_size() == 1:
         return flag
     flags = torch.tensor(flag)
@@ -80,7 +80,7 @@ def agree(flag: int) -> int:
 
 
 def from_main(value: Any) -> Any:
-    """Return rank 0's `value` on every rank; an exception given as the value is raised on every rank."""
+    """Return rank 0's `value` on every rank; if it is an exception, raise it on every rank."""
     if world_size() > 1:
         box = [value]
         dist.broadcast_object_list(box, src=0)
@@ -99,13 +99,8 @@ def gather(value: Any) -> list[Any] | None:
     return box
 
 
-def barrier() -> None:
-    if world_size() > 1:
-        dist.barrier()
-
-
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every rank rank 0's batch-norm statistics, so that all of them evaluate the same network."""
+    """Copy rank 0's batch-norm statistics to all ranks, so that all evaluate the same network."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

@@ -1,53 +1,131 @@
-"""Loss, top-1 and top-5 as sums on the device, and what they say once they are read."""
+"""The metrics: what is logged while a run trains and validates, and reported when a network is tested.
 
-from typing import NamedTuple
+A metric is stated once, in METRICS: columns of metrics.csv, TensorBoard tags, log lines, results and tables derive from it.
+Imports no torch, so that the config and the tables of runs can name the metrics.
+"""
 
-import torch
-from torch import Tensor
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgcls import distributed
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+NUM_RANKED = 5
 
 
-class Scores(NamedTuple):
-    """Means over the images counted: loss in nats, accuracies in percent; top5 is None with fewer than 6 classes."""
+class Outputs(NamedTuple):
+    """What a metric is computed from, for a batch of B images and K classes."""
 
-    loss: float
-    top1: float
-    top5: float | None
-    num_images: int
+    loss: "Tensor"  # scalar, the mean over the batch
+    logits: "Tensor"  # (B, K)
+    labels: "Tensor"  # (B,)
+    ranked: "Tensor"  # (B, min(5, K)) bool: whether the label is the most probable class, the second, ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A mean over images.
+
+    Args:
+        title: its name in tables and log lines.
+        batch_sum: the sum over the images of a batch, as a scalar on their device.
+        scale: factor on the mean, such as 100 for percent.
+        unit: printed after the value.
+        digits: after the decimal point, in log lines and tables.
+        higher_is_better: decides which epoch is the best.
+        min_classes: with fewer classes the metric says nothing and is None.
+        in_progress: shown beside the progress bar.
+    """
+
+    title: str
+    batch_sum: Callable[[Outputs], "Tensor"]
+    scale: float = 1.0
+    unit: str = ""
+    digits: int = 2
+    higher_is_better: bool = True
+    min_classes: int = 2
+    in_progress: bool = False
+
+    def text(self, value: float | None, *, digits: int | None = None) -> str:
+        """Return the value with its unit, such as `71.59 %`."""
+        if value is None:
+            return f"(fewer than {self.min_classes} classes)"
+        return f"{value:.{self.digits if digits is None else digits}f}{f' {self.unit}' if self.unit else ''}"
+
+    def better(self, value: float | None, best: float | None) -> bool:
+        """Return True if `value` beats `best`; any value beats None."""
+        if value is None or best is None:
+            return value is not None
+        return value > best if self.higher_is_better else value < best
+
+
+METRICS = {
+    "loss": Metric(
+        "loss",
+        lambda outputs: outputs.loss.double() * len(outputs.labels),
+        digits=4,
+        higher_is_better=False,
+        in_progress=True,
+    ),
+    "top1": Metric("top-1", lambda outputs: outputs.ranked[:, 0].sum(), scale=100, unit="%", in_progress=True),
+    "top5": Metric("top-5", lambda outputs: outputs.ranked.sum(), scale=100, unit="%", min_classes=NUM_RANKED + 1),
+}
+
+
+PERCENTS = [name for name, metric in METRICS.items() if metric.unit == "%"]  # what rankings of runs and members show
+
+
+class Scores(namedtuple("_Scores", [*METRICS, "num_images"])):
+    """The value of each metric, by its name: a mean over `num_images`, or None with too few classes."""
 
     def __str__(self) -> str:
-        top5 = "" if self.top5 is None else f"  top-5 {self.top5:6.2f} %"
-        return f"loss {self.loss:.4f}  top-1 {self.top1:6.2f} %{top5}"
+        values = {METRICS[name]: value for name, value in self.values().items() if value is not None}
+        # Percents are padded, so that the lines of a log are aligned.
+        return "  ".join(
+            f"{metric.title} {metric.text(value):>{8 if metric.unit else 0}}" for metric, value in values.items()
+        )
+
+    def values(self) -> dict[str, float | None]:
+        """Return the values by the metrics' names."""
+        return {name: getattr(self, name) for name in METRICS}
 
 
 class Meter:
-    """Sums of loss and hits since the last reset, kept on the device so that counting never waits for it."""
+    """Sums of the metrics and the number of images, kept on the device so that counting never waits for it."""
 
-    def __init__(self, device: torch.device) -> None:
-        # float64: an ImageNet epoch adds 1.28 million losses, and the sum must not depend on how a run was cut.
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+    def __init__(self, device: "torch.device") -> None:
+        import torch
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        # float64: an ImageNet epoch adds 1.28 million losses, and the sum must not depend on where a run was resumed.
+        self.sums = torch.zeros(len(METRICS) + 1, dtype=torch.float64, device=device)
+
+    def update(self, loss: "Tensor", logits: "Tensor", labels: "Tensor") -> None:
         """Count a batch: its mean loss (scalar), logits (B, K) and labels (B,)."""
-        top1, top5 = hits(logits, labels)
-        num_images = torch.full_like(loss, len(labels), dtype=torch.float64)
-        self.sums += torch.stack([loss.detach().double() * len(labels), top1.double(), top5.double(), num_images])
+        import torch
 
-    def scores(self, num_classes: int, *, over_ranks: bool = False) -> Scores:
-        """Read the sums, which waits for the device; `over_ranks` adds up those of all ranks first."""
-        sums = distributed.all_reduce_sum(self.sums.clone()) if over_ranks else self.sums
-        return scores_of(sums, num_classes)
+        outputs = Outputs(loss.detach(), logits.detach(), labels, rank_labels(logits, labels))
+        sums = [metric.batch_sum(outputs).double() for metric in METRICS.values()]
+        self.sums += torch.stack([*sums, torch.full_like(sums[0], len(labels))])
+
+    def scores(self, num_classes: int) -> Scores:
+        """Return the means so far, which waits for the device."""
+        return scores_of(self.sums, num_classes)
 
 
-def scores_of(sums: Tensor, num_classes: int) -> Scores:
-    """Turn a meter's sums (4,) into means; with no image counted, loss and accuracies are nan."""
-    loss, top1, top5, num_images = sums.tolist()
+def scores_of(sums: "Tensor", num_classes: int) -> Scores:
+    """Return the means of a meter's sums; with no image counted they are nan."""
+    *totals, num_images = sums.tolist()
     share = 1 / num_images if num_images else float("nan")
-    return Scores(loss * share, 100 * top1 * share, 100 * top5 * share if num_classes > 5 else None, int(num_images))
+    values: list[Any] = [
+        metric.scale * total * share if num_classes >= metric.min_classes else None
+        for metric, total in zip(METRICS.values(), totals, strict=True)
+    ]
+    return Scores(*values, int(num_images))
 
 
-def hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the images (B, K), (B,) whose label is the most probable class, and among the five most probable."""
-    ranked = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    return ranked[:, 0].sum(), ranked.sum()
+def rank_labels(logits: "Tensor", labels: "Tensor") -> "Tensor":
+    """Return (B, min(5, K)) bool: whether the label is the most probable class, the second most probable, ..."""
+    return logits.detach().topk(min(NUM_RANKED, logits.shape[1]), dim=1).indices == labels[:, None]

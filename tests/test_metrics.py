@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imgcls.metrics import Meter, hits
+from imgcls.metrics import METRICS, Meter, Metric, Scores, rank_labels
 from imgcls.training import ClassificationLoss
 
 CPU = torch.device("cpu")
@@ -13,13 +13,12 @@ CPU = torch.device("cpu")
 
 def test_top1_and_top5_count_what_a_hand_counts() -> None:
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3]] * 3)
-    top1, top5 = hits(logits, torch.tensor([0, 4, 5]))
-    assert (top1.item(), top5.item()) == (1, 2)
+    ranked = rank_labels(logits, torch.tensor([0, 4, 5]))
+    assert (int(ranked[:, 0].sum()), int(ranked.sum())) == (1, 2)
 
 
 def test_a_network_that_says_nothing_is_not_right() -> None:
-    top1, _ = hits(torch.zeros(100, 10), torch.arange(100) % 10)
-    assert top1.item() == 10
+    assert int(rank_labels(torch.zeros(100, 10), torch.arange(100) % 10)[:, 0].sum()) == 10
 
 
 def test_scores_are_means_over_images_not_over_batches() -> None:
@@ -37,6 +36,20 @@ def test_top5_is_left_out_where_it_would_always_be_right() -> None:
     meter.update(torch.tensor(1.0), torch.randn(4, 5), torch.tensor([0, 1, 2, 3]))
     assert meter.scores(5).top5 is None
     assert "top-5" not in str(meter.scores(5))
+
+
+def test_a_metric_knows_which_value_is_better_and_any_beats_none() -> None:
+    assert METRICS["loss"].better(1.0, 2.0)
+    assert not METRICS["loss"].better(2.0, 2.0)
+    assert METRICS["top1"].better(60.0, 50.0)
+    assert METRICS["top5"].better(60.0, None)
+    assert not METRICS["top5"].better(None, None)
+
+
+def test_scores_are_written_with_their_units() -> None:
+    assert str(Scores(1.25, 50.0, 99.5, 10)) == "loss 1.2500  top-1  50.00 %  top-5  99.50 %"
+    assert Metric("nats", lambda outputs: outputs.loss, digits=1).text(2.25) == "2.2"
+    assert METRICS["top5"].text(None) == "(fewer than 6 classes)"
 
 
 def test_no_image_gives_no_number() -> None:

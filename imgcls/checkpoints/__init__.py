@@ -1,4 +1,4 @@
-"""TODO imgcls.checkpoints."""
+"""Checkpoints: the file format, writing in the background, which one a run resumes from, and comparing two runs."""
 
 from imgcls.checkpoints.compare import compare_runs, list_differences, verdict_table
 from imgcls.checkpoints.file import CheckpointError, checksum, load_checkpoint, load_latest_checkpoint, save_checkpoint

@@ -1,17 +1,17 @@
-"""Whether two runs are one: their weights, optimizer and metrics compared to the last bit."""
+"""Compare two runs to the last bit: weights, optimizer, metrics."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls.checkpoints.file import checksum, load_checkpoint
-from imgcls.runs import BEST, LAST, METRICS
+from imgcls.runs import BEST, LAST, METRICS_FILE
 
-# What the clock decides.
+# Values that depend on the clock.
 TAGS_BY_THE_CLOCK = ("train/images_per_second", "train/data_wait_percent", "system/", "final/seconds")
 
 
 class Verdict(NamedTuple):
-    """One part of two runs: `differences` names what is not the same, and is empty where all is."""
+    """One part of two runs: `differences` names what is not the same, and is empty if everything is."""
 
     part: str
     compared: str
@@ -30,7 +30,7 @@ def compare_runs(one: Path, other: Path) -> list[Verdict]:
     for part in ("model", "average", "optimizer", "schedule", "scaler", "state", "meters"):
         verdicts.append(_verdict(part, *(saved[part] for saved in last)))
     verdicts.append(_verdict(BEST, *(_best(path / BEST) for path in (one, other))))
-    verdicts.append(_verdict(METRICS, *((path / METRICS).read_text().splitlines() for path in (one, other))))
+    verdicts.append(_verdict(METRICS_FILE, *((path / METRICS_FILE).read_text().splitlines() for path in (one, other))))
     if any(path.glob("events.out.tfevents.*") for path in (one, other)):
         verdicts.append(_verdict("TensorBoard", *(_scalars(path) for path in (one, other))))
     return verdicts
@@ -88,7 +88,7 @@ def _scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def list_differences(one: Any, other: Any, *, name: str = "") -> list[str]:
-    """Name every leaf of two trees that is not the same to the last bit: `["optimizer.state.3.momentum_buffer"]`."""
+    """Return the name of every leaf of two trees that differs in any bit: `["optimizer.state.3.momentum_buffer"]`."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [*one, *(key for key in other if key not in one)]
         return [

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, checked when read, and never code.
+"""Checkpoint files: written completely or not at all, checked when read, and never code.
 
 A file holds tensors and plain types only, so it loads with `weights_only=True`; a pickle that would run something is
 refused by torch before it runs.
@@ -25,12 +25,12 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: Path | None = None) -> None:
-    """Write `content` to `path` so that a crash at any moment leaves the old file or the new one, whole.
+    """Write `content` to `path` so that a crash at any moment leaves either the old file or the new one intact.
 
     Args:
         content: a tree of dicts, lists, tensors and plain values.
         path: where to; the file is written beside it, synced, and renamed.
-        keep_previous: where the file that stood at `path` goes, in place of being replaced.
+        keep_previous: where the old file at `path` is moved, instead of being replaced.
 
     Raises:
         OSError: the disk is full or refuses; the old file is untouched.
@@ -44,7 +44,7 @@ def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: Path 
             os.fsync(file.fileno())
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        # torch reports a disk that is full by an error of its own, raised while it handles the disk's.
+        # torch reports a full disk by its own error, raised while it handles that of the disk.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror, str(path)) from error
@@ -56,7 +56,7 @@ def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: Path 
 
 
 def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read and check a file that `save` wrote.
+    """Read and check a file that `save_checkpoint` wrote.
 
     Raises:
         CheckpointError: the file is torn, was changed, is of another program, or would run code.
@@ -68,16 +68,18 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
     try:
         content = _read(path, map_location)
     except (OSError, MemoryError):
-        raise  # says nothing about what is in the file
+        raise  # says nothing about the content of the file
     except pickle.UnpicklingError as error:
         reason = _reason(error)
         raise CheckpointError(f"{path} is damaged, or holds more than tensors and plain values: {reason}") from error
-    except Exception as error:  # what torch makes of bytes that are no checkpoint has no one name
+    except Exception as error:  # torch raises many kinds for bytes that are no checkpoint
         raise CheckpointError(f"{path} is damaged and cannot be read: {_reason(error)}") from error
     if not isinstance(content, dict) or "checksum" not in content:
-        raise CheckpointError(f"{path} is no checkpoint of imgcls; weights alone go in by another way (weights=...)")
+        raise CheckpointError(f"{path} is not a checkpoint of imgcls; weights alone are loaded by weights=...")
     if content.pop("format") != FORMAT:
-        raise CheckpointError(f"{path} was written by another version of imgcls; train anew, or use that version")
+        raise CheckpointError(
+            f"{path} was written by another version of imgcls; train from scratch, or use that version"
+        )
     if content.pop("checksum") != checksum(content):
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     return content
@@ -88,7 +90,7 @@ def _read(path: Path, map_location: torch.device | str) -> Any:
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
         except OSError as error:
-            if error.errno == errno.EINVAL:  # torch looked for something before the beginning of a torn file
+            if error.errno == errno.EINVAL:  # torch seeks before the beginning of a torn file
                 raise EOFError("it ends too early") from error
             if last_try:
                 raise OSError(error.errno, error.strerror, str(path)) from error
@@ -97,10 +99,10 @@ def _read(path: Path, map_location: torch.device | str) -> Any:
 
 
 def load_latest_checkpoint(paths: list[Path], *, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """Return the first of `paths` that is whole, with a warning for each that is not; None where none exists.
+    """Return the first of `paths` that is intact, with a warning for each damaged one; None if none exists.
 
     Raises:
-        CheckpointError: there are files, and none of them is whole.
+        CheckpointError: there are files, and none of them is intact.
     """
     errors: dict[Path, CheckpointError] = {}
     for path in paths:
@@ -112,12 +114,12 @@ def load_latest_checkpoint(paths: list[Path], *, map_location: torch.device | st
             errors[path] = error
             continue
         for damaged, error in errors.items():
-            log.warning("%s; going on from %s", error, path)
-            # Out of the way, or the next save would put it in the place of the whole one.
+            log.warning("%s; resuming from %s", error, path)
+            # Out of the way, or the next save would replace the intact one by it.
             damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
         return content
     if errors:
-        raise CheckpointError(f"{'; '.join(map(str, errors.values()))}; start anew with overwrite=true")
+        raise CheckpointError(f"{'; '.join(map(str, errors.values()))}; train from scratch with overwrite=true")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a run can be taken up from: the checkpoints in its directory, when they are written, which one is read."""
+"""The checkpoints in a run's directory: when they are written, and which one a run resumes from."""
 
 import re
 import time
@@ -12,36 +12,37 @@ from imgcls.runs import BEST, LAST, PREVIOUS
 
 
 class Checkpoints:
-    """The checkpoints of one run; use as a context, which waits at its end until all is written.
+    """The checkpoints of one run; use as a context, which ends once all of them are written.
 
-    last.pt is where the run stands and previous.pt the one before it; best.pt holds the weights of the best epoch;
-    epoch_0012.pt is the run as it stood after epoch 12, for the newest `keep` epochs. Ranks other than the main one
-    read, and write nothing.
+    last.pt is the newest and previous.pt the one before it; best.pt holds the weights of the best epoch;
+    epoch_0012.pt is the run after epoch 12, for the newest `keep` epochs. Ranks other than 0 only read.
     """
 
-    def __init__(self, run_dir: Path, *, every_minutes: float, keep: int = 0) -> None:
+    def __init__(
+        self, run_dir: Path, *, every_minutes: float, keep: int = 0, writer: CheckpointWriter | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.every_minutes = every_minutes
         self.keep = keep
-        self._writer = CheckpointWriter()
+        self._writer = writer or CheckpointWriter()
         self._saved_at = time.monotonic()
 
     @property
     def due(self) -> bool:
-        """Whether the last save is `every_minutes` ago; not while one is still being written."""
+        """True if the last save was `every_minutes` ago and none is still being written."""
         long_ago = time.monotonic() - self._saved_at > 60 * self.every_minutes
         return distributed.is_main() and long_ago and not self._writer.busy
 
     def save(self, snapshot: dict[str, Any], *, best: dict[str, Any] | None = None, epoch: int | None = None) -> None:
-        """Begin to write the run as it stands, after `best`, where the epoch that just ended is that.
+        """Begin to write the current state of the run, after `best` if the epoch that just ended is the best.
 
-        In this order a kill between the two leaves a best.pt that the resumed run writes again, not one that is old.
+        In this order a kill between the two leaves a best.pt that the resumed run writes again, never an outdated one.
 
         Args:
-            epoch: how many have ended, where the run stands between two of them.
+            epoch: how many epochs have ended, if the run is between two of them.
 
         Raises:
-            OSError: what was handed over before could not be written; every rank raises it.
+            OSError: the checkpoints of the last call could not be written; every rank raises it.
         """
         self._saved_at = time.monotonic()
         self.settle()
@@ -56,10 +57,10 @@ class Checkpoints:
         self._writer.write(*files, sync=[self.run_dir / name for name in snapshot["events"]], delete=outdated)
 
     def settle(self) -> None:
-        """Return once what was handed over is on disk.
+        """Wait until the checkpoints are on disk.
 
         Raises:
-            OSError: it could not be written; every rank raises it.
+            OSError: they could not be written; every rank raises it.
         """
         error: OSError | None = None
         try:
@@ -69,20 +70,20 @@ class Checkpoints:
         distributed.from_main(error)
 
     def latest(self) -> dict[str, Any] | None:
-        """Read where the run stands, or stood before, if the last file is damaged; None in a new directory."""
+        """Read the newest checkpoint, or the one before it if that is damaged; None in a new directory."""
         return self._read([self.run_dir / LAST, self.run_dir / PREVIOUS, *(path for _, path in self._epochs())])
 
     def before_epoch(self, epoch: int) -> dict[str, Any] | None:
-        """Read how the run stood when `epoch` epochs had ended, or the newest kept before that."""
+        """Read the checkpoint after `epoch` epochs, or the newest one before it."""
         kept = [path for number, path in self._epochs() if number <= epoch]
         return self._read([*kept, self.run_dir / LAST, self.run_dir / PREVIOUS])
 
     def keeps(self, epoch: int) -> bool:
-        """Whether the run is kept as it stood when `epoch` epochs had ended; the same on every rank."""
+        """Return True if there is a checkpoint after `epoch` epochs; the same on every rank."""
         return distributed.from_main(any(number == epoch for number, _ in self._epochs()))
 
     def forget_previous(self) -> None:
-        """Remove previous.pt: the run has gone back, and what it belongs to will not come again."""
+        """Remove previous.pt after a rollback: it belongs to steps that are undone."""
         if distributed.is_main():
             (self.run_dir / PREVIOUS).unlink(missing_ok=True)
 
@@ -98,7 +99,7 @@ class Checkpoints:
         return sorted(found, reverse=True)
 
     def _read(self, paths: list[Path]) -> dict[str, Any] | None:
-        # The main rank first: it moves damaged files away, so that the others read the very file that it read.
+        # Rank 0 first: it moves damaged files away, so that the others read the same file as it.
         found: dict[str, Any] | None = None
         refused: CheckpointError | None = None
         if distributed.is_main():
@@ -113,7 +114,7 @@ class Checkpoints:
         if distributed.agree(step) != -distributed.agree(-step):
             raise CheckpointError(
                 f"{self.run_dir} is not the same on all ranks: this one reads step {step}; the run's directory must "
-                "lie on a disk that all nodes share"
+                "be on a disk that all nodes share"
             )
         return found
 
@@ -124,6 +125,6 @@ class Checkpoints:
         try:
             self._writer.close()
         except OSError:
-            # What ends the run already is the first thing to say.
+            # The error that ends the run already is the one to report.
             if kind is None:
                 raise

@@ -1,6 +1,6 @@
-"""TODO imgcls.checkpoints.writer."""
+"""Write checkpoints in a background thread."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from imgcls.checkpoints.file import save_checkpoint, sync_to_disk
 
 
 class CheckpointFile(NamedTuple):
-    """A checkpoint to write: as the arguments of `save`."""
+    """A checkpoint to write: the arguments of `save_checkpoint`."""
 
     content: dict[str, Any]
     path: Path
@@ -19,13 +19,17 @@ class CheckpointFile(NamedTuple):
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread of its own while the run goes on; one lot at a time.
+    """Write checkpoints in a background thread while the run continues; one call of `write` at a time.
 
-    What is handed over is copied to host memory first, so later steps cannot change it. An error of the thread is
+    The content is copied to host memory first, so that later steps cannot change it. An error of the thread is
     raised by the next call of `write` or `wait`.
+
+    Args:
+        save: writes one file; a test may give one that is slow, or fails.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, save: Callable[..., None] = save_checkpoint) -> None:
+        self._save = save
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="imgcls-checkpoint")
         self._writing: Future[None] | None = None
 
@@ -34,33 +38,33 @@ class CheckpointWriter:
         return self._writing is not None and not self._writing.done()
 
     def write(self, *files: CheckpointFile, sync: Iterable[Path] = (), delete: Iterable[Path] = ()) -> None:
-        """Begin to write `files`, one after the other.
+        """Begin to write `files`, one after the other, after what the last call gave is written.
 
         Args:
-            sync: what must be on disk before them, because they speak of it.
-            delete: what they replace.
+            sync: files that must be on disk before them, because they refer to these.
+            delete: files that they replace.
 
         Raises:
-            OSError: the lot before this one could not be written.
+            OSError: what the call before this one gave could not be written.
         """
         self.wait()
-        # Copied in one go, so that a tensor which two files share takes its memory once.
+        # Copied together, so that a tensor which two files share takes its memory once.
         copies = copy_to_host([file.content for file in files])
-        lot = [file._replace(content=copy) for file, copy in zip(files, copies, strict=True)]
-        self._writing = self._thread.submit(_write_files, lot, list(sync), list(delete))
+        copied = [file._replace(content=copy) for file, copy in zip(files, copies, strict=True)]
+        self._writing = self._thread.submit(self._write_files, copied, list(sync), list(delete))
 
     def wait(self) -> None:
-        """Return once nothing is left to write.
+        """Wait until everything is written.
 
         Raises:
-            OSError: it could not be written; what stood there before is untouched.
+            OSError: it could not be written; the file there before is untouched.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Wait, and end the thread.
+        """Wait until everything is written, and end the thread.
 
         Raises:
             OSError: as `wait`.
@@ -68,18 +72,17 @@ class CheckpointWriter:
         self._thread.shutdown()
         self.wait()
 
-
-def _write_files(files: list[CheckpointFile], sync: list[Path], delete: list[Path]) -> None:
-    for path in sync:
-        sync_to_disk(path)
-    for file in files:
-        save_checkpoint(file.content, file.path, keep_previous=file.keep_previous)
-    for path in delete:
-        path.unlink(missing_ok=True)
+    def _write_files(self, files: list[CheckpointFile], sync: list[Path], delete: list[Path]) -> None:
+        for path in sync:
+            sync_to_disk(path)
+        for file in files:
+            self._save(file.content, file.path, keep_previous=file.keep_previous)
+        for path in delete:
+            path.unlink(missing_ok=True)
 
 
 def copy_to_host(tree: Any) -> Any:
-    """Copy a tree of dicts, lists, tensors and plain values, its tensors into host memory."""
+    """Return a copy of a tree of dicts, lists, tensors and plain values, with its tensors in host memory."""
     copies: dict[int, Tensor] = {}
 
     def copied(node: Any) -> Any:

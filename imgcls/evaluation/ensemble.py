@@ -7,6 +7,7 @@ import torch
 from imgcls.errors import ConfigError
 from imgcls.evaluation.report import MemberResult, scores_dict
 from imgcls.inference import Predictions, checkpoint_file, ensemble_predictions, open_checkpoint, scores_of_predictions
+from imgcls.metrics import METRICS, PERCENTS
 from imgcls.runs import confidence_interval, mcnemar, only_seeds_differ
 
 
@@ -76,11 +77,11 @@ def ensemble_results(tested: list[MemberResult], predictions: list[Predictions],
         ],
     }
     if only_seeds_differ([member.config for member in tested]):
-        for quantity in ("top1", "top5"):
-            values = [getattr(value, quantity) for value in alone]
+        for name in PERCENTS:
+            values = [getattr(value, name) for value in alone]
             if None not in values:
                 interval = confidence_interval(values)
-                results[f"seeds_{quantity}"] = {"mean": interval.mean, "half_width_95": interval.half_width}
+                results[f"seeds_{name}"] = {"mean": interval.mean, "half_width_95": interval.half_width}
     return results
 
 
@@ -88,21 +89,23 @@ def ensemble_table(results: dict[str, Any]) -> str:
     """The members, and what each adds, for the terminal."""
 
     def cells(row: dict[str, Any]) -> str:
-        top5 = "      -" if row["top5"] is None else f"{row['top5']:7.2f}"
-        return f"{row['top1']:7.2f} {top5}"
+        return " ".join("      -" if row[name] is None else f"{row[name]:7.2f}" for name in PERCENTS)
 
     width = max(len(row["name"]) for row in results["members"])
-    lines = [f"{'member':<{width}}  {'top-1 %':>7} {'top-5 %':>7}   with those above"]
+    titles = " ".join(f"{METRICS[name].title} %" for name in PERCENTS)
+    lines = [f"{'member':<{width}}  {titles}   with those above"]
     lines += [
         f"{row['name']:<{width}}  {cells(row)}   {cells(with_above)}"
         for row, with_above in zip(results["members"], results["added"], strict=True)
     ]
     last, best = results["added"][-1]["top1"], max(row["top1"] for row in results["members"])
     lines.append(f"gain over the best member: {last - best:+.2f} points of top-1")
-    for key, name in (("seeds_top1", "top-1"), ("seeds_top5", "top-5")):
-        if key in results:
-            mean, half = results[key]["mean"], results[key]["half_width_95"]
-            lines.append(f"over the seeds: {name} {mean:.2f} +- {half:.2f} % (95 % interval of the mean)")
+    for name in PERCENTS:
+        if interval := results.get(f"seeds_{name}"):
+            mean, half = interval["mean"], interval["half_width_95"]
+            lines.append(
+                f"over the seeds: {METRICS[name].title} {mean:.2f} +- {half:.2f} % (95 % interval of the mean)"
+            )
     for pair in results["mcnemar"][:10]:
         verdict = "differ" if pair["p_value"] < 0.05 else "do not differ significantly"
         lines.append(

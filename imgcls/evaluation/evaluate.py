@@ -43,6 +43,7 @@ from imgcls.inference import (
     validation_crop,
 )
 from imgcls.inference.network import _from_weights
+from imgcls.metrics import METRICS
 from imgcls.runs import code_version
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ def write_results(report: Report, results: dict[str, Any], folder: Path, config:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         with SummaryWriter(str(folder)) as writer:
-            for key in ("loss", "top1", "top5"):
+            for key in METRICS:
                 if results[key] is not None:
                     writer.add_scalar(f"test/{key}", results[key], 0)
             for name, picture in pictures.items():

@@ -160,8 +160,9 @@ class Report:
         return "\n".join(lines)
 
 
-def scores_dict(given: Scores) -> dict[str, Any]:
-    return {"loss": given.loss, "top1": given.top1, "top5": given.top5, "num_images": given.num_images}
+def scores_dict(scores: Scores) -> dict[str, Any]:
+    """Return the scores as results.json has them."""
+    return {**scores.values(), "num_images": scores.num_images}
 
 
 def pixels_of(split: Split, index: int) -> np.ndarray:

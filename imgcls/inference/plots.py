@@ -20,7 +20,8 @@ from imgcls.inference.gradcam import grad_cam
 from imgcls.inference.network import Member, known_classes
 from imgcls.inference.predict import split_of_files
 from imgcls.inference.protocols import Center
-from imgcls.runs import METRICS
+from imgcls.models import first_convolution
+from imgcls.runs import METRICS_FILE
 
 
 def read_curves(run_dir: Path) -> dict[str, Curve]:
@@ -30,10 +31,10 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
         FileNotFoundError: there is no metrics.csv.
         ValueError: it is not one, or holds no rows yet.
     """
-    file = run_dir / METRICS
+    file = run_dir / METRICS_FILE
     if not file.is_file():
         raise FileNotFoundError(
-            f"{run_dir}: there is no {METRICS}; give the folder of a run, as runs/resnet18-shapes/x"
+            f"{run_dir}: there is no {METRICS_FILE}; give the folder of a run, as runs/resnet18-shapes/x"
         )
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
@@ -95,10 +96,10 @@ def plot_filters(network: nn.Module) -> Image.Image:
     Raises:
         ValueError: it has none that can be shown.
     """
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None or first.weight.shape[1] not in (1, 3) or first.kernel_size[0] < 2:
+    weights = first_convolution(network)
+    if weights is None:
         raise ValueError(f"{type(network).__name__} has no first convolution on gray or RGB images to show")
-    return filter_grid(first.weight.detach().cpu().numpy())
+    return filter_grid(weights.cpu().numpy())
 
 
 def plot_gradcam(

@@ -4,7 +4,7 @@ from imgcls.models.alexnet import AlexNet, rectify
 from imgcls.models.external import nearest_arch, timm_model, torchvision_model
 from imgcls.models.factory import build_model
 from imgcls.models.googlenet import INCEPTIONS, GoogLeNet, GoogLeNetOutput
-from imgcls.models.layers import average_to, local_response_norm
+from imgcls.models.layers import average_to, first_convolution, local_response_norm
 from imgcls.models.lenet import LeNet5, scaled_tanh
 from imgcls.models.resnet import DEPTHS, ResNet
 from imgcls.models.vgg import COLUMNS, VGG
@@ -40,6 +40,7 @@ __all__ = [
     "average_to",
     "build_model",
     "find_heads",
+    "first_convolution",
     "is_head",
     "is_published",
     "load_into",

@@ -70,3 +70,14 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return local_response_norm(maps)
+
+
+def first_convolution(network: nn.Module) -> Tensor | None:
+    """Return the kernels (N, C, H, W) of the first convolution if they can be shown as pictures, or None.
+
+    Those of other than 1 or 3 channels are no picture, and of a single pixel show nothing.
+    """
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.weight.shape[1] not in (1, 3) or first.kernel_size[0] < 2:
+        return None
+    return first.weight.detach()

@@ -1,11 +1,11 @@
-"""TODO imgcls.runs."""
+"""Runs: the directory of a run, its files, tables of runs, stop signals and progress. Imports no torch."""
 
 from imgcls.runs.directory import (
     BEST,
     CONFIG,
     LAST,
     LOCK,
-    METRICS,
+    METRICS_FILE,
     PREVIOUS,
     RESULTS,
     RunDirectory,
@@ -13,10 +13,10 @@ from imgcls.runs.directory import (
     code_version,
 )
 from imgcls.runs.disk import DiskError, explain_disk_errors
-from imgcls.runs.events import COLUMNS, Events, grid
+from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
-from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ, t_quantile, without_seed
+from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ, without_seed
 from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "CONFIG",
     "LAST",
     "LOCK",
-    "METRICS",
+    "METRICS_FILE",
     "PREVIOUS",
     "RESULTS",
     "SIGNALS",
@@ -42,12 +42,11 @@ __all__ = [
     "confidence_interval",
     "explain_disk_errors",
     "find_runs",
-    "grid",
+    "image_grid",
     "mcnemar",
     "only_seeds_differ",
     "require_top1",
     "results_table",
     "runs_table",
-    "t_quantile",
     "without_seed",
 ]

@@ -1,50 +1,47 @@
-"""The directory of a run: whose it is, what it holds, and the table of several.
+"""The directory of a run: its files, its lock, and which run it belongs to."""
 
-Imports no torch: the table of a folder of runs comes at once.
-"""
-
-import fcntl
 import json
 import os
 import subprocess
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from imgcls import __version__
 
 CONFIG = "config.json"
 RESULTS = "results.json"
-METRICS = "metrics.csv"
+METRICS_FILE = "metrics.csv"
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
 LOCK = "lock"
+JOB = "job"
 
 
 class RunDirectory:
-    """One run's directory, held by this process until `close`.
+    """The directory of one run, locked by this process until `close`.
 
-    Nothing in it changes before `claim`, so that a command which fails before it trains costs no earlier run.
+    Nothing in it changes before `claim`, so that a command that fails before it trains deletes no earlier run.
 
     Args:
-        path: made if it is not there.
-        config: what the run's result depends on, as flat keys; kept in config.json and compared with what is there.
-        overwrite: throw away the run that is there, once this one has begun.
-        lock: false on ranks that only read here, beside the one that holds the directory.
+        path: created if it does not exist and is locked.
+        config: the settings that the result depends on, as flat keys; saved as config.json and compared with it.
+        overwrite: delete the run in the directory once this one begins.
+        lock: False to look only: on ranks other than 0, and before torch is imported.
 
     Raises:
-        ValueError: another process trains here, or the directory holds a run of another config.
+        ValueError: another process trains in the directory, or it holds a run of another config.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], *, overwrite: bool = False, lock: bool = True) -> None:
         self.path = path
-        # Through JSON and back, so that what was read compares with what is asked for.
+        # Through JSON and back, to compare with a config that was read from JSON.
         self._config = json.loads(json.dumps(config, default=str))
-        self._lock = None
-        if lock:
-            self._lock = _take_lock(path)
+        self._lock = _take_lock(path) if lock else None
         try:
-            # A job that Slurm has put back into its queue has overwritten already.
+            # A job that Slurm has requeued has overwritten the run already.
             self.overwrite = overwrite and not self._begun_by_this_job()
             if self.holds_run:
                 check_same_run(path, "config", self._read(CONFIG) or {}, self._config)
@@ -54,42 +51,36 @@ class RunDirectory:
 
     @property
     def holds_run(self) -> bool:
-        """Whether there is a run to take up again, or to show; not one that is to be thrown away."""
-        saved = (self.path / RESULTS, *self.checkpoints, *self.path.glob("epoch_*.pt"))
+        """True if there is a run to resume or to show, which is not to be overwritten."""
+        saved = (self.path / RESULTS, self.path / LAST, self.path / PREVIOUS, *self.path.glob("epoch_*.pt"))
         return not self.overwrite and any(file.exists() for file in saved)
 
     def claim(self) -> None:
-        """Make the directory this run's: throw away what is to be overwritten, and write down the config."""
+        """Make the directory this run's: delete a run that is to be overwritten, and write the config."""
         if self._lock is None:
             return
         if self.overwrite:
             self._clear()
             self.overwrite = False
-        _write_whole(self.path / CONFIG, self._config)
-        self._lock.truncate(0)
-        self._lock.write(_job())
-        self._lock.flush()
+        write_durably(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
+        if _job():
+            write_durably(self.path / JOB, _job())
 
     def _begun_by_this_job(self) -> bool:
-        file = self.path / LOCK
+        file = self.path / JOB
         requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
         return requeued and file.exists() and file.read_text() == _job()
 
     def _clear(self) -> None:
-        # What a run could be taken up from goes first, and what it is known by last: a kill in between leaves either
-        # the whole of it, or nothing that would go on without its metrics.
+        # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
+        # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        for pattern in (*checkpoints, BEST, METRICS, "events.out.tfevents.*", CONFIG):
+        for pattern in (*checkpoints, BEST, METRICS_FILE, "events.out.tfevents.*", JOB, CONFIG):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
-    @property
-    def checkpoints(self) -> list[Path]:
-        """Where a run to take up again may be saved, newest first."""
-        return [self.path / LAST, self.path / PREVIOUS]
-
     def results(self) -> dict[str, Any] | None:
-        """Return the results of a run that has finished, or None."""
+        """Return the results of a finished run, or None."""
         return None if self.overwrite else self._read(RESULTS)
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -100,18 +91,18 @@ class RunDirectory:
             return json.loads(file.read_text())
         except ValueError as error:
             raise ValueError(
-                f"{file} is damaged ({error}); put it back, or train anew in that directory (overwrite=true)"
+                f"{file} is damaged ({error}); restore it, or train from scratch in that directory (overwrite=true)"
             ) from None
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which marks the run as finished."""
-        if self._lock is None:
-            return
-        _write_whole(self.path / RESULTS, results)
+        if self._lock is not None:
+            write_durably(self.path / RESULTS, json.dumps(results, indent=2) + "\n")
 
     def close(self) -> None:
+        """Release the lock."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -120,69 +111,66 @@ class RunDirectory:
         self.close()
 
 
-def check_same_run(path: Path, what: str, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Hold what is known of the run in `path` against the one that is asked for.
+def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:
+    """Compare `what` (the config, the data set) of the run in `path` with the requested one.
 
     Raises:
-        ValueError: they differ, with the first five keys that do.
+        ValueError: they differ; it names the first five keys that do.
     """
     differences = [
-        f"{key}: {there.get(key, 'not set')} there, {now.get(key, 'not set')} now"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key)
+        f"{key}: {saved.get(key, 'not set')} there, {requested.get(key, 'not set')} now"
+        for key in sorted(saved.keys() | requested.keys())
+        if saved.get(key) != requested.get(key)
     ]
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ValueError(
-            f"{path} holds a run of another {what} ({shown}); give this run a name of its own (name=...), "
-            "or train anew in that directory (overwrite=true)"
+            f"{path} holds a run of another {what} ({shown}); give this run another name (name=...), "
+            "or train from scratch in that directory (overwrite=true)"
         )
 
 
-def _take_lock(path: Path) -> IO[str]:
+def _take_lock(path: Path) -> FileLock:
+    # The kernel's lock: it ends with its process, whatever ends that.
+    lock = FileLock(path / LOCK, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("a+")
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{path}: another process is training in this directory; wait for it, or give this run another name "
+            "(name=...)"
+        ) from None
     except PermissionError as error:
         raise ValueError(
-            f"{path} cannot be written ({error.strerror}); start the run where you may write, or give it another place "
-            "(hydra.run.dir=...)"
+            f"{path} cannot be written ({error.strerror}); start the run where you may write, or give it another "
+            "directory (hydra.run.dir=...)"
         ) from None
-    try:
-        # The lock is the kernel's, so it goes with its process, however that ends.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return lock
-    except BlockingIOError:
-        lock.close()
+    except (OSError, NotImplementedError) as error:
         raise ValueError(
-            f"{path}: another process is training in this directory; "
-            "wait for it, or give this run a name of its own (name=...)"
+            f"{path} is on a filesystem that cannot lock files ({error}), so two runs in it would not notice each "
+            "other; train on another disk (hydra.run.dir=...)"
         ) from None
-    except OSError as error:
-        lock.close()
-        raise ValueError(
-            f"{path} lies on a filesystem that cannot lock files ({error.strerror}), so two runs in it would not "
-            "notice each other; train on another disk (hydra.run.dir=...)"
-        ) from None
+    return lock
 
 
 def _job() -> str:
-    """Return what tells a Slurm job from others, the same after it was put back into the queue; or nothing."""
+    """Return the id of this Slurm job, which stays the same when it is requeued, or nothing."""
     return os.environ.get("SLURM_JOB_ID", "")
 
 
-def _write_whole(file: Path, content: dict[str, Any]) -> None:
-    # Synced and renamed into place, so that neither a kill nor a power cut leaves half of it.
+def write_durably(file: Path, text: str) -> None:
+    """Write a file so that neither a kill nor a power cut leaves half of it: synced, then renamed into place."""
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("w") as stream:
-        stream.write(json.dumps(content, indent=2) + "\n")
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
 
 
 def code_version() -> str:
-    """Return imgcls' version, with the commit where this is a git checkout: `0.1.0 (1a2b3c4, changed)`."""
+    """Return imgcls' version, with the commit if this is a git checkout: `0.1.0 (1a2b3c4, changed)`."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=, changed"],

@@ -1,4 +1,4 @@
-"""A disk that takes no more, said so that the user knows where the run stands."""
+"""Explain disk-full errors: name the file and what is saved."""
 
 import errno
 import threading
@@ -10,39 +10,39 @@ from imgcls.errors import EXIT_RUN_FAILED
 
 
 class DiskError(OSError):
-    """The disk is full, broken or read-only: its text names the file, the reason and the way out."""
+    """The disk is full, broken or read-only: the text names the file, the reason and the way out."""
 
     exit_code = EXIT_RUN_FAILED
 
 
 @contextmanager
 def explain_disk_errors(run_dir: Path) -> Iterator[None]:
-    """Turn the system's error about a file of the run in `run_dir` into one that says what to do.
+    """Turn a disk error about a file of the run in `run_dir` into one that says what to do.
 
     Raises:
-        DiskError: in its place.
+        DiskError: instead of it.
     """
     hook = threading.excepthook
 
-    def unless_of_the_disk(thread: threading.ExceptHookArgs) -> None:
-        # TensorBoard's thread keeps its error for the next call; printed as well, it would bury what is said here.
-        if not _is_of_the_disk(thread.exc_value):
+    def other_than_disk_errors(thread: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread keeps its error for the next call; printed here too, it would hide our message.
+        if not _is_disk_error(thread.exc_value):
             hook(thread)
 
-    threading.excepthook = unless_of_the_disk
+    threading.excepthook = other_than_disk_errors
     try:
         yield
     except OSError as error:
-        if not _is_of_the_disk(error):
+        if not _is_disk_error(error):
             raise
         raise DiskError(
-            f"{error.filename or run_dir}: {error.strerror}. What is saved there is whole; "
-            "make room and run the same command again, less overwrite=true: it goes on from there"
+            f"{error.filename or run_dir}: {error.strerror}. The checkpoints there are intact; "
+            "make room and run the same command again, without overwrite=true: it resumes from them"
         ) from error
     finally:
         threading.excepthook = hook
 
 
-def _is_of_the_disk(error: BaseException | None) -> bool:
+def _is_disk_error(error: BaseException | None) -> bool:
     full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
     return isinstance(error, OSError) and not isinstance(error, DiskError) and error.errno in full_or_broken

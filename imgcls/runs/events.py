@@ -1,18 +1,18 @@
-"""What a run leaves to look at: TensorBoard, metrics.csv, and the bar or the lines on the terminal."""
+"""The files that show how a run went: metrics.csv and TensorBoard events. torch is imported when they are written."""
 
 import csv
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from imgcls.metrics import METRICS, Scores
 
-from imgcls.metrics import Scores
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
-COLUMNS = ("epoch", "step", "lr", "train/loss", "train/top1", "train/top5", "val/loss", "val/top1", "val/top5")
-# What TensorBoard's table of hyperparameters shows of a config: all of it would bury what runs differ in.
+COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in ("train", "val") for name in METRICS))
+# The settings in TensorBoard's table of hyperparameters: with all of them the ones that differ could not be found.
 COMPARED = (
     "batch_size",
     "data.name",
@@ -29,10 +29,10 @@ COMPARED = (
 
 
 class Events:
-    """Writes metrics.csv and TensorBoard events of a run; on ranks other than the main one it writes nothing.
+    """Write metrics.csv and the TensorBoard events of a run; ranks other than 0 (not `enabled`) write nothing.
 
-    metrics.csv holds only what the seed decides, no times, so that two runs can be compared byte for byte. A resumed
-    run cuts both off at its checkpoint (`position` is saved in it), so that no step is told twice.
+    metrics.csv has no times, only what the seed decides, so that two runs can be compared byte for byte. A resumed run
+    cuts both off at its checkpoint, which saves their `position`, so that no step is written twice.
     """
 
     def __init__(self, run_dir: Path, *, tensorboard: bool, enabled: bool, position: dict[str, int] | None) -> None:
@@ -47,7 +47,7 @@ class Events:
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
         if tensorboard:
-            # Imported here: it costs a second that a run without it need not spend.
+            # Imported here: it takes a second, which a run without TensorBoard does not need.
             from torch.utils.tensorboard import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(run_dir))
@@ -59,7 +59,7 @@ class Events:
         for file in self._files():
             size = position.get(file.name, 0)
             if file.exists() and file.stat().st_size < size:
-                log.warning("%s has lost its last lines, which the checkpoint counts on", file)
+                log.warning("%s has lost its last lines, which its checkpoint counts", file)
             if file.exists() and size == 0:
                 file.unlink()
             elif file.exists() and file.stat().st_size > size:
@@ -67,7 +67,7 @@ class Events:
                     stream.truncate(size)
 
     def position(self) -> dict[str, int]:
-        """Return how long each file is now, once everything is written out."""
+        """Write everything out and return the length of each file."""
         if not self.enabled:
             return {}
         self._csv_file.flush()
@@ -84,10 +84,11 @@ class Events:
         row: dict[str, Any] = {"epoch": epoch, "step": step, "lr": lr}
         for split, scores in (("train", train), ("val", val)):
             if scores is not None:
-                row |= {f"{split}/loss": scores.loss, f"{split}/top1": scores.top1, f"{split}/top5": scores.top5}
+                row |= {f"{split}/{name}": value for name, value in scores.values().items()}
         self._csv.writerow(row)
-        told = {"train/lr": lr} | {key: value for key, value in row.items() if "/" in key and value is not None}
-        self.scalars(step, told)
+        self.scalars(
+            step, {"train/lr": lr} | {key: value for key, value in row.items() if "/" in key and value is not None}
+        )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write `values` to TensorBoard alone."""
@@ -95,20 +96,16 @@ class Events:
             for tag, value in values.items():
                 self._tensorboard.add_scalar(tag, value, step)
 
-    def images(self, tag: str, images: Tensor, step: int) -> None:
+    def images(self, tag: str, images: "Tensor", step: int) -> None:
         """Write a grid of up to 16 normalised images (B, C, H, W), each stretched to its own range."""
         if self._tensorboard is None:
             return
-        self._tensorboard.add_image(tag, grid(images[:16]), step)
+        self._tensorboard.add_image(tag, image_grid(images[:16]), step)
 
-    def filters(self, model: nn.Module, step: int) -> None:
-        """Write the first convolution's kernels as images, as Krizhevsky et al. 2012, figure 3."""
-        if self._tensorboard is None:
-            return
-        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-        # A kernel of 3 or fewer pixels shows nothing; one of other than 1 or 3 channels is no image.
-        if first is not None and first.weight.shape[1] in (1, 3) and first.kernel_size[0] > 1:
-            self._tensorboard.add_image("model/conv1", grid(first.weight, zoom=4), step)
+    def filters(self, weights: "Tensor | None", step: int) -> None:
+        """Write the kernels (N, C, H, W) of a first convolution as images, as Krizhevsky et al. 2012, figure 3."""
+        if self._tensorboard is not None and weights is not None:
+            self._tensorboard.add_image("model/conv1", image_grid(weights, zoom=4), step)
 
     def hparams(self, config: dict[str, Any], results: dict[str, Any]) -> None:
         """Write the config and the final metrics for TensorBoard's table of hyperparameters."""
@@ -134,13 +131,18 @@ class Events:
                 self._tensorboard.close()
 
 
-def grid(images: Tensor, *, zoom: int = 1) -> Tensor:
-    """Lay images (B, C, H, W) of any range out as one uint8 image (C, H', W'), each stretched to 0..255."""
-    from torchvision.utils import make_grid
+def image_grid(images: "Tensor", *, zoom: int = 1) -> "Tensor":
+    """Lay out images (B, C, H, W) of any range as one uint8 image (C, H', W'), each stretched to 0..255, on white."""
+    import torch
 
-    images = images.detach().float().cpu()
-    if zoom > 1:
-        images = nn.functional.interpolate(images, scale_factor=zoom, mode="nearest")
-    columns = max(1, round(len(images) ** 0.5))
-    tiled = make_grid(images, nrow=columns, padding=2, normalize=True, scale_each=True, pad_value=1.0)
-    return (tiled * 255).to(torch.uint8)
+    images = images.detach().float().cpu().repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    num, channels, height, width = images.shape
+    low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
+    stretched = ((images - low) / (high - low).clamp(min=1e-5) * 255).to(torch.uint8)
+    columns, gap = max(1, round(num**0.5)), 2
+    rows = -(-num // columns)
+    page = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
+    for number, image in enumerate(stretched):
+        top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
+        page[:, top : top + height, left : left + width] = image
+    return page

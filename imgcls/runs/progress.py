@@ -1,4 +1,4 @@
-"""TODO imgcls.runs.progress."""
+"""The progress of a pass over the data: a bar or plain lines, and where the time goes."""
 
 import io
 import logging
@@ -10,27 +10,29 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from imgcls.metrics import Scores
+from imgcls.metrics import METRICS, Scores
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-PLAIN_LINE_SECONDS = 30
 
 
 class Progress:
-    """A tqdm bar on a terminal; elsewhere (a log file, CI) a plain line every half minute.
+    """A tqdm bar on a terminal; elsewhere (a log file, CI) a plain line every `line_seconds`.
 
     Use as a context: log lines written inside it appear above the bar.
     """
 
-    def __init__(self, label: str, *, total: int, done: int = 0, num_images: int, enabled: bool = True) -> None:
+    def __init__(
+        self, label: str, *, total: int, done: int = 0, num_images: int, enabled: bool = True, line_seconds: float = 30
+    ) -> None:
         self.label = label
         self.total = total
         self.done = done
         self.num_images = num_images
         self.enabled = enabled
+        self.line_seconds = line_seconds
         self.text = ""
-        self._started = self._told = time.monotonic()
+        self._started = self._logged_at = time.monotonic()
         self._first = done
         terminal = enabled and sys.stderr.isatty()
         self._bar = tqdm(
@@ -50,8 +52,8 @@ class Progress:
         self.done += 1
         self._bar.update()
         now = time.monotonic()
-        if self._bar.disable and self.enabled and now - self._told > PLAIN_LINE_SECONDS:
-            self._told = now
+        if self._bar.disable and self.enabled and now - self._logged_at > self.line_seconds:
+            self._logged_at = now
             left = (now - self._started) / (self.done - self._first) * (self.total - self.done)
             log.info("%s  %d/%d  %s  %.0f s left", self.label, self.done, self.total, self.text, left)
 
@@ -59,7 +61,12 @@ class Progress:
         """Show scores, and the images per second since the start."""
         seconds = time.monotonic() - self._started
         speed = (self.done - self._first + 1) * self.num_images / max(seconds, 1e-9)
-        self.text = f"loss {scores.loss:.3f}  top-1 {scores.top1:.1f} %  {speed:,.0f} img/s"
+        shown = [
+            f"{metric.title} {metric.text(getattr(scores, name), digits=metric.digits - 1)}"
+            for name, metric in METRICS.items()
+            if metric.in_progress
+        ]
+        self.text = "  ".join([*shown, f"{speed:,.0f} img/s"])
         self._bar.set_postfix_str(self.text, refresh=False)
 
     def __enter__(self) -> "Progress":
@@ -74,24 +81,24 @@ class Progress:
 
 
 class Clock:
-    """Where the time goes: images per second, and the share of it spent waiting for data."""
+    """Measure where the time goes: images per second, and the share of the time spent waiting for data."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.waited = 0.0
 
     def waits(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """Pass batches on, counting the time until each one comes."""
+        """Yield the batches, and measure the time until each one comes."""
         while True:
-            asked = time.monotonic()
+            started = time.monotonic()
             batch = next(batches, None)
-            self.waited += time.monotonic() - asked
+            self.waited += time.monotonic() - started
             if batch is None:
                 return
             yield batch
 
     def lap(self, num_images: int) -> dict[str, float]:
-        """Return the figures since the last lap, in which `num_images` were trained on."""
+        """Return images per second and the share of waiting since the last lap, in which `num_images` were trained on."""
         now = time.monotonic()
         seconds = max(now - self.started, 1e-9)
         figures = {

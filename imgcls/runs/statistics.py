@@ -1,7 +1,4 @@
-"""Whether a difference in accuracy means anything: McNemar's test, and the interval of a mean over seeds.
-
-Imports no torch: the table of a folder of runs comes at once.
-"""
+"""Is a difference in accuracy significant? McNemar's test, and the interval of a mean over seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,8 +19,8 @@ class McNemar(NamedTuple):
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """Compare two networks by the images (N,) bool that each has right.
 
-    McNemar 1947, in its exact form: images that both have right or wrong say nothing; of the others, each is as likely
-    to be either's if the two are equal.
+    McNemar 1947, in its exact form: only images that one network alone has right count, and if the two are equally good
+    each is as likely to be of one as of the other.
 
     Raises:
         ValueError: not the same number of images.
@@ -31,16 +28,11 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     if first.shape != second.shape:
         raise ValueError(f"{len(first)} and {len(second)} images: McNemar's test compares networks on the same images")
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    return McNemar(only_first, only_second, _binomial_two_sided(min(only_first, only_second), only_first + only_second))
+    if only_first == only_second:
+        return McNemar(only_first, only_second, 1.0)
+    from scipy.stats import binomtest  # here: most commands compare nothing
 
-
-def _binomial_two_sided(least: int, trials: int) -> float:
-    # Twice the lower tail of Binomial(trials, 1/2), by logarithms: trials may be tens of thousands.
-    logs = [
-        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) - trials * math.log(2)
-        for k in range(least + 1)
-    ]
-    return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
+    return McNemar(only_first, only_second, float(binomtest(only_first, only_first + only_second).pvalue))
 
 
 class Interval(NamedTuple):
@@ -59,27 +51,19 @@ def confidence_interval(values: Sequence[float]) -> Interval:
     """
     if len(values) < 2:
         raise ValueError("one value has no confidence interval; give two seeds or more")
-    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(float(np.mean(values)), t_quantile(len(values) - 1) * spread)
+    from scipy.stats import t  # here: most commands compare nothing
+
+    standard_error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * standard_error)
 
 
 def only_seeds_differ(configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether runs, by their flat configs, are repetitions of one experiment."""
+    """Return True if runs, given by their flat configs, repeat one experiment with different seeds."""
     first = without_seed(configs[0])
     same = all(without_seed(other) == first for other in configs[1:])
     return same and len({config["seed"] for config in configs}) == len(configs)
 
 
 def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What repetitions of an experiment share."""
+    """Return the settings that repetitions of an experiment share."""
     return {key: value for key, value in config.items() if key != "seed"}
-
-
-def t_quantile(degrees: int, *, probability: float = 0.975) -> float:
-    """The quantile of Student's t with `degrees` of freedom, above the median."""
-    # With t = sqrt(n) tan(a), the density becomes cos(a)^(n-1) on a bounded range, which plain sums integrate.
-    angles = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angles) ** (degrees - 1)
-    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    angle = np.interp((probability - 0.5) * 2 * mass[-1], mass, angles)
-    return float(math.sqrt(degrees) * math.tan(angle))

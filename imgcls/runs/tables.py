@@ -1,4 +1,4 @@
-"""TODO imgcls.runs.tables."""
+"""Tables of runs as text: the results of one, and a ranking of several."""
 
 import csv
 import json
@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import RunError
-from imgcls.runs.directory import BEST, CONFIG, METRICS, RESULTS
+from imgcls.metrics import METRICS, PERCENTS
+from imgcls.runs.directory import BEST, CONFIG, METRICS_FILE, RESULTS
 
 
 class TooLowError(RunError):
-    """A run whose accuracy is below what was asked of it."""
+    """The accuracy of a run is below `min_val_top1`."""
 
 
 def require_top1(least_top1: float | None, results: dict[str, Any]) -> None:
-    """Fail a run whose best validation top-1, in percent, is below `min_val_top1`.
+    """Check the best validation top-1, in percent, against `min_val_top1`.
 
     Raises:
-        TooLowError: it is.
+        TooLowError: it is lower.
     """
     if least_top1 is not None and not results["val_top1"] >= least_top1:
         raise TooLowError(f"best validation top-1 is {results['val_top1']:.2f} %, below min_val_top1={least_top1:g}")
@@ -27,15 +28,17 @@ def require_top1(least_top1: float | None, results: dict[str, Any]) -> None:
 
 def results_table(results: dict[str, Any], path: Path) -> str:
     """Return a finished run's results and where to look, as a text table."""
-    top5 = results["val_top5"]
     rows = {
-        "best validation top-1": f"{results['val_top1']:.2f} %",
-        "its top-5": "(fewer than 6 classes)" if top5 is None else f"{top5:.2f} %",
-        "its loss": f"{results['val_loss']:.4f}",
+        "best validation top-1": METRICS["top1"].text(results["val_top1"]),
+        **{
+            f"its {METRICS[name].title}": METRICS[name].text(results[f"val_{name}"])
+            for name in METRICS
+            if name != "top1"
+        },
         "epoch": f"{results['best_epoch']} of {results['epochs']}",
         "training steps": f"{results['steps']:,} in {duration_text(results['seconds'])}",
         "best weights": str(relative_to_here(path / BEST)),
-        "metrics": str(relative_to_here(path / METRICS)),
+        "metrics": str(relative_to_here(path / METRICS_FILE)),
         "curves": f"tensorboard --logdir {relative_to_here(path)}",
     }
     width = max(map(len, rows))
@@ -44,7 +47,7 @@ def results_table(results: dict[str, Any], path: Path) -> str:
 
 
 def relative_to_here(path: Path) -> str:
-    """Return the path as a user standing here would type it."""
+    """Return the path as a user would type it in the current folder."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
@@ -58,17 +61,17 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     found = set()
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such folder; runs lie in runs/<model>-<data>/<overrides>")
+            raise FileNotFoundError(f"{folder}: there is no such folder; runs are in runs/<model>-<data>/<overrides>")
         found |= {file.parent for file in folder.rglob(CONFIG)}
     return sorted(found)
 
 
 def runs_table(directories: Iterable[Path]) -> str:
-    """Return the runs as a text table, the best validation top-1 first, the unfinished marked as such."""
+    """Return the runs as a text table, the best validation top-1 first; the state says which have not finished."""
     rows = sorted((_row(path) for path in directories), key=lambda row: -row["sort"])
     if not rows:
         return "no runs"
-    columns = ("run", "top-1 %", "top-5 %", "epoch", "time", "state")
+    columns = ("run", *(f"{METRICS[name].title} %" for name in PERCENTS), "epoch", "time", "state")
     cells = [list(columns), *([row[column] for column in columns] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = [
@@ -82,36 +85,39 @@ def _row(path: Path) -> dict[str, Any]:
     results_file = path / RESULTS
     if results_file.exists():
         results = json.loads(results_file.read_text())
-        top1, top5, epoch, epochs = (results[key] for key in ("val_top1", "val_top5", "best_epoch", "epochs"))
+        best = {name: results[f"val_{name}"] for name in PERCENTS}
+        epoch, epochs = results["best_epoch"], results["epochs"]
         state, seconds = "finished", results["seconds"]
     else:
-        top1, top5, epoch, reached = _best_so_far(path / METRICS)
+        best, epoch, last_epoch = _best_so_far(path / METRICS_FILE)
         config = path / CONFIG
         epochs = json.loads(config.read_text()).get("epochs", "?") if config.exists() else "?"
-        begun = f"stopped or running after epoch {reached}" if reached else "no epoch finished"
-        state, seconds = begun if config.exists() else "not begun", None
+        started = f"stopped or running after epoch {last_epoch}" if last_epoch else "no epoch finished"
+        state, seconds = started if config.exists() else "not begun", None
+    percents = {f"{METRICS[name].title} %": best.get(name) for name in PERCENTS}
     return {
         "run": relative_to_here(path),
-        "top-1 %": "-" if top1 is None else f"{top1:.2f}",
-        "top-5 %": "-" if top5 is None else f"{top5:.2f}",
+        **{title: "-" if value is None else f"{value:.2f}" for title, value in percents.items()},
         "epoch": f"{epoch} of {epochs}" if epoch else "-",
         "time": "-" if seconds is None else duration_text(seconds),
         "state": state,
-        "sort": -1.0 if top1 is None else top1,
+        "sort": best.get("top1", -1.0),
     }
 
 
-def _best_so_far(file: Path) -> tuple[float | None, float | None, int, int]:
-    best_top1, best_top5, best_epoch, reached = None, None, 0, 0
+def _best_so_far(file: Path) -> tuple[dict[str, float | None], int, int]:
+    # The percents of the best epoch by top-1, its number, and that of the last epoch.
+    best: dict[str, float | None] = {}
+    best_epoch, last_epoch = 0, 0
     if file.exists():
         with file.open(newline="") as lines:
             for row in csv.DictReader(lines):
                 if row["val/top1"]:
-                    reached = int(row["epoch"])
-                    top1, top5 = float(row["val/top1"]), float(row["val/top5"]) if row["val/top5"] else None
-                    if best_top1 is None or top1 > best_top1:
-                        best_top1, best_top5, best_epoch = top1, top5, reached
-    return best_top1, best_top5, best_epoch, reached
+                    last_epoch = int(row["epoch"])
+                    values = {name: float(cell) if (cell := row[f"val/{name}"]) else None for name in PERCENTS}
+                    if METRICS["top1"].better(values["top1"], best.get("top1")):
+                        best, best_epoch = values, last_epoch
+    return best, best_epoch, last_epoch
 
 
 def duration_text(seconds: float) -> str:

@@ -21,6 +21,7 @@ from imgcls.data.on_device import Augment, Normalise, input_statistics
 from imgcls.data.sets import ImageSet, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
+from imgcls.metrics import METRICS
 from imgcls.models import build_model, find_heads, is_head
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
 from imgcls.training.log import RunLog
@@ -177,9 +178,12 @@ def build_checkpoints(config: Config, run_dir: Path) -> Checkpoints:
 
 def check_best_metric(config: Config, num_classes: int) -> None:
     """Raise ConfigError if this data has too few classes for `checkpoint.best_metric`."""
-    if config.checkpoint.best_metric == "top5" and num_classes < 6:
+    name = config.checkpoint.best_metric
+    if num_classes < METRICS[name].min_classes:
+        others = " or ".join(other for other, metric in METRICS.items() if num_classes >= metric.min_classes)
         raise ConfigError(
-            f"checkpoint.best_metric=top5, but of {num_classes} classes any five hold nearly all; use top1 or loss"
+            f"checkpoint.best_metric={name} needs at least {METRICS[name].min_classes} classes, and the data has "
+            f"{num_classes}; use {others}"
         )
 
 

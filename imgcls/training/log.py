@@ -9,7 +9,8 @@ from torch import Tensor
 
 from imgcls import distributed
 from imgcls.data.loading import Loader
-from imgcls.metrics import Meter, Scores, scores_of
+from imgcls.metrics import METRICS, Meter, Scores, scores_of
+from imgcls.models import first_convolution
 from imgcls.runs import Clock, Events, Progress
 from imgcls.training.divergence import check_moving
 
@@ -84,7 +85,7 @@ class RunLog:
         best = "  best" if improved else ""
         log.info("epoch %d/%d  train %s   val %s%s", state.epoch, trainer.config.epochs, train, val, best)
         self.events.write(epoch=state.epoch, step=state.step, lr=lr, train=train, val=val)
-        self.events.filters(trainer.model, state.step)
+        self.events.filters(first_convolution(trainer.model), state.step)
         self.sums_at_last_log.zero_()
 
     def position(self) -> dict[str, int]:
@@ -95,9 +96,7 @@ class RunLog:
         """Return the results of the run, scores of its best epoch in percent, and close the files."""
         state, description = trainer.state, trainer.description
         results = {
-            "val_top1": state.best_top1,
-            "val_top5": state.best_top5,
-            "val_loss": state.best_loss,
+            **{f"val_{name}": state.best.get(name) for name in METRICS},
             "best_epoch": state.best_epoch,
             "epochs": state.epoch,
             "steps": state.step,

@@ -28,7 +28,7 @@ def save(trainer: "Trainer", *, best: Scores | None = None, epoch: int | None = 
     best_content = None
     if best is not None:
         weights = content["model"] if trainer.average is None else content["average"]
-        scores = {"top1": best.top1, "top5": best.top5, "loss": best.loss}
+        scores = best.values()
         best_content = trainer.description | {"model": weights, "epoch": trainer.state.epoch, "val": scores}
     trainer.checkpoints.save(content, best=best_content, epoch=epoch)
 

@@ -1,15 +1,14 @@
 """The state of a run: its counters, and everything else that a checkpoint saves and a resumed run loads."""
 
 import logging
-import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from imgcls import distributed
-from imgcls.metrics import Scores
+from imgcls.metrics import METRICS, Scores
 from imgcls.runs import check_same_run
 
 if TYPE_CHECKING:
@@ -26,28 +25,18 @@ class State:
     batch: int = 0
     step: int = 0
     best_epoch: int = 0
-    best_top1: float = -math.inf
-    best_top5: float | None = None
-    best_loss: float = math.inf
+    best: dict[str, float | None] = field(default_factory=dict)  # the scores of the best epoch
     microbatch: int = 0  # images at a time and device
     rollbacks: int = 0
     moving_step: int = 0  # the last logged step whose loss was not at chance
     seconds: float = 0.0
 
-    def better(self, val: Scores, metric: str) -> bool:
-        """Return True if scores beat the best so far by `metric`: top1, top5 or loss."""
-        if metric == "loss":
-            return val.loss < self.best_loss
-        if metric == "top5":
-            return val.top5 is not None and (self.best_top5 is None or val.top5 > self.best_top5)
-        return val.top1 > self.best_top1
-
     def improve(self, val: Scores, metric: str) -> bool:
-        """Keep the scores of the epoch that just ended if they are the best so far; return True if so."""
-        better = self.better(val, metric)
+        """Keep the scores of the epoch that just ended if they are the best so far by `metric`; return True if so."""
+        values = val.values()
+        better = METRICS[metric].better(values[metric], self.best.get(metric))
         if better:
-            self.best_top1, self.best_top5, self.best_loss = val.top1, val.top5, val.loss
-            self.best_epoch = self.epoch
+            self.best, self.best_epoch = values, self.epoch
         return better
 
 

@@ -17,7 +17,7 @@ from imgcls.checkpoints import Checkpoints
 from imgcls.config import Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Batch, Loader
-from imgcls.metrics import Meter, Scores
+from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.runs import Clock, StopSignals
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
 from imgcls.training.log import RunLog
@@ -120,7 +120,7 @@ class Trainer:
                 _call(self.after_step, self)
                 handle_stop_signal(self)
         self.watch.check(epoch=state.epoch + 1)
-        return self.meter.scores(self.num_classes, over_ranks=True)
+        return scores_of(distributed.all_reduce_sum(self.meter.sums.clone()), self.num_classes)
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one optimizer step on a batch, in equal parts if it exceeds the microbatch.

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imgcls import distributed
 from imgcls.data.loading import Batch
-from imgcls.metrics import Meter, Scores
+from imgcls.metrics import Meter, Scores, scores_of
 
 
 @torch.inference_mode()
@@ -42,4 +43,4 @@ def validate(
             meter.update(F.cross_entropy(logits.float(), batch.labels), logits, batch.labels)
         after_batch(meter)
     model.train(was_training)
-    return meter.scores(num_classes, over_ranks=True)
+    return scores_of(distributed.all_reduce_sum(meter.sums), num_classes)

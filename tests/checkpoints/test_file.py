@@ -6,6 +6,7 @@ import pickle
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from imgcls.checkpoints import (
     CheckpointError,
     CheckpointFile,
     CheckpointWriter,
-    file,
     list_differences,
     load_checkpoint,
     load_latest_checkpoint,
@@ -78,7 +78,7 @@ def test_a_torn_file_is_noticed_and_the_one_before_is_used(tmp_path: Path, share
     loaded = load_latest_checkpoint([last, previous])
     assert loaded is not None
     assert loaded["model"]["w"][0, 0] == 1
-    assert "going on from" in caplog.text
+    assert "resuming from" in caplog.text
 
 
 def test_a_changed_byte_of_a_weight_is_noticed(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, 
 
 def test_another_programs_file_is_refused_with_a_word(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="no checkpoint of imgcls"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of imgcls"):
         load_checkpoint(tmp_path / "other.pt")
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_checkpoint(tmp_path / "none.pt")
@@ -147,22 +147,19 @@ def test_a_damaged_file_is_moved_away_and_never_takes_the_place_of_the_whole_one
     assert load_checkpoint(previous)["model"]["w"][0, 0] == 1
 
 
-def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Make checkpoints wait for the returned event before they are written."""
-    go, save = threading.Event(), save_checkpoint
+def waiting_writer() -> tuple[threading.Event, CheckpointWriter]:
+    """Return a writer that waits for the returned event before it writes a file."""
+    go = threading.Event()
 
-    def late(*arguments: object, **more: object) -> None:
+    def save(*arguments: Any, **more: Any) -> None:
         assert go.wait(60)
-        save(*arguments, **more)  # type: ignore[arg-type]
+        save_checkpoint(*arguments, **more)
 
-    monkeypatch.setattr(file, "save", late)
-    return go
+    return go, CheckpointWriter(save)
 
 
-def test_what_is_written_in_the_background_is_what_was_handed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go, writer, tree = held_back(monkeypatch), CheckpointWriter(), content(1.0)
+def test_later_steps_do_not_change_what_is_written_in_the_background(tmp_path: Path) -> None:
+    (go, writer), tree = waiting_writer(), content(1.0)
     writer.write(CheckpointFile(tree, tmp_path / "last.pt"))
     assert writer.busy
     tree["model"]["w"].fill_(7.0)  # the next optimizer step
@@ -175,8 +172,8 @@ def test_what_is_written_in_the_background_is_what_was_handed_over(
     assert loaded["state"]["step"] == 7
 
 
-def test_a_second_lot_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, writer = held_back(monkeypatch), CheckpointWriter()
+def test_a_second_write_waits_for_the_first(tmp_path: Path) -> None:
+    go, writer = waiting_writer()
     files = [CheckpointFile(content(value), tmp_path / "last.pt", tmp_path / "previous.pt") for value in (1.0, 2.0)]
     writer.write(files[0])
     second = threading.Thread(target=writer.write, args=(files[1],))

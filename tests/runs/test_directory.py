@@ -1,19 +1,19 @@
 """Run directories: one owner, one config; and the table of several."""
 
-import fcntl
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from imgcls.environment import CONF_DIR
 from imgcls.runs import (
     CONFIG,
     LAST,
     LOCK,
-    METRICS,
+    METRICS_FILE,
     RESULTS,
     RunDirectory,
     TooLowError,
@@ -70,7 +70,7 @@ def test_overwrite_throws_away_the_run_and_nothing_else_once_it_is_claimed(tmp_p
     claimed(tmp_path, {"seed": 1})
     with RunDirectory(tmp_path, {"seed": 1}) as run_dir:
         run_dir.finish(results(50))
-    for name in (METRICS, "events.out.tfevents.1", "notes.txt"):
+    for name in (METRICS_FILE, "events.out.tfevents.1", "notes.txt"):
         (tmp_path / name).write_text("x")
     before = {file.name: file.read_text() for file in tmp_path.iterdir()}
     with RunDirectory(tmp_path, {"seed": 2}, overwrite=True) as run_dir:
@@ -115,17 +115,17 @@ def test_a_directory_that_may_not_be_written_is_named_with_the_way_out(tmp_path:
     def refuse(*arguments: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\).*hydra.run.dir="):
         RunDirectory(tmp_path / "a", {})
 
 
 def test_a_filesystem_without_locks_is_refused_in_words(tmp_path: Path, monkeypatch) -> None:
-    def refuse(*arguments: object) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ValueError, match=r"cannot lock files \(Function not implemented\).*hydra.run.dir="):
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(ValueError, match=r"cannot lock files \(.*Function not implemented\).*hydra.run.dir="):
         RunDirectory(tmp_path, {})
 
 
@@ -138,7 +138,7 @@ def test_the_table_ranks_runs_and_marks_the_unfinished(tmp_path: Path, monkeypat
     claimed(Path("runs/half"), {"epochs": 3}, saved=False)
     header = "epoch,step,lr,train/loss,train/top1,train/top5,val/loss,val/top1,val/top5\n"
     rows = "1,5,0.1,2,20,60,,,\n1,10,0.1,2,20,60,1.5,40.0,80\n2,20,0.1,2,20,60,1.5,30.0,80\n"
-    (tmp_path / "runs/half" / METRICS).write_text(header + rows)
+    (tmp_path / "runs/half" / METRICS_FILE).write_text(header + rows)
     claimed(Path("runs/none"), {"epochs": 3}, saved=False)
     RunDirectory(Path("runs/refused"), {"epochs": 3}).close()
     lines = runs_table([*find_runs([Path("runs")]), Path("runs/refused")]).splitlines()[2:]

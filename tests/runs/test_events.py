@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 
 from imgcls.metrics import Scores
-from imgcls.runs import COLUMNS, Events, Progress, events, grid
+from imgcls.runs import COLUMNS, Events, Progress, image_grid
 
 TRAIN = Scores(1.5, 40.0, 80.0, 100)
 VAL = Scores(1.25, 50.0, None, 20)
@@ -26,7 +25,7 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
     writer.scalars(10, {"train/images_per_second": 123.0})
     writer.images("train/images", torch.randn(20, 3, 8, 8), 0)
-    writer.filters(nn.Sequential(nn.Conv2d(3, 9, 5)), 10)
+    writer.filters(torch.randn(9, 3, 5, 5), 10)
     writer.hparams(
         {"seed": 1, "model._target_": "x", "betas": [1, 2]}, {"val_top1": 50.0, "val_top5": None, "code": "0"}
     )
@@ -49,7 +48,7 @@ def test_metrics_csv_has_a_row_a_report_and_nothing_of_time(tmp_path: Path) -> N
     assert lines[1:] == ["1,5,0.1,1.5,40.0,80.0,,,", "1,10,0.1,1.5,40.0,80.0,1.25,50.0,"]
 
 
-def test_what_was_told_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
+def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
     writer = open_events(tmp_path)
     writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
     position = writer.position()
@@ -74,27 +73,26 @@ def test_a_rank_beside_the_main_one_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_small_kernels_and_deep_ones_are_no_picture(tmp_path: Path) -> None:
+def test_a_network_whose_filters_are_no_picture_gives_none(tmp_path: Path) -> None:
     writer = open_events(tmp_path)
-    writer.filters(nn.Sequential(nn.Conv2d(8, 9, 5)), 1)
-    writer.filters(nn.Sequential(nn.Conv2d(3, 9, 1)), 1)
+    writer.filters(None, 1)
     writer.close()
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == []
 
 
 def test_a_grid_stretches_each_image_to_its_own_range() -> None:
-    picture = grid(torch.stack([torch.linspace(-5, 5, 48).view(3, 4, 4), torch.zeros(3, 4, 4)]))
+    picture = image_grid(torch.stack([torch.linspace(-5, 5, 48).view(3, 4, 4), torch.zeros(3, 4, 4)]))
     assert picture.dtype == torch.uint8
-    assert picture.min() == 0
-    assert picture.max() == 255
+    assert picture.shape == (3, 2 * 6 + 2, 6 + 2)  # one column of two, with gaps of 2 pixels
+    assert picture[:, 2, 2].tolist() == [0, 86, 173]
+    assert picture[2, 5, 5] == 255
+    assert (picture[:, 8:12, 2:6] == 0).all()
+    assert (picture[:, :2] == 255).all()
 
 
-def test_without_a_terminal_there_is_a_plain_line_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(events, "PLAIN_LINE_SECONDS", -1)
+def test_without_a_terminal_there_is_a_plain_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with Progress("epoch 1/2 train", total=4, num_images=10) as progress:
+    with Progress("epoch 1/2 train", total=4, num_images=10, line_seconds=-1) as progress:
         progress.show(TRAIN)
         progress.advance()
     assert "epoch 1/2 train  1/4  loss 1.500  top-1 40.0 %" in caplog.text
