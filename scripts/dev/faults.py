@@ -1,11 +1,11 @@
-"""Break runs in every way there is, take each up again, and compare it with the one that was never broken.
+"""Break runs in many ways, resume each, and compare it with a run that was never broken.
 
-    python scripts/faults.py                        at least 200 kills, and everything else; some twenty minutes
-    python scripts/faults.py --kills 10 --signals 4 --torn 6 --full 3 --files 2 --reads 1
+    python scripts/dev/faults.py                        at least 200 kills, and everything else; some twenty minutes
+    python scripts/dev/faults.py --kills 10 --signals 4 --torn 6 --full 3 --files 2 --reads 1
 
-Each run is `train.py` in a process of its own, forked from one that has imported everything: LeNet-5 on a folder drawn
-on the spot, with every part that has a state or draws at random, saved after every step. The last lines are the counts;
-the exit code is 1 if any run came out different, or ended as it should not.
+Each run is that of `train.py` in its own process, forked from one that has imported everything: LeNet-5 on a small
+folder, with every part that has a state or draws at random, saved after every step. The last lines are the counts;
+the exit code is 1 if any run differs, or ended with the wrong code or message.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import random
-import runpy
 import shutil
 import signal
 import subprocess
@@ -21,13 +20,19 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from hooked_run import run_with_hooks
+
+if TYPE_CHECKING:
+    from imgcls.data.sets import ImageSet, Split
+    from imgcls.training import Trainer
+
+    Hook = Callable[[Trainer], None]
+
 
 NUM_STEPS = 15
 RUN = [
@@ -54,7 +59,7 @@ RUN = [
 
 @dataclass
 class Tally:
-    """What one kind of fault came to."""
+    """The counts of one kind of fault."""
 
     runs: int = 0
     faults: int = 0
@@ -67,15 +72,15 @@ class Tally:
         self.notes[what] = self.notes.get(what, 0) + 1
 
 
-class Ended(NamedTuple):
-    """A process that has ended: its exit code (negative: the signal that killed it), and what it printed."""
+class Ending(NamedTuple):
+    """How a process ended: its exit code (negative: the signal that killed it), and what it printed."""
 
     code: int
     output: str
 
 
 def notes_on(run_dir: Path) -> tuple[Path, Path]:
-    """Where lie the output and the count of steps of a run: never on the disk that is to run full."""
+    """Return the files with the output and the count of steps of a run, never on the disk that is to run full."""
     folder = Path(os.environ["IMGCLS_CACHE"])
     folder.mkdir(exist_ok=True)
     return folder / f"{run_dir.name}.out", folder / f"{run_dir.name}.steps"
@@ -84,25 +89,46 @@ def notes_on(run_dir: Path) -> tuple[Path, Path]:
 class Child:
     """`train.py` in a forked process, which notes every optimizer step that it takes."""
 
-    def __init__(self, run_dir: Path, overrides: list[str], *, before: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        overrides: list[str],
+        *,
+        hook: "Hook | None" = None,
+        change_images: "Callable[[ImageSet], ImageSet] | None" = None,
+    ) -> None:
         self.run_dir = run_dir
         self.output, self.steps = notes_on(run_dir)
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            self._train(overrides, before)
+            self._train(overrides, hook, change_images)
         self._status: int | None = None
 
-    def _train(self, overrides: list[str], before: Callable[[], None]) -> None:
+    def _train(
+        self,
+        overrides: list[str],
+        hook: "Hook | None",
+        change_images: "Callable[[ImageSet], ImageSet] | None",
+    ) -> None:
         code = 1
         try:
             out = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
-            count_steps(self.steps)
-            before()
-            sys.argv = [str(ROOT / "train.py"), *overrides, f"hydra.run.dir={self.run_dir}"]
-            runpy.run_path(sys.argv[0], run_name="__main__")
+            # A byte for each step: what is written outlives a kill.
+            counter = os.open(self.steps, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+            def count_step(trainer: "Trainer") -> None:
+                os.write(counter, b".")
+
+            def add_hooks(trainer: "Trainer") -> None:
+                trainer.after_step.append(count_step)
+                if hook is not None:
+                    trainer.after_step.append(hook)
+
+            sys.argv = ["train.py", *overrides, f"hydra.run.dir={self.run_dir}"]
+            run_with_hooks(add_hooks, change_images)
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
@@ -123,37 +149,22 @@ class Child:
         return self._status is None
 
     def send(self, number: int) -> bool:
-        """Send a signal; tell whether the process was still there to get it."""
+        """Send a signal; return True if the process was still running."""
         alive = self.running
         if alive:
             os.kill(self.pid, number)
         return alive
 
-    def end(self, *, within_seconds: float = 240) -> Ended:
+    def end(self, *, within_seconds: float = 240) -> Ending:
         deadline = time.monotonic() + within_seconds
         while self.running:
             if time.monotonic() > deadline:
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
-                return Ended(-1000, f"it hung; {self.output.read_text()[-2000:]}")
+                return Ending(-1000, f"it hung; {self.output.read_text()[-2000:]}")
             time.sleep(0.002)
         assert self._status is not None
-        return Ended(os.waitstatus_to_exitcode(self._status), self.output.read_text())
-
-
-def count_steps(file: Path) -> None:
-    """Have this process write a byte for each optimizer step; what is written outlives a kill."""
-    from imgcls.training import Trainer
-
-    counter = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    train_step = Trainer.train_step
-
-    def counted(self: Trainer, batch: object) -> object:
-        result = train_step(self, batch)  # type: ignore[arg-type]
-        os.write(counter, b".")
-        return result
-
-    Trainer.train_step = counted  # type: ignore[method-assign]
+        return Ending(os.waitstatus_to_exitcode(self._status), self.output.read_text())
 
 
 class Lab:
@@ -191,8 +202,8 @@ class Lab:
             time.sleep(0.001)
         time.sleep(self.draws.uniform(0, 0.1) * self.seconds)
 
-    def finish(self, tally: Tally, run_dir: Path, *more: str, whole: Path | None = None) -> Ended:
-        """Take a run up to its end, compare it, and count."""
+    def finish(self, tally: Tally, run_dir: Path, *more: str, whole: Path | None = None) -> Ending:
+        """Resume a run to its end, compare it, and count."""
         from imgcls.checkpoints import compare_runs, verdict_table
 
         ended = Child(run_dir, self.overrides(*more)).end()
@@ -221,7 +232,7 @@ def steps_taken(run_dir: Path) -> int:
 
 
 def draw_images(root: Path) -> None:
-    """Three classes of 20 training and 5 validation JPEGs of 40 px or so, told apart by their colour."""
+    """Three classes of 20 training and 5 validation JPEGs of 40 px or so, of different colours."""
     import numpy as np
     from PIL import Image
 
@@ -296,7 +307,7 @@ def signals(lab: Lab, num: int) -> Tally:
             if ended.code != codes[number]:
                 tally.wrong.append(f"{run_dir.name}: {number.name} ends with {ended.code}: {ended.output[-500:]}")
         elif ended.code == 0:
-            tally.note("over before it heard")
+            tally.note("over before the signal")
         elif ended.code in (-number, 130):
             tally.note("ended before the first step")
         else:
@@ -311,7 +322,7 @@ def torn(lab: Lab, num: int) -> Tally:
 
     tally = Tally()
     half = lab.new_dir("half")
-    child = Child(half, lab.overrides(), before=lambda: die_at_step(9))
+    child = Child(half, lab.overrides(), hook=die_at_step(10))
     child.end()
     with zipfile.ZipFile(half / "last.pt") as archive:
         borders = sorted({0, 1, *(member.header_offset for member in archive.infolist()), archive.start_dir})
@@ -346,19 +357,16 @@ def flip_byte(file: BinaryIO, place: int) -> None:
     file.write(bytes([byte[0] ^ 0x55]))
 
 
-def die_at_step(step: int) -> None:
-    """Have this process kill itself after an optimizer step, once what was being saved is on disk."""
-    from imgcls.training import Trainer
+def die_at_step(step: int) -> "Hook":
+    """Return a hook that saves after every step, and kills this process in `step`, once that is on disk."""
 
-    heed = Trainer.heed_signals
-
-    def heed_signals(self: Trainer, *, save: bool = False) -> None:
-        heed(self, save=True)
-        if self.state.step == step:
-            self.checkpoints.settle()
+    def after_step(trainer: "Trainer") -> None:
+        trainer.save_requested = True
+        if trainer.state.step == step:
+            trainer.checkpoints.settle()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Trainer.heed_signals = heed_signals  # type: ignore[method-assign]
+    return after_step
 
 
 def full_disk(lab: Lab, num: int) -> Tally:
@@ -441,54 +449,74 @@ def broken_files(lab: Lab, num: int) -> Tally:
 
 
 def failing_reads(lab: Lab, num: int) -> Tally:
-    """Let reads fail once, which nobody notices, and for good, which is named."""
+    """Let reads fail once, which nobody notices, and for good, which is an error that names the file."""
     tally = Tally()
     whole = lab.folder / "whole_with_pillow"
-    with_pillow = Child(whole, lab.overrides(), before=lambda: fail_reads(every=0, times=0)).end()
-    if with_pillow.code:
-        tally.wrong.append(with_pillow.output[-1500:])
-    for turn in range(num):
-        once = lab.new_dir("once")
-        ended = Child(once, lab.overrides(), before=lambda turn=turn: fail_reads(every=3 + turn % 5, times=1)).end()
-        tally.faults += 1
-        tally.note("failed once")
-        if ended.code:
-            tally.wrong.append(f"a read that fails once ends the run ({ended.code}): {ended.output[-1500:]}")
-        lab.finish(tally, once, whole=whole)
+    with without_native_decoder():
+        with_pillow = Child(whole, lab.overrides()).end()
+        if with_pillow.code:
+            tally.wrong.append(with_pillow.output[-1500:])
+        for turn in range(num):
+            once = lab.new_dir("once")
+            ended = Child(once, lab.overrides(), change_images=fail_reads(every=3 + turn % 5, times=1)).end()
+            tally.faults += 1
+            tally.note("failed once")
+            if ended.code:
+                tally.wrong.append(f"a read that fails once ends the run ({ended.code}): {ended.output[-1500:]}")
+            lab.finish(tally, once, whole=whole)
 
-        always = lab.new_dir("always")
-        ended = Child(always, lab.overrides(), before=lambda turn=turn: fail_reads(every=60 + 9 * turn, times=2)).end()
-        tally.faults += 1
-        tally.note("failed for good")
-        if ended.code != 2 or ".JPEG: cannot be read: Input/output error" not in ended.output:
-            tally.wrong.append(f"the error of a failing read ({ended.code}) is unclear: {ended.output[-1500:]}")
-        Child(always, lab.overrides(), before=lambda: fail_reads(every=0, times=0)).end()
-        lab.finish(tally, always, whole=whole)
+            always = lab.new_dir("always")
+            ended = Child(always, lab.overrides(), change_images=fail_reads(every=60 + 9 * turn, times=2)).end()
+            tally.faults += 1
+            tally.note("failed for good")
+            if ended.code != 2 or ".JPEG: cannot be read: Input/output error" not in ended.output:
+                tally.wrong.append(f"the error of a failing read ({ended.code}) is unclear: {ended.output[-1500:]}")
+            lab.finish(tally, always, whole=whole)
     return tally
 
 
-def fail_reads(*, every: int, times: int) -> None:
-    """Have every so-manieth read of a file in this process fail so many times, by an error of the disk."""
+def fail_reads(*, every: int, times: int) -> "Callable[[ImageSet], ImageSet]":
+    """Return what makes every `every`-th first read of a training image fail `times` times, by an error of the disk."""
+    import dataclasses
     import errno
     import itertools
     import threading
 
-    from imgcls.data.decoding.readers import _native
-    from imgcls.data.sets import read_file
+    from imgcls.data.sets import FolderSplit
 
-    _native = lambda: None  # its reads are in C, and cannot be made to fail from here
-    read, lock, turns, failing = read_file, threading.Lock(), itertools.count(1), {}
+    lock, turns, failing = threading.Lock(), itertools.count(1), {}
 
-    def read_file(path: bytes) -> bytes:
-        with lock:
-            if every and path not in failing and next(turns) % every == 0:
-                failing[path] = times
-            if failing.get(path, 0) > 0:
-                failing[path] -= 1
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(path)
+    class FailingSplit(FolderSplit):
+        def read_file(self, path: bytes) -> bytes:
+            with lock:
+                if path not in failing and next(turns) % every == 0:
+                    failing[path] = times
+                if failing.get(path, 0) > 0:
+                    failing[path] -= 1
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read_file(path)
 
-    read_file = read_file
+    def change_images(images: "ImageSet") -> "ImageSet":
+        def failing_split(split: "Split") -> FailingSplit:
+            assert isinstance(split, FolderSplit)
+            return FailingSplit(os.fsdecode(split.root), split.names, split.offsets, split.labels)
+
+        return dataclasses.replace(images, train=failing_split(images.train), val=failing_split(images.val))
+
+    return change_images
+
+
+@contextlib.contextmanager
+def without_native_decoder() -> Iterator[None]:
+    """Have processes forked in this context read with Python, whose reads can be made to fail, and not in C."""
+    before = os.environ.get("IMGCLS_NATIVE")
+    os.environ["IMGCLS_NATIVE"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["IMGCLS_NATIVE"]
+        if before is not None:
+            os.environ["IMGCLS_NATIVE"] = before
 
 
 KINDS = {
@@ -543,12 +571,8 @@ def import_everything() -> None:
     import tensorboard.backend.event_processing.event_accumulator  # noqa: F401
     import torch.utils.tensorboard
     import torch.utils.tensorboard.summary
-    import torchvision.utils  # noqa: F401
 
-    pass
-    from imgcls.data.decoding import describe_decoder
-
-    describe_decoder()
+    import imgcls.training  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Fuzz the native JPEG decoder under the address and undefined-behaviour sanitizers.
 
-    python scripts/fuzz_native.py --corpus FOLDER [--executions 1000000] [--libfuzzer]
+    python scripts/dev/fuzz_native.py --corpus FOLDER [--executions 1000000] [--libfuzzer]
 
 The corpus is a folder of odd and broken images (those above 64 KiB are cut there); small JPEGs of every sampling are
-added. What is checked is told in tests/fuzz/fuzz_native.c. The first finding stops it with the sanitizer's report, and
+added. tests/fuzz/fuzz_native.c says what is checked. The first finding stops it with the sanitizer's report, and
 the input that did it stays in the working folder.
 """
 

@@ -1,7 +1,7 @@
 """What it costs that a run cannot be lost: of saving every minute, and of draws that a stop does not change.
 
-    python scripts/measure_costs.py saving                    ResNet-18, on this machine's device
-    python scripts/measure_costs.py exactness --images DIR    a flat folder of JPEGs
+    python scripts/dev/measure_costs.py saving                    ResNet-18, on this machine's device
+    python scripts/dev/measure_costs.py exactness --images DIR    a flat folder of JPEGs
 
 Exactness is measured against the same loader with numpy's global generator, as loaders commonly draw; in CPU seconds,
 which a busy machine disturbs less than the clock, and in turns.
@@ -12,22 +12,27 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from imgcls.checkpoints import CheckpointFile, CheckpointWriter, save_checkpoint
 from imgcls.data.augment import PadCrop, RandomResizedCrop, keyed_random
-from imgcls.data.loading import Loader
 from imgcls.data.sets import ArraySplit, FolderSplit
-from imgcls.models import ResNet
+
+if TYPE_CHECKING:
+    from imgcls.data.loading import Loader
 
 ROUNDS = 8
 
 
 def saving() -> None:
     """Train ResNet-18 on noise, and see how many seconds of steps a checkpoint takes away."""
+    import torch  # here: `--help` does not wait for torch
+    import torch.nn.functional as F
+
+    from imgcls.checkpoints import CheckpointFile, CheckpointWriter, save_checkpoint
+    from imgcls.models import ResNet
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch_size, size = (128, 224) if device.type == "cuda" else (4, 128)
     model = ResNet(depth=18).to(device)
@@ -42,7 +47,7 @@ def saving() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def snapshot() -> dict:
+    def snapshot() -> dict[str, Any]:
         return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
     for _ in range(3):
@@ -79,6 +84,8 @@ def saving() -> None:
 
 def exactness(images: Path) -> None:
     """Load the same images with keyed draws and with numpy's global ones."""
+    from imgcls.data.loading import Loader
+
     names = sorted(path.name.encode() for path in images.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))[:512]
     if len(names) < 64:
         raise SystemExit(f"error: --images {images} holds {len(names)} JPEGs; at least 64 are needed")
@@ -116,7 +123,7 @@ def with_draws(kind: str) -> None:
     keyed_random.permutation = lambda num, seed, epoch: np.random.permutation(num)
 
 
-def cpu_seconds(loader: Loader, epoch: int) -> float:
+def cpu_seconds(loader: "Loader", epoch: int) -> float:
     started = time.process_time()
     for _ in loader.epoch(epoch):
         pass

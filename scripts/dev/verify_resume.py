@@ -1,10 +1,10 @@
 """Prove for any run that stopping it changes nothing: N + M steps in one go against N steps, a kill, and M more.
 
-    python scripts/verify_resume.py 30 20 model=resnet18 data=imagenet data.root=DIR recipe=modern
-    python scripts/verify_resume.py 30 20 --stop SIGTERM --ranks 2 --folder /tmp/proof ...
+    python scripts/dev/verify_resume.py 30 20 model=resnet18 data=imagenet data.root=DIR recipe=modern
+    python scripts/dev/verify_resume.py 30 20 --stop SIGTERM --ranks 2 --folder /tmp/proof ...
 
-The overrides are train.py's. Weights, optimizer, metrics and all else that is saved are compared to the last bit; the
-exit code is 1 where they differ. On CUDA add deterministic=true, without which not even two unbroken runs are equal.
+The overrides are train.py's. Weights, optimizer, metrics and everything else that is saved are compared bit for bit;
+the exit code is 1 if they differ. On CUDA add deterministic=true, without which not even two unbroken runs are equal.
 """
 
 import argparse
@@ -16,10 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hooked_run import run_with_hooks
 
 from imgcls.errors import EXIT_REQUEUE
-from imgcls.runs import LAST
+
+if TYPE_CHECKING:
+    from imgcls.training import Trainer
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
@@ -82,32 +88,32 @@ def prove(before: int, after: int, overrides: list[str], *, stop: str, ranks: in
 
 
 def train(how: str, overrides: list[str]) -> None:
-    """Be train.py; `how` is empty, or as `SIGKILL:30:2`: after step 30 save, and two steps later be killed."""
+    """Be train.py; if `how` is `SIGKILL:30:2`, save after step 30 and be killed two steps later."""
+    sys.argv = [str(TRAIN), *overrides]
     if how and os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1):
         name, step, lost = how.split(":")
-        stop_after(int(step), lost=int(lost), number=signal.Signals[name])
-    sys.argv = [str(TRAIN), *overrides]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+        run_with_hooks(stop_after(int(step), lost=int(lost), number=signal.Signals[name]))
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def stop_after(step: int, *, lost: int, number: signal.Signals) -> None:
-    """Have this process ask for a save after optimizer step `step`, and send itself a signal `lost` steps later."""
-    from imgcls.training import Trainer
+def stop_after(step: int, *, lost: int, number: signal.Signals) -> Callable[["Trainer"], None]:
+    """Return what adds this hook: request a save after optimizer step `step`, send a signal `lost` steps later."""
 
-    heed = Trainer.heed_signals
+    from imgcls.runs import LAST
 
-    def heed_signals(self: Trainer, *, save: bool = False) -> None:
-        if self.state.step == step + lost:
-            while number == signal.SIGKILL and not saved(self.checkpoints.run_dir / LAST, step):
+    def after_step(trainer: "Trainer") -> None:
+        trainer.save_requested |= trainer.state.step == step
+        if trainer.state.step == step + lost:
+            while number == signal.SIGKILL and not saved(trainer.checkpoints.run_dir / LAST, step):
                 time.sleep(0.01)  # it is written in the background, by rank 0
             os.kill(os.getpid(), number)
-        heed(self, save=save or self.state.step == step)
 
-    Trainer.heed_signals = heed_signals  # type: ignore[method-assign]
+    return lambda trainer: trainer.after_step.append(after_step)
 
 
 def saved(file: Path, step: int) -> bool:
-    """Tell whether a checkpoint is there, of optimizer step `step` or a later one."""
+    """Return True if `file` holds a checkpoint of optimizer step `step` or a later one."""
     from imgcls.checkpoints import load_checkpoint
 
     return file.exists() and load_checkpoint(file)["state"]["step"] >= step

@@ -8,8 +8,11 @@ import benchmark_peers
 import numpy as np
 import pytest
 import torch
-from benchmark import Settings, _decodable, main, print_table, take_turns, verdict, work_of
+from benchmark import main
+from benchmark_loader import decodable, work_of
 from benchmark_peers import image_paths, peers
+from benchmark_report import print_table, take_turns
+from benchmark_step import Settings, verdict
 
 from imgcls.data.decoding import native
 from imgcls.data.sets import draw_noise, make_pack, open_folder
@@ -128,7 +131,7 @@ def test_a_broken_file_is_left_out_by_name(tiny_folder, tmp_path, capsys):
     (tmp_path / "whole.JPEG").write_bytes(whole.read_bytes())
     (tmp_path / "broken.JPEG").write_bytes(whole.read_bytes()[:-200])
     paths = image_paths(str(tmp_path))
-    assert _decodable(paths) == ([whole.read_bytes()], [str(tmp_path / "whole.JPEG")])
+    assert decodable(paths) == ([whole.read_bytes()], [str(tmp_path / "whole.JPEG")])
     assert f"left out: {tmp_path}/broken.JPEG: cannot be decoded: " in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, 
 from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder, pack_names
 from imgcls.data.sets.pack import Packed, make_pack, open_pack
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
-from imgcls.data.sets.splits import ArraySplit, FileSplit, FolderSplit, ImageSet, PackSplit, Split, read_file
+from imgcls.data.sets.splits import ArraySplit, FileSplit, FolderSplit, ImageSet, PackSplit, Split
 
 __all__ = [
     "CLASSES",
@@ -47,7 +47,6 @@ __all__ = [
     "open_shapes",
     "open_tiny_imagenet",
     "pack_names",
-    "read_file",
     "readable_names",
     "validation_number",
     "wnids",

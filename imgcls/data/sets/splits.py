@@ -159,15 +159,20 @@ class FolderSplit(FileSplit):
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer for ever
                 raise BadImageError(os.fsdecode(path), "is no regular file")
-            return read_file(path)
+            return self.read_file(path)
         except FileNotFoundError:
             raise BadImageError(os.fsdecode(path), "is gone since the folder was listed") from None
         except OSError:
             time.sleep(0.05)
         try:
-            return read_file(path)
+            return self.read_file(path)
         except OSError as error:
             raise BadImageError(os.fsdecode(path), f"cannot be read: {error.strerror or error}") from error
+
+    def read_file(self, path: bytes) -> bytes:
+        """Return the bytes of a file, in one try; a subclass may read in other ways."""
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
         """Have the native decoder read the files of images `indices`; what it cannot read is `read`'s to name."""
@@ -350,8 +355,3 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """A hint in words at the most similar of `names`, or nothing."""
     close = difflib.get_close_matches(name, names, n=1)
     return f" (nearest: {close[0]!r})" if close else ""
-
-
-def read_file(path: bytes) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.readall()

@@ -1,0 +1,203 @@
+"""`benchmark.py step` and `train`: what bounds the speed of training, and what to change."""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from benchmark_report import describe, machine, shown
+
+from imgcls import distributed
+from imgcls.config import Config, compose
+from imgcls.data.decoding import describe_decoder, native
+from imgcls.data.loading import Batch, Loader
+from imgcls.data.sets import ArraySplit, PackSplit
+from imgcls.environment import default_num_threads
+from imgcls.training import Trainer, build_trainer, open_run_directory
+
+
+def measure_step(asked: argparse.Namespace) -> None:
+    """The step alone: forward, backward, optimizer, and what is done to a batch on the device, on noise."""
+    config = compose(asked.overrides)
+    classes = config.data.num_classes or 1000
+    config.data.source = {
+        "_target_": "imgcls.data.sets.draw_noise",
+        **{"image_size": config.image_size, "num_images": config.batch_size, "num_classes": classes},
+    }
+    config.data.root, config.data.num_classes = None, None
+    with trainer_of(config) as trainer:
+        step = step_of(trainer)
+        rates = [rate(step, asked.seconds, trainer) for _ in range(asked.rounds)]
+    print(f"{machine()}\n{describe(config)}")
+    print(f"the step alone: {shown(rates)} images/s")
+    print(advice_on_compute(settings_of(config, trainer)))
+
+
+def measure_train(asked: argparse.Namespace) -> None:
+    """The data alone, the step alone, and training; and what bounds it."""
+    config = compose(asked.overrides)
+    with trainer_of(config) as trainer:
+        step = step_of(trainer)
+        batches = endless(trainer.train_loader)
+        data_rates, step_rates, whole_rates, waits = [], [], [], []
+        for _ in range(asked.rounds):
+            data_rates.append(rate(lambda: len(next(batches).labels), asked.seconds, trainer))
+            step_rates.append(rate(step, asked.seconds, trainer))
+            waited, started = [0.0], time.perf_counter()
+            whole_rates.append(rate(lambda waited=waited: whole_step(trainer, batches, waited), asked.seconds, trainer))
+            waits.append(waited[0] / (time.perf_counter() - started))
+        batches.close()
+        settings = settings_of(config, trainer)
+    print(f"{machine()}\n{describe(config)}\ndecoder: {describe_decoder()}")
+    print(f"the data alone: {shown(data_rates)} images/s")
+    print(f"the step alone: {shown(step_rates)} images/s")
+    print(f"training:       {shown(whole_rates)} images/s, waiting for data {statistics.median(waits):.0%} of the time")
+    data, step_alone, whole = (statistics.median(rates) for rates in (data_rates, step_rates, whole_rates))
+    print(verdict(data, step_alone, whole, settings))
+
+
+class Settings(NamedTuple):
+    """What a verdict looks at."""
+
+    device: str
+    native: bool
+    data: str  # files, pack or array
+    num_threads: int
+    cores: int
+    torch_threads: int
+    precision: str
+    channels_last: bool
+    compiled: bool
+    parts: int  # that a batch is computed in
+
+
+def verdict(data: float, step: float, whole: float, settings: Settings) -> str:
+    """One line: bound by data or by compute, by how much, and what to change; rates in images/s."""
+    if settings.device == "cpu" and whole < 0.9 * min(data, step):
+        both = 1 / (1 / data + 1 / step)
+        share = both / step
+        slower = "the step" if data > step else "the data"
+        advice = advice_on_compute(settings) if data > step else advice_on_data(settings)
+        return (
+            f"data and step share this CPU: {both:.0f} images/s is what one core after the other gives; {slower} "
+            f"takes most, data {1 - share:.0%} of it. {advice}"
+        )
+    if data < step:
+        return f"bound by data: the step could do {step / data:.2f} times what is decoded. {advice_on_data(settings)}"
+    return f"bound by compute: the data would do for {data / step:.2f} times the step. {advice_on_compute(settings)}"
+
+
+def advice_on_data(settings: Settings) -> str:
+    """Which setting of the data to change first."""
+    if settings.data == "array":
+        return "Change: batch_size (larger), for there is little work in each image"
+    if not settings.native:
+        return "Change: build the native decoder, python -m imgcls.data.decoding.native build"
+    if settings.num_threads < settings.cores:
+        return f"Change: data.num_threads={settings.cores}, all the cores of this process"
+    if settings.data == "files":
+        return "Change: data=pack (scripts/pack.py, lossy), which decodes more than twice as fast; or use more cores"
+    return "Change: more cores, or a smaller image_size"
+
+
+def advice_on_compute(settings: Settings) -> str:
+    """Which setting of the computation to change first."""
+    if settings.parts > 1:
+        return f"Change: microbatch=null, if memory allows; a batch is computed in {settings.parts} parts"
+    if not settings.channels_last:
+        return "Change: channels_last=true"
+    if settings.device == "cpu":
+        if settings.torch_threads < settings.cores:
+            return f"Change: OMP_NUM_THREADS={settings.cores}"
+        return "Change: a GPU, a smaller image_size or a smaller model"
+    if settings.precision == "fp32":
+        return "Change: precision=bf16"
+    if not settings.compiled:
+        return "Change: compile=true"
+    return "Change: a larger batch_size if memory allows, or more GPUs"
+
+
+def settings_of(config: Config, trainer: Trainer) -> Settings:
+    loader = trainer.train_loader
+    kind = {ArraySplit: "array", PackSplit: "pack"}.get(type(loader.split), "files")
+    return Settings(
+        device=trainer.device.type,
+        native=native.available(),
+        data=kind,
+        num_threads=loader.num_threads,
+        cores=default_num_threads(),
+        torch_threads=torch.get_num_threads(),
+        precision="fp32" if trainer.autocast is None else str(trainer.autocast),
+        channels_last=config.channels_last,
+        compiled=config.compile,
+        parts=-(-loader.local_size // trainer.state.microbatch),
+    )
+
+
+@contextmanager
+def trainer_of(config: Config) -> Iterator[Trainer]:
+    """The trainer that train.py would build, in a directory that is gone afterwards."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", default_num_threads())))
+    config.tensorboard = False
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        distributed.process_group(config.device) as device,
+        open_run_directory(config, Path(folder) / "run") as run_dir,
+    ):
+        trainer = build_trainer(config, run_dir, device)
+        trainer.begin()
+        trainer.train_model.train()
+        yield trainer
+        trainer.train_loader.close()
+        trainer.val_loader.close()
+
+
+def step_of(trainer: Trainer) -> Callable[[], int]:
+    with closing(trainer.train_loader.epoch(0)) as batches:
+        batch = Batch(*(tensor.clone() for tensor in next(batches)))
+    trainer.state.step = 1  # the first step alone shows its images to TensorBoard
+    return lambda: train_on(trainer, batch)
+
+
+def train_on(trainer: Trainer, batch: Batch) -> int:
+    loss, logits = trainer.train_step(batch)
+    trainer.state.step += 1
+    trainer.meter.update(loss, logits, batch.labels)
+    return len(batch.labels)
+
+
+def whole_step(trainer: Trainer, batches: Iterator[Batch], waited: list[float]) -> int:
+    asked = time.perf_counter()
+    batch = next(batches)
+    waited[0] += time.perf_counter() - asked
+    return train_on(trainer, batch)
+
+
+def endless(loader: Loader) -> Any:
+    epoch = 0
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+def rate(step: Callable[[], int], seconds: float, trainer: Trainer) -> float:
+    """Images/s of `step`, called for so many seconds after two times that do not count."""
+
+    def settle() -> None:
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+
+    for _ in range(2):
+        step()
+    settle()
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        count += step()
+    settle()
+    return count / (time.perf_counter() - started)
