@@ -17,8 +17,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory(device: torch.device) -> None:
     """Let the C library keep freed blocks for the next step, if it is glibc and `device` is the CPU.
 
-    By default it returns them to the system, which then clears every page of the next step's activations again: on a CPU
-    a sixth of ResNet-18's training step at 224 pixels, and 40 % of AlexNet's. With this a process does not shrink.
+    By default it returns them to the system, which then clears every page of the next step's activations again: on a
+    CPU a sixth of ResNet-18's training step at 224 pixels, and 40 % of AlexNet's. With this a process does not shrink.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and device.type == "cpu":

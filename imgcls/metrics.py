@@ -1,7 +1,7 @@
 """The metrics: what is logged while a run trains and validates, and reported when a network is tested.
 
-A metric is stated once, in METRICS: columns of metrics.csv, TensorBoard tags, log lines, results and tables derive from it.
-Imports no torch, so that the config and the tables of runs can name the metrics.
+A metric is stated once, in METRICS: columns of metrics.csv, TensorBoard tags, log lines, results and tables derive
+from it. Imports no torch, so that the config and the tables of runs can name the metrics.
 """
 
 from collections import namedtuple

@@ -21,6 +21,7 @@ def metrics(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.e2e
 def test_two_ranks_train_what_one_trains_and_count_every_validation_image_once(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

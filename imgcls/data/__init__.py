@@ -1,0 +1,1 @@
+"""Image sets, decoding, loading and augmentation: a room each; import from them."""

@@ -156,8 +156,10 @@ def evaluate_member(
 
 
 def data_name(member: Member, config: EvaluateConfig) -> str:
-    """The name of the test's data in the results' folder: with a few letters of its root where data= names another set
-    than the member's own, as two of them may be of one kind."""
+    """Return the name of the test's data in the results' folder.
+
+    It has a few letters of its root if data= names another set than the member's own, as two sets may be of one kind.
+    """
     own = member.config.data
     if config.data.source is None or own.root is None:
         return own.name

@@ -217,8 +217,9 @@ def real_labels(file: Path, split: Split, num_classes: int) -> list[list[int]]:
 
 
 def real_accuracy(report: Report, labels: Sequence[Sequence[int]]) -> tuple[float, int]:
-    """The share of images whose most probable class is among those that people saw in it; where none was, it does not
-    count.
+    """Return the share of images whose most probable class is among those that people saw in the image.
+
+    Images in which people saw no class do not count.
 
     Returns:
         The accuracy in percent, and the number of images that count.

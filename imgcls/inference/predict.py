@@ -32,6 +32,8 @@ class ImageFiles(NamedTuple):
 
 
 class Guess(NamedTuple):
+    """A class that the network names, with its probability."""
+
     class_name: str
     name: str
     probability: float

@@ -190,9 +190,8 @@ def _proportional(scale: int, image_size: int, key: str) -> int:
 
 def _check(protocol: Any) -> None:
     if protocol.average not in AVERAGES:
-        raise ValueError(
-            f"protocol.average={protocol.average} is none of {', '.join(AVERAGES)}{nearest_arch(protocol.average, AVERAGES)}"
-        )
+        nearest = nearest_arch(protocol.average, AVERAGES)
+        raise ValueError(f"protocol.average={protocol.average} is none of {', '.join(AVERAGES)}{nearest}")
 
 
 def _check_scales(scales: Sequence[int]) -> None:

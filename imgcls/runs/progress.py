@@ -98,7 +98,7 @@ class Clock:
             yield batch
 
     def lap(self, num_images: int) -> dict[str, float]:
-        """Return images per second and the share of waiting since the last lap, in which `num_images` were trained on."""
+        """Return images per second and the share of waiting since the last lap, which trained on `num_images`."""
         now = time.monotonic()
         seconds = max(now - self.started, 1e-9)
         figures = {

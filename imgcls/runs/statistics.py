@@ -8,8 +8,10 @@ import numpy as np
 
 
 class McNemar(NamedTuple):
-    """Images that only the first, and only the second network has right, and the two-sided probability of such a split
-    if both were equally good."""
+    """Counts of images that only one of two networks has right, and the probability of such a split.
+
+    The probability is two-sided, if both networks were equally good.
+    """
 
     only_first: int
     only_second: int
@@ -36,6 +38,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 class Interval(NamedTuple):
+    """A mean with its confidence interval."""
+
     mean: float
     half_width: float  # of the 95 % confidence interval
 

@@ -25,6 +25,7 @@ def tiny(tiny_folder: Path) -> list[str]:
     return ["model=lenet5", "model.activation=relu", "data=folder", f"data.root={tiny_folder}", *scale]
 
 
+@pytest.mark.e2e
 def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[str], tmp_path: Path) -> None:
     done = run("train.py", "-m", *tiny, "optimizer.momentum=-1,0.9", "seed=1,2", cwd=tmp_path)
     assert done.returncode == 1
@@ -48,6 +49,7 @@ def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[st
     assert "over 2 seeds: top-1" in over_seeds
 
 
+@pytest.mark.e2e
 def test_a_run_ends_with_a_table_and_run_again_shows_it(tiny: list[str], tmp_path: Path) -> None:
     first = run("train.py", *tiny, "name=mine", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -109,6 +111,7 @@ def test_a_mistake_found_on_the_way_is_one_error_before_any_training(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("sweep", [[], pytest.param(["-m", "seed=1,2"], marks=pytest.mark.slow)])
 def test_a_reader_that_has_enough_stops_no_run_and_hears_nothing(
     sweep: list[str], tiny: list[str], tmp_path: Path

@@ -1,4 +1,4 @@
-"""Runs that are broken in every way there is come out as the unbroken one: a short turn of scripts/faults.py."""
+"""Runs that are broken in many ways end as the unbroken one: a short turn of scripts/dev/faults.py."""
 
 import json
 import subprocess
@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 COUNTS = {"kills": 4, "signals": 3, "torn": 3, "full": 2, "files": 2, "reads": 1}
 
 Counts = dict[str, dict[str, Any]]
+
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")

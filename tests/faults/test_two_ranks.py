@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TORCHRUN = ["-m", "torch.distributed.run", "--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
 RUN = ["model=lenet5", "model.activation=relu", "data=folder", "image_size=32", "batch_size=12", "device=cpu"]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class FileSource(Protocol):
         ...
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
-        """Load images `indices` into the native decoder's workspace; UNREADABLE is the status of what it cannot read."""
+        """Load images `indices` into the native decoder's workspace; what it cannot read has the status UNREADABLE."""
         ...
 
 

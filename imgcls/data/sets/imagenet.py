@@ -24,6 +24,8 @@ CLASSES_TABLE = Path(__file__).with_name("imagenet_classes.csv")
 
 
 class ImageNetClass(NamedTuple):
+    """One of the 1000 classes: its WordNet id, its number in the development kit, and its name."""
+
     wnid: str
     devkit_id: int
     name: str

@@ -22,7 +22,6 @@ from imgcls.data.sets import (
     open_imagenet,
     open_tiny_imagenet,
     pack_names,
-    splits,
 )
 from imgcls.data.sets.in_memory import _images
 from imgcls.data.sets.listing import _load, _save, _scan, _stamps
