@@ -1,6 +1,7 @@
 """What several tests share: a tiny image folder, and a run built from the command line's own words."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 from PIL import Image
 
 from imgcls.config import Config, compose
+
+# Tests run side by side, in processes that start others; a second thread would only take turns with them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

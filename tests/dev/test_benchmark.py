@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: verdicts follow from the rates, and every command runs through on a little of everything."""
+"""scripts/dev/benchmark.py: verdicts follow from the rates, and most commands run on a little data."""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""Every network of conf/model trains two steps and validates on shapes: `pytest -m slow tests/test_every_model.py`."""
+"""Every network of conf/model trains two steps and validates on shapes: `pytest -m slow tests/end_to_end`."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ ARCHS = {"torchvision": "mobilenet_v3_small", "timm": "resnet10t"}
 @pytest.mark.parametrize("model", sorted(file.stem for file in (CONF_DIR / "model").glob("*.yaml")))
 def test_trains_two_steps_and_validates(model: str, tmp_path: Path) -> None:
     if model == "timm":
-        pytest.importorskip("timm", reason="timm is not installed")
+        pytest.importorskip("timm", reason="timm is not installed: uv sync --extra timm")
     arch = [f"model.arch={ARCHS[model]}"] if model in ARCHS else []
     config = compose([f"model={model}", "batch_size=4", "max_steps=2", "tensorboard=false", *arch])
     with open_run_directory(config, tmp_path / "run") as run_dir:

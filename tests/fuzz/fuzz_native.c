@@ -1,4 +1,4 @@
-/* Fuzz the native decoder: any bytes, any box. `python scripts/fuzz_native.py` builds and runs this.
+/* Fuzz the native decoder: any bytes, any box. `python scripts/dev/fuzz_native.py` builds and runs this.
  *
  * Each input is decoded with AVX2 and without into buffers of exactly their size. Besides what the sanitizers see, it
  * aborts where the two differ, and where a box of an image differs from the same box of the whole image decoded, which
