@@ -16,14 +16,13 @@ from imgcls.training import Trainer
 
 # Of each network: its words for train.py, the shape and number of the images, and the steps of a turn.
 NETWORKS = {
-    "lenet5": (["model=lenet5", "batch_size=32"], {"image_size": 32, "num_images": 6400}, 200),
-    "resnet18": (["model=resnet18", "batch_size=32"], {"image_size": 224, "num_images": 96}, 3),
+    "lenet5": (["model=lenet5", "data=mnist", "batch_size=32"], {"image_size": 32, "num_images": 6400}, 200),
+    "resnet18": (["model=resnet18", "data=imagenet", "batch_size=32"], {"image_size": 224, "num_images": 96}, 3),
 }
 
 
 def measure_loop(asked: argparse.Namespace) -> None:
     """Print the CPU time of a step in both loops, which take turns, and the overhead of the trainer's."""
-    torch.set_num_threads(1)
     print(f"{machine()}; one thread, {asked.rounds} turns each")
     for network in (asked.network,) if asked.network else NETWORKS:
         words, images, steps = NETWORKS[network]
@@ -37,6 +36,7 @@ def measure_loop(asked: argparse.Namespace) -> None:
 def _compare(network: str, config: Config, *, steps: int, rounds: int) -> None:
     seconds: dict[str, list[float]] = {"bare PyTorch": [], "imgcls": []}
     with trainer_of(config) as trainer, trainer.signals:
+        torch.set_num_threads(1)
         batches = endless(trainer.train_loader)
         runs = {"bare PyTorch": _bare_loop(trainer, batches, steps), "imgcls": _trainer_loop(trainer, steps)}
         for number in range(rounds + 1):
