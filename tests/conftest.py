@@ -73,7 +73,7 @@ def tiny_config(tiny_folder: Path) -> Callable[..., Config]:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Train a config in a directory below tmp_path; `before` may tamper with the trainer."""
+    """Train a config in a directory below tmp_path; `before` may add hooks to the trainer or change its parts."""
     import torch
 
     # Networks this small only lose by a second thread, and most of all on a busy machine.
@@ -81,10 +81,10 @@ def train(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     from imgcls.training import Trainer, build_trainer, open_run_directory
 
     def run(
-        config: Config, name: str = "run", before: Callable[[Trainer], None] = lambda trainer: None
+        config: Config, name: str = "run", before: Callable[[Trainer], None] = lambda trainer: None, **parts: Any
     ) -> dict[str, Any]:
         with open_run_directory(config, tmp_path / name) as run_dir:
-            trainer = build_trainer(config, run_dir, torch.device("cpu"))
+            trainer = build_trainer(config, run_dir, torch.device("cpu"), **parts)
             before(trainer)
             results = trainer.fit()
             run_dir.finish(results)
