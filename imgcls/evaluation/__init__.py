@@ -1,4 +1,4 @@
-"""TODO imgcls.evaluation."""
+"""Evaluation: test networks and ensembles, report the results, and compare them with published ones."""
 
 from imgcls.evaluation.ensemble import check_same_images
 from imgcls.evaluation.evaluate import data_name, evaluate_member, members, run_evaluation, use_data

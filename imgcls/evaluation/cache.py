@@ -1,4 +1,4 @@
-"""TODO imgcls.evaluation.cache."""
+"""Predictions kept on disk, so that a network that was tested once joins an ensemble at no cost."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ CACHED_PROBS, CACHED_FACTS = "log_probs.npy", "log_probs.json"
 
 
 def cache_key(member: Member, split: Split, protocol: TestProtocol, config: EvaluateConfig) -> dict[str, Any]:
-    """What predictions depend on, to know kept ones again."""
+    """Return everything that the predictions depend on; kept predictions are used only if theirs is equal."""
     return {
         "network": member.digest(),
         "images": split.fingerprint(),
@@ -26,21 +26,21 @@ def cache_key(member: Member, split: Split, protocol: TestProtocol, config: Eval
 
 
 def load_predictions(folder: Path, facts: dict[str, Any]) -> Predictions | None:
-    """Return the predictions that an earlier test with the same `facts` kept in `folder`; None where they are torn."""
+    """Return the predictions that an earlier test with the same `facts` saved in `folder`; None if there are none."""
     try:
         known = json.loads((folder / CACHED_FACTS).read_text())
         if known["facts"] != facts:
             return None
-        found = Predictions(torch.from_numpy(np.load(folder / CACHED_PROBS)), torch.tensor(known["indices"]))
+        predictions = Predictions(torch.from_numpy(np.load(folder / CACHED_PROBS)), torch.tensor(known["indices"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError):
         return None
-    return found if len(found.log_probs) == len(found.indices) else None
+    return predictions if len(predictions.log_probs) == len(predictions.indices) else None
 
 
 def save_predictions(folder: Path, predictions: Predictions, facts: dict[str, Any]) -> None:
-    """Keep predictions for a later test; a crash at any moment leaves no half of them."""
+    """Save predictions for a later test; a crash at any moment leaves no half of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CACHED_FACTS).unlink(missing_ok=True)  # facts without their numbers would be a lie
+    (folder / CACHED_FACTS).unlink(missing_ok=True)  # they must not describe other numbers
     probs, known = folder / f"{CACHED_PROBS}.partial", folder / f"{CACHED_FACTS}.partial"
     with probs.open("wb") as file:
         np.save(file, predictions.log_probs.numpy())

@@ -1,4 +1,4 @@
-"""TODO imgcls.evaluation.ensemble."""
+"""Ensembles: check that the members fit together, and compare each with the others and with the ensemble."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from imgcls.runs import confidence_interval, mcnemar, only_seeds_differ
 
 
 def check_checkpoints(paths: list[str]) -> None:
-    """Hold an ensemble's checkpoints against each other before the first is run, by what costs little to read.
+    """Check before the first network is run that an ensemble's checkpoints exist and know the same classes.
 
     Raises:
         FileNotFoundError, ValueError: one is not there, cannot be read, or knows other classes than the first.
@@ -23,9 +23,9 @@ def check_checkpoints(paths: list[str]) -> None:
             raise FileNotFoundError(f"checkpoint={file}: there is no such file")
     first = None
     for file in files:
-        try:  # mapped, its tensors stay on the disk
+        try:  # mapped: its tensors stay on the disk
             classes = list(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["classes"])
-        except Exception:  # what it lacks, `from_checkpoint` names
+        except Exception:  # open_checkpoint names what is wrong with it
             classes = open_checkpoint(file).classes
         assert classes is not None
         first = first or classes
@@ -41,7 +41,7 @@ def _check_classes(first: str, own: list[str], other: str, theirs: list[str]) ->
 
 
 def check_same_images(first: MemberResult, other: MemberResult) -> None:
-    """Hold an ensemble's members to the same images and classes.
+    """Check that the members of an ensemble were tested on the same images and classes.
 
     Raises:
         ValueError: they differ.
@@ -58,8 +58,8 @@ def check_same_images(first: MemberResult, other: MemberResult) -> None:
         )
 
 
-def ensemble_results(tested: list[MemberResult], predictions: list[Predictions], shown: list[str]) -> dict[str, Any]:
-    """Each member's scores, the ensemble's as members are added in their order, and tests of what differs."""
+def ensemble_results(tested: list[MemberResult], predictions: list[Predictions], names: list[str]) -> dict[str, Any]:
+    """Return the members' scores, those of the ensemble as members are added in order, and tests of the differences."""
     labels = tested[0].labels[predictions[0].indices.numpy()]
     true = torch.from_numpy(labels)
     right = [(member.log_probs.argmax(dim=1) == true).numpy() for member in predictions]
@@ -68,10 +68,10 @@ def ensemble_results(tested: list[MemberResult], predictions: list[Predictions],
         scores_of_predictions(ensemble_predictions(predictions[: count + 1]), true) for count in range(len(predictions))
     ]
     results: dict[str, Any] = {
-        "members": [{"name": name, **scores_dict(value)} for name, value in zip(shown, alone, strict=True)],
+        "members": [{"name": name, **scores_dict(value)} for name, value in zip(names, alone, strict=True)],
         "added": [scores_dict(value) for value in added],
         "mcnemar": [
-            {"first": shown[i], "second": shown[j], **mcnemar(right[i], right[j])._asdict()}
+            {"first": names[i], "second": names[j], **mcnemar(right[i], right[j])._asdict()}
             for i in range(len(right))
             for j in range(i + 1, len(right))
         ],
@@ -86,7 +86,7 @@ def ensemble_results(tested: list[MemberResult], predictions: list[Predictions],
 
 
 def ensemble_table(results: dict[str, Any]) -> str:
-    """The members, and what each adds, for the terminal."""
+    """Return a table of the members and what each adds."""
 
     def cells(row: dict[str, Any]) -> str:
         return " ".join("      -" if row[name] is None else f"{row[name]:7.2f}" for name in PERCENTS)

@@ -1,6 +1,7 @@
-"""From a test's config to its results: members, their probabilities (kept on disk), ensembles, and what is told."""
+"""Test networks: open the members, predict or load earlier predictions, and report the results."""
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 
 from imgcls import distributed
-from imgcls.config import EvaluateConfig, build_component, consequential
-from imgcls.data.sets import ImageSet, open_image_set, wnids
+from imgcls.config import EvaluateConfig, build_component, consequential, locate
+from imgcls.config.schema import DataConfig
+from imgcls.data.sets import ImageSet, Split, open_image_set, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
 from imgcls.evaluation.ensemble import check_checkpoints, check_same_images, ensemble_results, ensemble_table
@@ -31,6 +33,7 @@ from imgcls.evaluation.report import (
 )
 from imgcls.inference import (
     Member,
+    Predictions,
     TestProtocol,
     average_weights,
     draw_confusion_matrix,
@@ -48,9 +51,11 @@ from imgcls.runs import code_version
 
 log = logging.getLogger(__name__)
 
+Predict = Callable[[Member, Split, TestProtocol, EvaluateConfig, torch.device], Predictions | None]
+
 
 def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
-    """Return what opens each network of the test: one at a time, as several may not fit into memory."""
+    """Return a function for each network of the test that opens it."""
     if config.weights is not None:
         assert config.network is not None
         source, model = config.weights, config.network
@@ -61,7 +66,7 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
 
 
 def use_data(member: Member, config: EvaluateConfig) -> None:
-    """Point the member at the images of the test; how it sees them stays as it was trained."""
+    """Set the member's data to the images of the test; how they are shown to it stays as in its training."""
     given, own = config.data, member.config.data
     if given.source is not None:
         own.source, own.name, own.num_classes = given.source, given.name or own.name, None
@@ -69,21 +74,24 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
     own.num_threads, own.prefetch, own.cache_gb = given.num_threads, given.prefetch, given.cache_gb
     own.on_bad_image = given.on_bad_image
     member.config.image_size = config.image_size or member.config.image_size
-    source, root = own.source, Path(own.root or "").expanduser()
-    # A test needs no training images: a root that holds val/ alone will do.
-    if own.root and "train" in source and not (root / source["train"]).is_dir() and (root / source["val"]).is_dir():
-        own.source = {**source, "train": source["val"]}
-    elif own.root and str(source["_target_"]).endswith(".imagenet") and not (root / "train").is_dir():
-        own.source = (
-            {**source, "train": source.get("val", "val")} if (root / source.get("val", "val")).is_dir() else source
-        )
+    own.source = _without_training_images(own)
+
+
+def _without_training_images(data: DataConfig) -> dict[str, Any]:
+    # A test needs no training images: where a set has val/ alone, it is opened as its own training set.
+    source, root = data.source, Path(data.root or "").expanduser()
+    parts = inspect.signature(locate("data.source", source["_target_"])).parameters
+    if data.root is None or not {"train", "val"} <= parts.keys():
+        return source
+    train, val = (source.get(part, parts[part].default) for part in ("train", "val"))
+    return source if (root / train).is_dir() or not (root / val).is_dir() else {**source, "train": val}
 
 
 def labels_for(member: Member, images: ImageSet) -> np.ndarray:
-    """The labels of the validation images as positions among the classes that the network knows.
+    """Return the labels (N,) of the validation images as positions among the classes that the network knows.
 
     Raises:
-        ValueError: the images have classes that it does not know.
+        ValueError: the images have classes that the network does not know.
     """
     if member.classes is None and num_outputs(member) == len(wnids()) and set(images.classes) <= set(wnids()):
         member.classes = list(wnids())
@@ -106,12 +114,17 @@ def labels_for(member: Member, images: ImageSet) -> np.ndarray:
 
 
 def evaluate_member(
-    member: Member, config: EvaluateConfig, protocol: TestProtocol, device: torch.device
+    member: Member,
+    config: EvaluateConfig,
+    protocol: TestProtocol,
+    device: torch.device,
+    *,
+    predict: Predict = predict_split,
 ) -> MemberResult:
-    """Test one network, or take up the predictions that are kept of it.
+    """Test one network, or load the predictions of an earlier test of it.
 
     Raises:
-        ValueError, FileNotFoundError: whatever does not fit, before the network is run.
+        ValueError, FileNotFoundError: something does not fit; the network has not been run.
     """
     use_data(member, config)
     images = open_image_set(member.config)
@@ -119,29 +132,18 @@ def evaluate_member(
     assert member.classes is not None
     if config.compare is not None:
         check_comparable(member, labels, protocol)
+    real = None
     if config.real is not None:
-        real_labels(Path(config.real).expanduser(), images.val, len(member.classes))
-    size = f"-{config.image_size}px" if config.image_size else ""
-    subfolder = f"{data_name(member, config)}-{protocol_name(protocol)}{size}"
-    single = len(config.checkpoints) < 2 or config.average == "weights"
-    folder = Path(config.out).expanduser() if config.out and single else member.home / "evaluate" / subfolder
-    _make_folder(folder)
-    facts = cache_key(member, images.val, protocol, config)
-    kept = None if config.fresh else load_predictions(folder, facts)
-    if distributed.from_main(kept is not None):
-        log.info("%s: its predictions are kept in %s (fresh=true runs it again)", member.name, folder)
-        predictions = kept
+        real = real_labels(Path(config.real).expanduser(), images.val, len(member.classes))
+    folder = results_folder(member, config, protocol)
+    key = cache_key(member, images.val, protocol, config)
+    predictions = None if config.fresh else load_predictions(folder, key)
+    if distributed.from_main(predictions is not None):
+        log.info("%s: predictions of an earlier test, from %s (fresh=true runs it again)", member.name, folder)
     else:
-        started = time.monotonic()
-        views = len(protocol.views(375, 500, image_size=member.config.image_size, crop=validation_crop(member)))
-        num_views = views * (1 + protocol.flip)
-        of_each = "one view" if num_views == 1 else f"{num_views} views"
-        log.info("%s: %s images, %s of each", member.name, f"{len(images.val):,}", of_each)
-        predictions = predict_split(member, images.val, protocol, config, device)
-        seconds = time.monotonic() - started
-        log.info("%.1f s, %.1f images/s", seconds, len(images.val) / seconds)
+        predictions = _run_network(member, images.val, protocol, config, device, predict)
         if predictions is not None:
-            save_predictions(folder, predictions, facts)
+            save_predictions(folder, predictions, key)
     return MemberResult(
         name=member.name,
         arch=member.arch,
@@ -151,14 +153,50 @@ def evaluate_member(
         folder=folder,
         split=images.val,
         labels=labels,
+        real=real,
         predictions=predictions,
     )
 
 
-def data_name(member: Member, config: EvaluateConfig) -> str:
-    """Return the name of the test's data in the results' folder.
+def _run_network(
+    member: Member,
+    split: Split,
+    protocol: TestProtocol,
+    config: EvaluateConfig,
+    device: torch.device,
+    predict: Predict,
+) -> Predictions | None:
+    views = protocol.views(375, 500, image_size=member.config.image_size, crop=validation_crop(member))
+    num_views = len(views) * (1 + protocol.flip)
+    of_each = "one view" if num_views == 1 else f"{num_views} views"
+    log.info("%s: %s images, %s of each", member.name, f"{len(split):,}", of_each)
+    started = time.monotonic()
+    predictions = predict(member, split, protocol, config, device)
+    seconds = time.monotonic() - started
+    log.info("%.1f s, %.1f images/s", seconds, len(split) / seconds)
+    return predictions
 
-    It has a few letters of its root if data= names another set than the member's own, as two sets may be of one kind.
+
+def results_folder(member: Member, config: EvaluateConfig, protocol: TestProtocol) -> Path:
+    """Make and return the folder of a member's results: `out`, or one beside its checkpoint, named by data and protocol.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    size = f"-{config.image_size}px" if config.image_size else ""
+    single = len(config.checkpoints) < 2 or config.average == "weights"
+    if config.out and single:
+        folder = Path(config.out).expanduser()
+    else:
+        folder = member.home / "evaluate" / f"{data_name(member, config)}-{protocol_name(protocol)}{size}"
+    _make_folder(folder)
+    return folder
+
+
+def data_name(member: Member, config: EvaluateConfig) -> str:
+    """Return the name of the test's data for the results' folder.
+
+    If data= names another set than the member's own, a hash of its root follows: two sets may be of one kind.
     """
     own = member.config.data
     if config.data.source is None or own.root is None:
@@ -171,46 +209,46 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: no folder for results can be made there ({error.strerror}); use out=DIR"
+            f"{folder}: a folder for results cannot be made there ({error.strerror}); use out=DIR"
         ) from error
 
 
-def run_evaluation(config: EvaluateConfig, device: torch.device) -> dict[str, Any] | None:
-    """Test what the config names, write the results, and return them; None on ranks other than the main one.
+def run_evaluation(
+    config: EvaluateConfig, device: torch.device, *, predict: Predict = predict_split
+) -> dict[str, Any] | None:
+    """Test the networks of the config, write the results, and return them; None on ranks other than 0.
+
+    Args:
+        predict: runs a network over a split; a test may count its calls, or forbid them.
 
     Raises:
-        ValueError, FileNotFoundError: whatever does not fit: a checkpoint, the data, the labels.
+        ValueError, FileNotFoundError: a checkpoint, the data or the labels do not fit.
     """
-    protocol: Any = build_component("protocol", config.protocol)
+    protocol: TestProtocol = build_component("protocol", config.protocol)
     if config.average == "softmax" and len(config.checkpoints) > 1:
         check_checkpoints(config.checkpoints)
         if config.out:
             _make_folder(Path(config.out).expanduser())
-    tested = [evaluate_member(open_member(), config, protocol, device) for open_member in members(config)]
+    # One at a time: several networks may not fit into memory.
+    tested = [evaluate_member(open_(), config, protocol, device, predict=predict) for open_ in members(config)]
     if not distributed.is_main():
         return None
-    first = tested[0]
+    first, folder = tested[0], tested[0].folder
     for other in tested[1:]:
         check_same_images(first, other)
     predictions = [member.predictions for member in tested if member.predictions is not None]
-    folder = first.folder
+    report = Report(ensemble_predictions(predictions), first.split, first.labels, first.classes)
     results: dict[str, Any] = {}
-    report = Report(predictions[0], first.split, first.labels, first.classes)
     if len(tested) > 1:
-        folder = (
-            Path(config.out).expanduser()
-            if config.out
-            else folder_of_several(config.checkpoints, "ensemble") / folder.name
-        )
+        together = folder_of_several(config.checkpoints, "ensemble") / folder.name
+        folder = Path(config.out).expanduser() if config.out else together
         results["ensemble"] = ensemble_results(tested, predictions, [member.name for member in tested])
         log.info(ensemble_table(results["ensemble"]))
         log.info("the ensemble of %d:", len(tested))
-        report = Report(ensemble_predictions(predictions), first.split, first.labels, first.classes)
     log.info(report.table())
     results = report.results(num_worst=config.num_worst) | results
-    if config.real is not None:
-        real = real_labels(Path(config.real).expanduser(), first.split, len(first.classes))
-        accuracy, num_images = real_accuracy(report, real)
+    if first.real is not None:
+        accuracy, num_images = real_accuracy(report, first.real)
         results["real"] = {"top1": accuracy, "num_images": num_images}
         log.info("ReaL     top-1 %.2f %% of %s images", accuracy, f"{num_images:,}")
     if config.compare is not None:

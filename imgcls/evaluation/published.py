@@ -1,8 +1,7 @@
-"""Published results, and whether a measured one lies where it should.
+"""Published results, and whether a measured one agrees with them.
 
-imgcls/data/published.csv has a row for each: percent of ILSVRC 2012's 50,000 validation images, by network and
-protocol, and where the number is from; `weights` names the published weights that it is of, or nothing where a paper
-speaks of a network that it trained.
+published.csv has a row for each: percent of ILSVRC 2012's 50,000 validation images, by network and protocol, and the
+source; `weights` names the published weights that were tested, or is empty if a paper trained the network itself.
 """
 
 import csv
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 PUBLISHED_TABLE = Path(__file__).with_name("published.csv")
 # Points of accuracy that the same weights may differ by: decoders and resizing. Measured by many; 0.1 is usual.
 SAME_WEIGHTS_BAND = 0.3
-# Points that training anew may differ by: seeds alone spread by about 0.2 at this size, implementations by more.
+# Points that another training may differ by: seeds alone spread by about 0.2 at this size, implementations by more.
 TRAINED_BAND = 1.0
 NUM_IMAGES = 50_000
 
@@ -41,7 +40,7 @@ class Published(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One accuracy beside the published one; `band` is the distance that is to be expected, in points."""
+    """One accuracy beside the published one; `band` is the expected distance, in points."""
 
     quantity: str
     measured: float
@@ -57,7 +56,7 @@ class Comparison(NamedTuple):
         verdict = "within" if self.within else "OUTSIDE"
         return (
             f"{self.quantity} {self.measured:.2f} %, published {self.published:.2f} %: {verdict} "
-            f"the {self.band:.2f} points to be expected ({self.source})"
+            f"the expected {self.band:.2f} points ({self.source})"
         )
 
 
@@ -78,11 +77,11 @@ def published_results() -> tuple[Published, ...]:
 
 
 def find_published(*, model: str, protocol: str, weights: str | None) -> Published:
-    """Return what is published for `model` under `protocol`.
+    """Return the published result of `model` under `protocol`.
 
     Args:
-        weights: the name of the published weights that are tested; None for a network trained anew, which goes by its
-            paper, else by torchvision's first weights, whose training is nearest to the papers'.
+        weights: the name of the published weights that are tested; None for a network that was trained
+            here: it is compared with its paper, or else with torchvision's first weights, whose training is nearest to it.
 
     Raises:
         ValueError: nothing is published for it here.
@@ -100,9 +99,9 @@ def find_published(*, model: str, protocol: str, weights: str | None) -> Publish
 
 
 def compare_scores(scores: Scores, *, model: str, protocol: str, weights: str | None) -> list[Comparison]:
-    """Set scores beside what `find` finds.
+    """Compare scores with the published result.
 
-    The band is that of the kind of comparison, and 1.96 standard errors more where the images are fewer than 50,000.
+    With fewer than 50,000 images the band is wider by 1.96 standard errors.
 
     Raises:
         ValueError: nothing is published for it here.
@@ -119,13 +118,13 @@ def compare_scores(scores: Scores, *, model: str, protocol: str, weights: str | 
 
 
 def published_protocol(protocol: Any) -> str:
-    """The protocol's name in the table of published results."""
+    """Return the protocol's name in the table of published results."""
     name = protocol_name(protocol)
     return "dense_resnet" if name == "dense-scales=224,256,384,480,640" else name
 
 
 def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
-    """Hold a test against the table of published results before it is run.
+    """Check that there is a published result to compare with, before the network is run.
 
     Raises:
         ValueError: the classes, or those of the images, are not ImageNet's, or nothing is published for it.
@@ -142,7 +141,7 @@ def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
 
 
 def compare_published(report: Report, member: MemberResult, protocol: Any) -> list[dict[str, Any]]:
-    """Set the result beside the published one, aloud."""
+    """Compare the result with the published one, and log it."""
     found = compare_scores(
         report.scores, model=member.arch, protocol=published_protocol(protocol), weights=member.published
     )

@@ -1,4 +1,4 @@
-"""What a test tells: scores, classes, confusions, mistakes; as a dict, a table, a CSV file and pictures."""
+"""The report of a test: scores, classes, confusions and mistakes, as a dict, a table, a CSV file and pictures."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from imgcls.metrics import Scores
 
 @dataclass
 class MemberResult:
-    """A member after its test: what of it the ensemble and the report need."""
+    """The result of testing one network, as the ensemble and the report need it."""
 
     name: str
     arch: str
@@ -28,7 +28,8 @@ class MemberResult:
     folder: Path
     split: Split
     labels: np.ndarray
-    predictions: Predictions | None  # on the main rank
+    real: list[list[int]] | None  # ReaL labels of the images, if asked for
+    predictions: Predictions | None  # None on ranks other than 0
 
 
 RESULTS, PREDICTIONS, CONFUSION, WORST = "results.json", "predictions.csv", "confusion.png", "worst.png"
@@ -38,9 +39,9 @@ class Report:
     """The predictions of a network beside the true labels.
 
     Args:
-        predictions: of the images of `split`, by position; those that could not be decoded are missing.
+        predictions: of the images of `split`; images that could not be decoded are missing.
         labels: the true class of every image of `split`, as a position in `classes`.
-        classes: what the network tells apart; `names.human` gives the names to show.
+        classes: the classes of the network, in the order of its outputs.
     """
 
     def __init__(self, predictions: Predictions, split: Split, labels: np.ndarray, classes: Sequence[str]) -> None:
@@ -59,13 +60,13 @@ class Report:
         self.right = self.top[:, 0] == self.labels
 
     def confusion(self) -> np.ndarray:
-        """Counts (K, K): true class by predicted class."""
+        """Return counts (K, K): true class by predicted class."""
         counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
         np.add.at(counts, (self.labels, self.top[:, 0]), 1)
         return counts
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Each class that has images: its number of images and top-1 in percent, the worst first."""
+        """Return for each class that has images its number of images and top-1 in percent, the worst first."""
         total = np.bincount(self.labels, minlength=len(self.classes))
         hits = np.bincount(self.labels[self.right], minlength=len(self.classes))
         rows = [
@@ -75,7 +76,7 @@ class Report:
         return sorted(rows, key=lambda row: (row["top1"], row["class"]))
 
     def most_confused(self, most: int = 10) -> list[dict[str, Any]]:
-        """Pairs of a true and a wrongly predicted class, the most frequent first."""
+        """Return pairs of a true and a wrongly predicted class, the most frequent first."""
         counts = self.confusion()
         np.fill_diagonal(counts, 0)
         order = np.argsort(-counts, axis=None, kind="stable")[:most]
@@ -87,7 +88,7 @@ class Report:
         ]
 
     def worst(self, most: int) -> np.ndarray:
-        """Rows of the mistakes that were made with the most confidence."""
+        """Return the rows of the mistakes with the highest confidence."""
         wrong = np.flatnonzero(~self.right)
         return wrong[np.argsort(-self.top_probs[wrong, 0], kind="stable")][:most]
 
@@ -109,7 +110,7 @@ class Report:
                 writer.writerow([self.split.path(int(index)), *known, *cells])
 
     def worst_picture(self, most: int) -> Any:
-        """A picture of the worst mistakes, or None where there are none."""
+        """Return a picture of the worst mistakes, or None if there are none."""
         items = []
         for row in self.worst(most):
             index, label = int(self.indices[row]), self.labels[row]
@@ -127,7 +128,7 @@ class Report:
         return contact_sheet(items) if items else None
 
     def results(self, *, num_worst: int) -> dict[str, Any]:
-        """Everything that goes into results.json."""
+        """Return what results.json holds."""
         return {
             **scores_dict(self.scores),
             "unreadable": len(self.split) - len(self.indices),
@@ -145,7 +146,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """The scores, the worst classes and the most confused pairs, for the terminal."""
+        """Return the scores, the worst classes and the most confused pairs, for the terminal."""
         lines = [str(self.scores), f"images   {len(self.indices):,}"]
         if missing := len(self.split) - len(self.indices):
             lines.append(f"         {missing:,} more could not be read")
@@ -166,7 +167,7 @@ def scores_dict(scores: Scores) -> dict[str, Any]:
 
 
 def pixels_of(split: Split, index: int) -> np.ndarray:
-    """The whole image (H, W, C), for showing; black where it cannot be decoded."""
+    """Return the whole image (H, W, C) to show; black if it cannot be decoded."""
     try:
         return split.pixels(index, 3)
     except BadImageError:
@@ -174,7 +175,7 @@ def pixels_of(split: Split, index: int) -> np.ndarray:
 
 
 def real_labels(file: Path, split: Split, num_classes: int) -> list[list[int]]:
-    """ReaL labels: for each image of `split` the classes that people saw in it, which may be none.
+    """Return ReaL labels: for each image of `split` the classes that people saw in it, possibly none.
 
     Beyer et al. 2020, "Are we done with ImageNet?". `file` is their real.json: for each validation image, in the order
     of the numbers in their names, a list of class indices.
