@@ -81,7 +81,7 @@ def find_published(*, model: str, protocol: str, weights: str | None) -> Publish
 
     Args:
         weights: the name of the published weights that are tested; None for a network that was trained
-            here: it is compared with its paper, or else with torchvision's first weights, whose training is nearest to it.
+            here: it is compared with its paper, or else with torchvision's first weights, whose training is nearest.
 
     Raises:
         ValueError: nothing is published for it here.

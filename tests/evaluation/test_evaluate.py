@@ -27,14 +27,13 @@ from imgcls.evaluation import (
     check_comparable,
     check_same_images,
     data_name,
-    digest_of_split,
-    evaluate,
     evaluate_member,
     members,
     run_evaluation,
     use_data,
 )
 from imgcls.inference import (
+    Center,
     Predictions,
     average_weights,
     ensemble_predictions,
@@ -43,7 +42,6 @@ from imgcls.inference import (
     predict_split,
     scores_of_predictions,
 )
-from imgcls.models import weights
 from imgcls.training import validate
 
 ROOT = CONF_DIR.parent
@@ -90,8 +88,8 @@ def config_of(*checkpoints: Path, protocol: dict[str, Any] | None = None, root: 
     return config
 
 
-def run(config: EvaluateConfig) -> dict[str, Any]:
-    results = run_evaluation(config, CPU)
+def run(config: EvaluateConfig, **seams: Any) -> dict[str, Any]:
+    results = run_evaluation(config, CPU, **seams)
     assert results is not None
     return results
 
@@ -199,32 +197,28 @@ def test_a_center_test_by_views_is_that_by_the_loader(run_dir: Path, tiny_folder
     assert again.loss == pytest.approx(trained.loss, abs=1e-6)
 
 
-def test_a_network_is_run_once(
-    run_dir: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_is_run_once(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(run_dir, moved, ignore=shutil.ignore_patterns("evaluate"))
     first = run(config_of(moved, root=tiny_folder))
     runs: list[str] = []
-    really = predict_split
 
     def counted(*args: Any) -> Predictions | None:
         runs.append("run")
-        return really(*args)
+        return predict_split(*args)
 
-    monkeypatch.setattr(evaluate, "predictions_of", counted)
-    assert run(config_of(moved, root=tiny_folder)) == first
+    assert run(config_of(moved, root=tiny_folder), predict=counted) == first
     assert runs == []
-    run(config_of(moved, root=tiny_folder, fresh=True))
+    run(config_of(moved, root=tiny_folder, fresh=True), predict=counted)
     assert runs == ["run"]
-    run(config_of(moved, root=tiny_folder, image_size=40))
-    run(config_of(moved, root=tiny_folder, precision="bf16"))
+    run(config_of(moved, root=tiny_folder, image_size=40), predict=counted)
+    run(config_of(moved, root=tiny_folder, precision="bf16"), predict=counted)
     assert len(runs) == 3
     # Other weights under the same name are another network.
     content = load_checkpoint(moved / "best.pt")
     content["model"]["fc7.bias"] += 1
     save_checkpoint(content, moved / "best.pt")
-    run(config_of(moved, root=tiny_folder))
+    run(config_of(moved, root=tiny_folder), predict=counted)
     assert len(runs) == 4
 
 
@@ -246,7 +240,7 @@ def test_a_pack_that_changed_is_known(tmp_path: Path) -> None:
 
     def digest() -> str:
         split = PackSplit(file, starts=empty, lengths=empty, names=empty, name_offsets=empty, labels=empty)
-        return digest_of_split(split)
+        return split.fingerprint()
 
     file.write_bytes(b"one")
     first = digest()
@@ -390,79 +384,71 @@ def test_real_labels_count_any_of_the_classes_that_people_saw(run_dir: Path, tin
     assert all_right["real"] == {"top1": 100.0, "num_images": 14}
 
 
-@pytest.fixture
-def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail a test that runs a network."""
-    monkeypatch.setattr(evaluate, "predictions_of", lambda *args: pytest.fail("the network was run"))
+def refuse(config: EvaluateConfig) -> None:
+    """Evaluate a config that is refused before a network is run."""
+    run(config, predict=lambda *arguments: pytest.fail("the network was run"))
 
 
-@pytest.mark.usefixtures("no_run")
 def test_real_labels_that_do_not_fit_are_refused_before_the_test(
     run_dir: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     short = real_file(tmp_path / "short.json", [[0]] * 14)
     with pytest.raises(ValueError, match="labels of 14 images, but the set has 15"):
-        run(config_of(run_dir, root=tiny_folder, real=short))
+        refuse(config_of(run_dir, root=tiny_folder, real=short))
     with pytest.raises(ValueError, match=r"00.JPEG has no number as ILSVRC2012_val_00000001"):
-        run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "long.json", [[0]] * 15)))
+        refuse(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "long.json", [[0]] * 15)))
     with pytest.raises(ValueError, match="not a list of lists"):
-        run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "odd.json", [0] * 15)))
+        refuse(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "odd.json", [0] * 15)))
     with pytest.raises(ValueError, match=r"odd.json has 3, which is no class index; the network knows 0 to 2"):
-        run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "odd.json", [[0]] * 14 + [[3]])))
+        refuse(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "odd.json", [[0]] * 14 + [[3]])))
     with pytest.raises(ValueError, match=r"none.json has no class for any image"):
-        run(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "none.json", [[]] * 15)))
+        refuse(config_of(run_dir, root=tiny_folder, real=real_file(tmp_path / "none.json", [[]] * 15)))
     (tmp_path / "none.json").unlink()
     (tmp_path / "torn.json").write_text("[[0], [")
     with pytest.raises(ValueError, match="is not JSON"):
-        run(config_of(run_dir, root=tiny_folder, real=str(tmp_path / "torn.json")))
+        refuse(config_of(run_dir, root=tiny_folder, real=str(tmp_path / "torn.json")))
     with pytest.raises(FileNotFoundError, match=r"real=.*no such file"):
-        run(config_of(run_dir, root=tiny_folder, real=str(tmp_path / "none.json")))
+        refuse(config_of(run_dir, root=tiny_folder, real=str(tmp_path / "none.json")))
 
 
-@pytest.mark.usefixtures("no_run")
 def test_members_of_an_ensemble_must_be_there(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"checkpoint=.*none.pt: there is no such file"):
-        run(config_of(run_dir, tmp_path / "none.pt", root=tiny_folder, fresh=True))
+        refuse(config_of(run_dir, tmp_path / "none.pt", root=tiny_folder, fresh=True))
     (tmp_path / "torn.pt").write_bytes((run_dir / "best.pt").read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"torn.pt is damaged"):
-        run(config_of(run_dir, tmp_path / "torn.pt", root=tiny_folder, fresh=True))
+        refuse(config_of(run_dir, tmp_path / "torn.pt", root=tiny_folder, fresh=True))
     torch.save({"model": {}}, tmp_path / "odd.pt")
-    with pytest.raises(ValueError, match=r"odd.pt is no checkpoint of imgcls"):
-        run(config_of(run_dir, tmp_path / "odd.pt", root=tiny_folder, fresh=True))
+    with pytest.raises(ValueError, match=r"odd.pt is not a checkpoint of imgcls"):
+        refuse(config_of(run_dir, tmp_path / "odd.pt", root=tiny_folder, fresh=True))
 
 
-@pytest.mark.usefixtures("no_run")
 def test_results_that_could_not_be_written_are_refused_before_the_test(
     run_dir: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/x: no folder for results can be made there .*; use out=DIR"):
-        run(config_of(run_dir, root=tiny_folder, out=str(tmp_path / "file/x")))
+        refuse(config_of(run_dir, root=tiny_folder, out=str(tmp_path / "file/x")))
 
 
-@pytest.mark.usefixtures("no_run")
 def test_a_comparison_without_a_published_number_is_refused_before_the_test(run_dir: Path, tiny_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"of ImageNet's 1,000 classes"):
-        run(config_of(run_dir, root=tiny_folder, compare="published"))
+        refuse(config_of(run_dir, root=tiny_folder, compare="published"))
     member = open_checkpoint(run_dir)
     member.classes = list(wnids())
     with pytest.raises(ConfigError, match=r"the images are of 3 classes alone"):
-        check_comparable(member, np.arange(3), evaluate.Center())
+        check_comparable(member, np.arange(3), Center())
     with pytest.raises(ValueError, match=r"no published number of lenet5 under center; of lenet5 there is nothing"):
-        check_comparable(member, np.arange(1000), evaluate.Center())
+        check_comparable(member, np.arange(1000), Center())
 
 
-def test_members_of_an_ensemble_must_know_the_same_classes(
-    run_dir: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_members_of_an_ensemble_must_know_the_same_classes(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     content = load_checkpoint(run_dir / "best.pt")
     content["classes"] = ["blue", "red", "green"]
     save_checkpoint(content, tmp_path / "best.pt")
-    monkeypatch.setattr(evaluate, "predictions_of", lambda *args: pytest.fail("the network was run"))
     with pytest.raises(ValueError, match="members must know the same"):
-        run(config_of(run_dir, tmp_path / "best.pt", root=tiny_folder))
+        refuse(config_of(run_dir, tmp_path / "best.pt", root=tiny_folder))
     with pytest.raises(ValueError, match=r"average=weights: .* knows other classes"):
-        run(config_of(run_dir, tmp_path / "best.pt", root=tiny_folder, average="weights"))
+        refuse(config_of(run_dir, tmp_path / "best.pt", root=tiny_folder, average="weights"))
 
 
 def evaluate_script(*words: str, cwd: Path, ranks: int = 0) -> subprocess.CompletedProcess[str]:
@@ -548,7 +534,7 @@ def test_published_weights_are_tested_as_published(tiny_folder: Path, monkeypatc
     config = EvaluateConfig(
         weights="torchvision", network="resnet18", protocol={"_target_": "imgcls.inference.protocols.Center"}
     )
-    config.data.source = {"_target_": "imgcls.data.sets.folder.folder"}
+    config.data.source = {"_target_": "imgcls.data.sets.open_folder"}
     config.data.root = str(tiny_folder)
     with pytest.raises(ValueError, match=r"knows 1000 classes .* has 3, 3 of them unknown"):
         run_evaluation(config, CPU)
@@ -572,7 +558,7 @@ def test_the_number_of_outputs_is_that_of_the_file(tiny_folder: Path, run_dir: P
     torch.save(load_checkpoint(run_dir / "best.pt")["model"], tmp_path / "weights.pt")
     config = config_of(root=tiny_folder, weights=str(tmp_path / "weights.pt"), network="lenet5", out=str(tmp_path))
     config.overrides = ["model.activation=relu", "model.pool=max"]
-    config.data.source, config.image_size = {"_target_": "imgcls.data.sets.folder.folder"}, 32
+    config.data.source, config.image_size = {"_target_": "imgcls.data.sets.open_folder"}, 32
     assert run(config)["num_images"] == 15
 
 
@@ -594,14 +580,14 @@ def test_results_of_other_data_and_weights_lie_apart(
     names_of = []
     for root in (tiny_folder, tmp_path, tmp_path):
         config = config_of(run_dir, root=root)
-        config.data.source = {"_target_": "imgcls.data.sets.folder.folder"}
+        config.data.source = {"_target_": "imgcls.data.sets.open_folder"}
         use_data(member, config)
         names_of.append(data_name(member, config))
     assert names_of[0] != names_of[1] == names_of[2]
     assert names_of[0].startswith("folder-")
     use_data(member, own := config_of(run_dir, root=tmp_path))
     assert data_name(member, own) == "folder"
-    monkeypatch.setattr(weights, "read", lambda source, model: {})
+    monkeypatch.setattr("imgcls.inference.network.read_weights", lambda source, model: {})
     homes = [
         open_weights(*told).home.name
         for told in (
@@ -624,7 +610,7 @@ def test_members_that_saw_other_images_are_refused(run_dir: Path, other_run_dir:
         evaluate_member(
             open_checkpoint(path),
             config_of(run_dir, other_run_dir, root=tiny_folder),
-            evaluate.Center(),
+            Center(),
             CPU,
         )
         for path in (run_dir, other_run_dir)
