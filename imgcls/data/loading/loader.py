@@ -73,10 +73,10 @@ class Loader:
         self.device = torch.device(device)
         self.on_bad_image = on_bad_image
         self.shape = (image_size, image_size, channels)
-        self._plan = Plan(crop, image_size=image_size, flip=flip, seed=seed)
+        self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed)
         self._policy = policy
-        self._reader = split.make_reader(self._plan, channels, cache_gb=cache_gb)
-        self._resident = make_resident(split, self._plan, self.device) if policy is None else None
+        self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
+        self.resident = make_resident(split, self.plan, self.device) if policy is None else None
         self.bad_images = BadImages(split)
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []
@@ -102,8 +102,8 @@ class Loader:
             ValueError: more than 1 % of the split cannot be decoded.
         """
         order = self._order(epoch)
-        if self._resident is not None:
-            for batch in self._resident.batches(epoch, order, batch_size=self.local_size, start=start):
+        if self.resident is not None:
+            for batch in self.resident.batches(epoch, order, batch_size=self.local_size, start=start):
                 yield Batch(*batch)
             return
         slots = self._free_slots()
@@ -146,7 +146,7 @@ class Loader:
     def _begin(self, slot: "_Slot", epoch: int, order: np.ndarray, position: int) -> "_Slot":
         indices = order[position * self.local_size : (position + 1) * self.local_size]
         slot.begin(indices)
-        size = min(self._reader.chunk_size, -(-len(indices) // self.num_threads))
+        size = min(self.reader.chunk_size, -(-len(indices) // self.num_threads))
         for first in range(0, len(indices), size):
             part = slice(first, min(first + size, len(indices)))
             slot.parts.append(self._pool.submit(self._fill, slot, part, epoch))
@@ -154,7 +154,7 @@ class Loader:
 
     def _fill(self, slot: "_Slot", part: slice, epoch: int) -> Failures:
         indices, out = slot.indices[part], slot.pixels[part]
-        failures = self._reader.fill(self._plan, epoch, indices, out)
+        failures = self.reader.fill(self.plan, epoch, indices, out)
         if self.on_bad_image == "skip" and self.shuffle:
             for position, error in failures:
                 indices[position] = self._refill(int(indices[position]), epoch, out[position : position + 1], error)
@@ -169,7 +169,7 @@ class Loader:
         # Another image instead of a bad one, chosen by its index: the same one whoever decodes it.
         draws = keyed_random.uniforms(self.seed, epoch, np.array([index]), 16, stream=keyed_random.REFILL)[0]
         for other in (draws * len(self.split)).astype(np.int64):
-            if not self._reader.fill(self._plan, epoch, other[None], out):
+            if not self.reader.fill(self.plan, epoch, other[None], out):
                 return int(other)
         raise ValueError(f"sixteen images instead of a bad one were bad too; the first: {error}")
 

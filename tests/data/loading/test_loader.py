@@ -88,9 +88,9 @@ def test_each_image_is_its_planned_crop(train, kind):
         for image, index in zip(images.numpy(), numbers, strict=True):
             data = train.read(int(index))
             size = np.array([readers.read_size(data, "")])
-            box = one._plan.boxes(2, np.array([index]), size)[0]
+            box = one.plan.boxes(2, np.array([index]), size)[0]
             expected = np.empty((16, 16, 3), np.uint8)
-            decode_box(data, box, expected, flip=bool(one._plan.flips(2, np.array([index]))[0]), name="")
+            decode_box(data, box, expected, flip=bool(one.plan.flips(2, np.array([index]))[0]), name="")
             assert np.abs(image.astype(int) - expected).mean() < 3  # decoders round, and Pillow may draft
 
 
@@ -112,8 +112,8 @@ def test_an_epoch_from_the_middle_is_the_tail_of_the_whole(train, kind, start):
 def test_nothing_before_the_start_is_read(train, monkeypatch):
     one = make(train, cache_gb=0)
     filled = []
-    honest = one._pixels.fill
-    monkeypatch.setattr(one._pixels, "fill", lambda *args: filled.extend(args[2].tolist()) or honest(*args))
+    honest = one.reader.fill
+    monkeypatch.setattr(one.reader, "fill", lambda *args: filled.extend(args[2].tolist()) or honest(*args))
     rest = all_of(one, start=3)
     assert sorted(filled) == sorted(torch.cat([batch.indices for batch in rest]).tolist())
 
@@ -293,7 +293,7 @@ def test_an_error_of_ours_in_a_thread_reaches_the_caller(train, monkeypatch):
     def broken(*args: object) -> None:
         raise RuntimeError("a fault in a thread")
 
-    monkeypatch.setattr(one._pixels, "fill", broken)
+    monkeypatch.setattr(one.reader, "fill", broken)
     with pytest.raises(RuntimeError, match="a fault in a thread"):
         next(one.epoch(0))
 
@@ -313,8 +313,8 @@ def test_copying_crops_of_arrays_are_exactly_the_planned_boxes(crop, image_size,
     one = make(split, crop, image_size=image_size, channels=channels)
     for images, labels, indices in one.epoch(1):
         numbers = indices.numpy()
-        boxes = one._plan.boxes(1, numbers, np.full((8, 2), 12)).astype(int) + 12
-        flips = one._plan.flips(1, numbers)
+        boxes = one.plan.boxes(1, numbers, np.full((8, 2), 12)).astype(int) + 12
+        flips = one.plan.flips(1, numbers)
         for image, index, (left, top, right, bottom), flip in zip(images, numbers, boxes, flips, strict=True):
             window = np.pad(split.images[index], ((12, 12), (12, 12), (0, 0)))[top:bottom, left:right]
             assert np.array_equal(image.numpy(), window[:, ::-1] if flip else window)
@@ -333,7 +333,7 @@ def test_resized_crops_of_arrays_are_pillows():
     split = array_split(channels=3)
     one = make(split, RandomResizedCrop(), flip=0)
     for images, _, indices in one.epoch(0):
-        boxes = one._plan.boxes(0, indices.numpy(), np.full((8, 2), 12))
+        boxes = one.plan.boxes(0, indices.numpy(), np.full((8, 2), 12))
         for image, index, box in zip(images, indices, boxes, strict=True):
             whole = Image.fromarray(split.images[index])
             expected = np.asarray(whole.resize((16, 16), Image.Resampling.BILINEAR, box=tuple(box)))
@@ -349,8 +349,8 @@ def test_validation_of_an_array_is_every_image_in_order():
 def test_images_are_kept_decoded_only_where_all_of_them_fit(train, monkeypatch):
     monkeypatch.setenv("IMGCLS_NATIVE", "0")
     num_bytes = sum(int(np.prod(readers.read_size(train.read(i), ""))) * 4 for i in range(len(train)))
-    assert isinstance(make(train, cache_gb=num_bytes / 1e9)._pixels, CachingReader)
-    assert isinstance(make(train, cache_gb=(num_bytes - 1) / 1e9)._pixels, FileReader)
+    assert isinstance(make(train, cache_gb=num_bytes / 1e9).reader, CachingReader)
+    assert isinstance(make(train, cache_gb=(num_bytes - 1) / 1e9).reader, FileReader)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -359,7 +359,7 @@ def test_images_are_kept_decoded_only_where_all_of_them_fit(train, monkeypatch):
 def test_keeping_images_decoded_changes_no_pixel(train, monkeypatch, crop, image_size, channels):
     monkeypatch.setenv("IMGCLS_NATIVE", "0")
     kept, anew = (make(train, crop, image_size=image_size, channels=channels, cache_gb=gb) for gb in (1.0, 0.0))
-    assert isinstance(kept._pixels, CachingReader)
+    assert isinstance(kept.reader, CachingReader)
     for epoch in (0, 1):
         assert_same(all_of(kept, epoch), all_of(anew, epoch))
 
@@ -374,21 +374,21 @@ def test_a_set_with_one_file_that_the_native_decoder_takes_is_not_kept(root, tmp
     path = tmp_path / "train/b/17.png"
     path.write_bytes((root / "train/odd/01.JPEG").read_bytes())
     with_one = open_folder(str(tmp_path)).train
-    assert isinstance(make(with_one, cache_gb=1)._pixels, FileReader)
+    assert isinstance(make(with_one, cache_gb=1).reader, FileReader)
     path.write_bytes((tmp_path / "train/b/18.png").read_bytes())
-    assert isinstance(make(with_one, cache_gb=1)._pixels, CachingReader)
+    assert isinstance(make(with_one, cache_gb=1).reader, CachingReader)
 
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not())
 def test_images_that_the_native_decoder_takes_are_not_kept_and_others_are(train, root, tmp_path):
-    assert isinstance(make(train, cache_gb=1)._pixels, FileReader)
+    assert isinstance(make(train, cache_gb=1).reader, FileReader)
     (png,) = (root / "train/odd").glob("05.*")
     for part in ("train", "val"):
         for name in ("a", "b"):
             (tmp_path / part / name).mkdir(parents=True)
             (tmp_path / part / name / "1.png").write_bytes(png.read_bytes())
     others = open_folder(str(tmp_path)).train
-    assert isinstance(make(others, batch_size=2, cache_gb=1)._pixels, CachingReader)
+    assert isinstance(make(others, batch_size=2, cache_gb=1).reader, CachingReader)
 
 
 def test_the_decoder_in_use_is_named(monkeypatch):
@@ -453,7 +453,7 @@ def test_a_kept_image_that_could_not_be_read_when_the_set_was_opened_is_shown_wh
     monkeypatch.setattr(FolderSplit, "read", failing)
     kept = make(train, cache_gb=1)
     monkeypatch.setattr(FolderSplit, "read", honest)
-    assert isinstance(kept._pixels, CachingReader)
+    assert isinstance(kept.reader, CachingReader)
     assert_same(all_of(kept), whole)
 
 

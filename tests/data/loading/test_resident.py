@@ -19,8 +19,8 @@ def make(split: ArraySplit, crop: Crop, image_size: int, *, on_device: bool, **c
     settings = {"batch_size": 8, "seed": 3, "shuffle": True, "flip": 0.5, "channels": split.images.shape[3]}
     made = Loader(split, crop, image_size=image_size, num_threads=1, **(settings | changes))
     if on_device:
-        assert only_copies(split, made._plan)
-        made._resident = Resident(split, made._plan, torch.device("cpu"))
+        assert only_copies(split.images, made.plan)
+        made.resident = Resident(split.images, split.labels, made.plan, torch.device("cpu"))
     return made
 
 
@@ -51,13 +51,13 @@ def test_batches_gathered_on_the_device_are_those_copied_on_the_cpu(crop, image_
 @pytest.mark.parametrize("crop, image_size", [(RandomResizedCrop(), 12), (Whole(), 16), (Pad(1), 16), (PadCrop(), 8)])
 def test_crops_that_resample_stay_on_the_cpu(crop, image_size):
     split = array_split(3)
-    assert not only_copies(split, make(split, crop, image_size, on_device=False)._plan)
+    assert not only_copies(split.images, make(split, crop, image_size, on_device=False).plan)
 
 
 def test_a_set_is_put_on_a_gpu_only_where_it_takes_little_of_the_memory(monkeypatch):
     split = array_split(3)
-    plan = make(split, Whole(), 12, on_device=False)._plan
-    monkeypatch.setattr(resident, "Resident", lambda split, plan, device: "there")
+    plan = make(split, Whole(), 12, on_device=False).plan
+    monkeypatch.setattr(resident, "Resident", lambda images, labels, plan, device: "there")
     for free, where in ((split.images.nbytes * 9, None), (split.images.nbytes * 11, "there")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
         assert make_resident(split, plan, torch.device("cuda")) == where
@@ -68,7 +68,7 @@ def test_a_set_is_put_on_a_gpu_only_where_it_takes_little_of_the_memory(monkeypa
 def test_batches_of_a_small_set_on_a_gpu_are_those_on_the_cpu():
     split = array_split(3)
     on_gpu = make(split, PadCrop(3), 12, on_device=False, device="cuda")
-    assert on_gpu._resident is not None
+    assert on_gpu.resident is not None
     copied = all_of(make(split, PadCrop(3), 12, on_device=False), 0)
     for left, right in zip(all_of(on_gpu, 0), copied, strict=True):
         assert all(torch.equal(a.cpu(), b) for a, b in zip(left, right, strict=True))

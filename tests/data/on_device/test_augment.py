@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from imgcls.data.on_device import PCA_AXES, PCA_SCALES, Augment, Augmented, Normalise, augment, turn_hue
+from imgcls.data.augment import keyed_random
+from imgcls.data.on_device import PCA_AXES, PCA_SCALES, Augment, Augmented, Normalise, turn_hue
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -82,7 +83,7 @@ def test_global_random_state_is_neither_used_nor_touched():
 def test_a_colour_factor_does_what_torchvisions_does(name, operation, column):
     images, labels, indices = batch()
     out = applied(images, labels, indices, **PLAIN, **{name: 0.5}).images
-    draws = augment.keyed.uniforms(5, 0, indices.numpy(), 8, stream=augment.keyed.COLOUR)[:, column]
+    draws = keyed_random.uniforms(5, 0, indices.numpy(), 8, stream=keyed_random.COLOUR)[:, column]
     factors = 1 + 0.5 * (2 * draws - 1)
     assert factors.min() < 0.7
     assert factors.max() > 1.3

@@ -14,9 +14,9 @@ from imgcls.data.sets import (
     FolderSplit,
     ImageSet,
     Listing,
-    folder,
     in_memory,
     list_folder,
+    listing,
     load_mnist,
     open_folder,
     open_imagenet,
@@ -154,7 +154,7 @@ def listed(path: Path) -> list[str]:
 def test_a_kept_list_serves_the_next_run_without_listing(tmp_path, monkeypatch):
     lay_out(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.jpg"])
     first = listed(tmp_path)
-    monkeypatch.setattr(folder, "_scan", None)
+    monkeypatch.setattr(listing, "_scan", None)
     assert listed(tmp_path) == first == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
 
 
@@ -326,12 +326,12 @@ def write_digits(root: Path, *, folder: str = "MNIST", num: int = 20) -> None:
 @pytest.mark.parametrize("name, folder", [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 def test_digits_on_disk_become_one_array_without_a_network(tmp_path, name, folder):
     write_digits(tmp_path, folder=folder)
-    images: ImageSet = getattr(in_memory, name)(str(tmp_path))
+    images: ImageSet = getattr(in_memory, f"load_{name}")(str(tmp_path))
     assert isinstance(images.train, ArraySplit)
     assert images.train.images.shape == (20, 28, 28, 1)
     assert images.train.images.dtype == np.uint8
     assert len(images.classes) == 10
-    colour = getattr(in_memory, name)(str(tmp_path), channels=3)
+    colour = getattr(in_memory, f"load_{name}")(str(tmp_path), channels=3)
     assert colour.train.images.shape == (20, 28, 28, 3)
 
 

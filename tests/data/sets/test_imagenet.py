@@ -39,10 +39,10 @@ def test_class_indices_are_keras_indices(meta: Path) -> None:
 
 def test_the_devkits_ground_truth_gives_the_validation_images_their_wnids(meta: Path) -> None:
     truth = [int(line) for line in (meta / "ILSVRC2012_validation_ground_truth.txt").read_text().split()]
-    wnids = (meta / "val_wnids.derived.txt").read_text().split()
+    expected = (meta / "val_wnids.derived.txt").read_text().split()
     to_index, known = index_of_devkit_id(), wnids()
     assert len(truth) == 50_000
-    assert [known[to_index[number]] for number in truth] == wnids
+    assert [known[to_index[number]] for number in truth] == expected
 
 
 def test_names_are_the_first_of_the_synsets(meta: Path) -> None:

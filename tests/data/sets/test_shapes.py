@@ -60,9 +60,9 @@ def test_a_drawing_that_is_broken_off_leaves_nothing(few, tmp_path, monkeypatch)
 
 def test_two_processes_at_once_end_with_one_whole_set(tmp_path):
     code = (
-        "from imgcls.data import shapes; from pathlib import Path; import sys\n"
+        "from imgcls.data.sets import shapes; import sys\n"
         "shapes.NUM_TRAIN, shapes.NUM_VAL = 6, 3\n"
-        "print(len(shapes.shapes(sys.argv[1]).train))"
+        "print(len(shapes.open_shapes(sys.argv[1]).train))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     environment = os.environ | {"IMGCLS_CACHE": str(tmp_path / "cache")}
