@@ -49,10 +49,10 @@ def check_config(config: Config) -> None:
         _at_least(key, _select(config, key), 0)
     for key in ("checkpoint.every_minutes", "checkpoint.keep"):
         _at_least(key, _select(config, key), 0)
-    for key in ("brightness", "contrast", "saturation", "hue", "pca_std", "mixup", "cutmix"):
-        _at_least(f"augment.{key}", getattr(config.augment, key), 0)
-    for key in ("flip", "erasing"):
-        _between(f"augment.{key}", getattr(config.augment, key), 0, 1)
+    _between("augment.flip", config.augment.flip, 0, 1)
+    for name, node in config.augment.batch.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(f"augment.batch.{name}={node} has no _target_; name a class of imgcls.data.on_device")
     _between("label_smoothing", config.label_smoothing, 0, 1)
     _between("min_val_top1", config.min_val_top1, 0, 100)
     if not 0 <= config.ema_decay < 1:

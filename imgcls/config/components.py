@@ -159,6 +159,7 @@ TRUSTED = {
     "data.source": ("imgcls.data.sets",),
     "augment.crop": ("imgcls.data.augment",),
     "augment.eval_crop": ("imgcls.data.augment",),
+    "augment.batch": ("imgcls.data.on_device",),  # each of its nodes
     "protocol": ("imgcls.inference",),
 }
 
@@ -180,7 +181,7 @@ def build_component(key: str, node: dict[str, Any], *arguments: Any, **more: Any
 
 
 def locate(key: str, target: str) -> Callable[..., Any]:
-    trusted = TRUSTED[key]
+    trusted = TRUSTED.get(key) or TRUSTED[key.rpartition(".")[0]]
     module_name, _, name = target.rpartition(".")
     if not any(target.startswith(f"{prefix}.") for prefix in trusted):
         raise ConfigError(f"{key}._target_={target} is not allowed; it must lie below {' or '.join(trusted)}")

@@ -57,17 +57,10 @@ class AugmentConfig:
     eval_crop: Any = MISSING
     input: str = "standardised"
     flip: float = 0.0
-    pca_std: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    batch: dict[str, Any] = field(default_factory=dict)
     policy: str | None = None
     policy_ops: int = 2
     policy_magnitude: int = 9
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
 
 
 @dataclass

@@ -17,7 +17,7 @@ from imgcls.checkpoints import Checkpoints
 from imgcls.config import Config, build_component, consequential, locate
 from imgcls.data.decoding import describe_decoder
 from imgcls.data.loading import Batch, build_loaders
-from imgcls.data.on_device import Augment, Normalise, input_statistics
+from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
 from imgcls.data.sets import ImageSet, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
@@ -32,8 +32,6 @@ from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-# The changes of conf/augment that are made to whole batches on the device; crop, flip and policy are the loader's.
-ON_DEVICE_AUGMENTATIONS = ("pca_std", "brightness", "contrast", "saturation", "hue", "erasing", "mixup", "cutmix")
 
 
 @contextmanager
@@ -109,8 +107,7 @@ def build_trainer(
     dtype = autocast_dtype(config.precision, device)
     statistics = input_statistics(config)
     normalise = Normalise(**statistics).to(device)
-    changes = {key: getattr(config.augment, key) for key in ON_DEVICE_AUGMENTATIONS}
-    augment = Augment(**statistics, seed=config.seed, **changes)
+    augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
 
     def layout(pixels: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
-"""TODO imgcls.data.on_device."""
+"""What is done to a batch on the device: normalisation, and the augmentations that are cheaper there than per image."""
 
-from imgcls.data.on_device.augment import PCA_AXES, PCA_SCALES, Augment, Augmented, turn_hue
+from imgcls.data.on_device.augment import Augment, Augmented, BatchAugmentation, BatchKey, build_augmentations
+from imgcls.data.on_device.colour import PCA_AXES, PCA_SCALES, ColourJitter, PcaShift, turn_hue
+from imgcls.data.on_device.erasing import RandomErasing
 from imgcls.data.on_device.keyed_random import uniforms_on_device
+from imgcls.data.on_device.mixing import Mix
 from imgcls.data.on_device.normalise import Normalise, input_statistics
 
 __all__ = [
@@ -9,7 +12,14 @@ __all__ = [
     "PCA_SCALES",
     "Augment",
     "Augmented",
+    "BatchAugmentation",
+    "BatchKey",
+    "ColourJitter",
+    "Mix",
     "Normalise",
+    "PcaShift",
+    "RandomErasing",
+    "build_augmentations",
     "input_statistics",
     "turn_hue",
     "uniforms_on_device",

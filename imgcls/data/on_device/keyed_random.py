@@ -1,4 +1,4 @@
-"""TODO imgcls.data.on_device.keyed_random."""
+"""The keyed random numbers of `imgcls.data.augment.keyed_random`, computed on the device."""
 
 import torch
 from torch import Tensor

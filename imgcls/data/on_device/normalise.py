@@ -1,4 +1,4 @@
-"""TODO imgcls.data.on_device.normalise."""
+"""Normalise bytes to what the network takes: zero mean and unit variance, or bytes less their mean."""
 
 from collections.abc import Sequence
 
