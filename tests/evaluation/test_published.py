@@ -21,7 +21,7 @@ def test_torchvisions_numbers_are_those_in_its_package() -> None:
     assert len(rows) == 16
     for row in rows:
         own = torchvision.models.get_model_weights(row.model)[row.weights].meta["_metrics"]["ImageNet-1K"]
-        assert (row.top1, row.top5) == (own["acc@1"], own["acc@5"]), row.model
+        assert row.scores == {"top1": own["acc@1"], "top5": own["acc@5"]}, row.model
 
 
 def test_every_row_has_a_source_and_a_protocol_that_exists() -> None:
