@@ -1,41 +1,19 @@
 """Print a table of runs, best first: `python scripts/compare.py [FOLDER ...]` (default: runs)."""
 
 import argparse
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from imgcls.runs import CONFIG, RESULTS, confidence_interval, find_runs, only_seeds_differ, runs_table, without_seed
-
-
-def over_seeds(directories: Sequence[Path]) -> list[str]:
-    """A line for each group of finished runs that differ in nothing but the seed: the mean and its 95 % interval."""
-    groups: dict[str, list[tuple[Path, dict[str, Any], float]]] = {}
-    for path in directories:
-        results, config = path / RESULTS, json.loads((path / CONFIG).read_text())
-        if results.is_file() and "seed" in config:
-            key = json.dumps(without_seed(config), sort_keys=True)
-            groups.setdefault(key, []).append((path, config, json.loads(results.read_text())["val_top1"]))
-    lines = []
-    for group in groups.values():
-        if len(group) > 1 and only_seeds_differ([config for _, config, _ in group]):
-            interval = confidence_interval([top1 for _, _, top1 in group])
-            first = group[0][0]
-            lines.append(
-                f"{first} and {len(group) - 1} more, over {len(group)} seeds: top-1 {interval} % (95 % interval)"
-            )
-    return lines
+from imgcls.runs import find_runs, runs_table, seeds_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print a table of runs, best validation top-1 first.")
-    parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], help="where runs lie (default: runs)")
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], help="folders of runs (default: runs)")
     try:
-        found = find_runs(parser.parse_args().folders)
-        print("\n".join([runs_table(found), *over_seeds(found)]))
+        runs = find_runs(parser.parse_args().folders)
     except FileNotFoundError as error:
         parser.error(str(error))
+    print("\n".join([runs_table(runs), *seeds_table(runs)]))
 
 
 if __name__ == "__main__":

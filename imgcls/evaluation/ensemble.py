@@ -88,12 +88,14 @@ def ensemble_results(tested: list[MemberResult], predictions: list[Predictions],
 def ensemble_table(results: dict[str, Any]) -> str:
     """Return a table of the members and what each adds."""
 
-    def cells(row: dict[str, Any]) -> str:
-        return " ".join("      -" if row[name] is None else f"{row[name]:7.2f}" for name in PERCENTS)
+    titles = {name: f"{METRICS[name].title} %" for name in PERCENTS}
 
-    width = max(len(row["name"]) for row in results["members"])
-    titles = " ".join(f"{METRICS[name].title} %" for name in PERCENTS)
-    lines = [f"{'member':<{width}}  {titles}   with those above"]
+    def cells(row: dict[str, Any]) -> str:
+        texts = {name: "-" if row[name] is None else f"{row[name]:.2f}" for name in PERCENTS}
+        return " ".join(f"{texts[name]:>{len(title)}}" for name, title in titles.items())
+
+    width = max(len("member"), *(len(row["name"]) for row in results["members"]))
+    lines = [f"{'member':<{width}}  {' '.join(titles.values())}   with those above"]
     lines += [
         f"{row['name']:<{width}}  {cells(row)}   {cells(with_above)}"
         for row, with_above in zip(results["members"], results["added"], strict=True)

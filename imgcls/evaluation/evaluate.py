@@ -178,7 +178,7 @@ def _run_network(
 
 
 def results_folder(member: Member, config: EvaluateConfig, protocol: TestProtocol) -> Path:
-    """Make and return the folder of a member's results: `out`, or one beside its checkpoint.
+    """Make and return the folder of a member's results: `out`, or a folder for data and protocol beside its checkpoint.
 
     Raises:
         ConfigError: it cannot be made.

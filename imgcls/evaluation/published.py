@@ -16,8 +16,8 @@ import numpy as np
 from imgcls.data.sets import wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.report import MemberResult, Report
-from imgcls.inference import Member, protocol_name
-from imgcls.metrics import Scores
+from imgcls.inference import RESNET_SCALES, Dense, Member, protocol_name
+from imgcls.metrics import METRICS, PERCENTS, Scores
 
 log = logging.getLogger(__name__)
 PUBLISHED_TABLE = Path(__file__).with_name("published.csv")
@@ -29,12 +29,11 @@ NUM_IMAGES = 50_000
 
 
 class Published(NamedTuple):
-    """Top-1 and top-5 in percent; None where only the other was published."""
+    """A published result: `scores` in percent by the metrics' names, None if that metric was not published."""
 
     model: str
     protocol: str
-    top1: float | None
-    top5: float | None
+    scores: dict[str, float | None]
     weights: str
     source: str
 
@@ -67,8 +66,7 @@ def published_results() -> tuple[Published, ...]:
             Published(
                 row["model"],
                 row["protocol"],
-                float(row["top1"]) if row["top1"] else None,
-                float(row["top5"]) if row["top5"] else None,
+                {name: float(cell) if (cell := row.get(name)) else None for name in PERCENTS},
                 row["weights"],
                 row["source"],
             )
@@ -80,8 +78,8 @@ def find_published(*, model: str, protocol: str, weights: str | None) -> Publish
     """Return the published result of `model` under `protocol`.
 
     Args:
-        weights: the name of the published weights that are tested; None for a network that was trained
-            here: it is compared with its paper, or else with torchvision's first weights, whose training is nearest.
+        weights: the name of the published weights that are tested; None for a network that was trained here: it is
+            compared with its paper, or else with torchvision's first weights, whose training is nearest to it.
 
     Raises:
         ValueError: nothing is published for it here.
@@ -107,20 +105,21 @@ def compare_scores(scores: Scores, *, model: str, protocol: str, weights: str | 
         ValueError: nothing is published for it here.
     """
     row = find_published(model=model, protocol=protocol, weights=weights)
-    found = []
-    for quantity, measured, published in (("top-1", scores.top1, row.top1), ("top-5", scores.top5, row.top5)):
+    comparisons = []
+    for name, published in row.scores.items():
+        measured = scores.values()[name]
         if measured is not None and published is not None:
             band = SAME_WEIGHTS_BAND if weights is not None else TRAINED_BAND
             if scores.num_images < NUM_IMAGES:
                 band += 196 * math.sqrt(published / 100 * (1 - published / 100) / max(1, scores.num_images))
-            found.append(Comparison(quantity, measured, published, band, row.source))
-    return found
+            comparisons.append(Comparison(METRICS[name].title, measured, published, band, row.source))
+    return comparisons
 
 
 def published_protocol(protocol: Any) -> str:
     """Return the protocol's name in the table of published results."""
     name = protocol_name(protocol)
-    return "dense_resnet" if name == "dense-scales=224,256,384,480,640" else name
+    return "dense_resnet" if name == protocol_name(Dense(scales=RESNET_SCALES)) else name
 
 
 def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
@@ -142,9 +141,9 @@ def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
 
 def compare_published(report: Report, member: MemberResult, protocol: Any) -> list[dict[str, Any]]:
     """Compare the result with the published one, and log it."""
-    found = compare_scores(
+    comparisons = compare_scores(
         report.scores, model=member.arch, protocol=published_protocol(protocol), weights=member.published
     )
-    for comparison in found:
+    for comparison in comparisons:
         log.info("%s", comparison)
-    return [{**comparison._asdict(), "within": comparison.within} for comparison in found]
+    return [{**comparison._asdict(), "within": comparison.within} for comparison in comparisons]

@@ -16,8 +16,8 @@ from imgcls.runs.disk import DiskError, explain_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
-from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ, without_seed
-from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table
+from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
+from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table, seeds_table
 
 __all__ = [
     "BEST",
@@ -48,5 +48,5 @@ __all__ = [
     "require_top1",
     "results_table",
     "runs_table",
-    "without_seed",
+    "seeds_table",
 ]
