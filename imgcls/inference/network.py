@@ -1,5 +1,6 @@
 """TODO imgcls.inference.network."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -19,13 +20,13 @@ from imgcls.data.sets import wnids
 from imgcls.device import keep_freed_memory
 from imgcls.errors import ConfigError
 from imgcls.models import (
-    VGG_COLUMNS,
     UnpublishedError,
     average_states,
     build_model,
     find_heads,
     is_published,
     load_into,
+    outline_model,
     published_input,
     published_name,
     read_weights,
@@ -66,17 +67,10 @@ class Member:
         """Uint8 images (B, H, W, C) to what the network takes."""
         return Normalise(**input_statistics(self.config)).to(device)
 
-    @property
+    @functools.cached_property
     def arch(self) -> str:
-        """The name that its architecture is published under, as far as that goes."""
-        settings = self.config.model
-        target = str(settings["_target_"]).rpartition(".")[2]
-        if target == "ResNet":
-            return f"resnet{settings.get('depth', 50)}"
-        if target == "VGG":
-            column = settings.get("column", "D")
-            return VGG_COLUMNS.get(column, f"vgg_{column}") + ("_bn" if settings.get("batch_norm") else "")
-        return str(settings.get("arch") or target.lower())
+        """The name that its architecture is published under, such as `resnet50`, or that of its class."""
+        return str(outline_model(self.config, num_classes=num_outputs(self)).arch)
 
     def digest(self) -> str:
         """What its predictions depend on besides images and protocol, in a few letters."""
@@ -135,8 +129,9 @@ def open_weights(source: str, model: str, overrides: list[str]) -> Member:
     network has is read from its last layer, where `overrides` do not say.
     """
     config = compose([f"model={model}", "data=imagenet", *overrides])
+    network = outline_model(config, num_classes=config.model.get("num_classes") or len(wnids()))
     if is_published(source):
-        expected = published_input(source, config.model)
+        expected = published_input(source, network)
         config.image_size = expected.image_size
         config.augment.input = "standardised"
         config.augment.eval_crop = {
@@ -144,11 +139,10 @@ def open_weights(source: str, model: str, overrides: list[str]) -> Member:
             "short_side": expected.short_side,
             "at_image_size": expected.image_size,
         }
-    state = read_weights(source, config.model)
+    state = read_weights(source, network)
     classes = list(wnids()) if is_published(source) else None
     member = Member(f"{source} for {model}", config, state, classes, Path(), published_name(source))
     if classes is None and not config.model.get("num_classes"):
-        network = build_model(config, num_classes=num_outputs(member), with_weights=False)
         head = state.get(f"{find_heads(network)[0]}.weight")
         if head is not None:
             config.model["num_classes"] = len(head)

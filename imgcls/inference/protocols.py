@@ -12,7 +12,7 @@ import numpy as np
 
 from imgcls.data.augment import CenterCrop, Crop
 from imgcls.data.loading import View
-from imgcls.models import nearest_arch
+from imgcls.errors import did_you_mean
 
 PROTOCOL_NAMES = {"Center": "center", "TenCrop": "ten_crop", "Dense": "dense", "GoogLeNet144": "googlenet144"}
 
@@ -190,7 +190,7 @@ def _proportional(scale: int, image_size: int, key: str) -> int:
 
 def _check(protocol: Any) -> None:
     if protocol.average not in AVERAGES:
-        nearest = nearest_arch(protocol.average, AVERAGES)
+        nearest = did_you_mean(protocol.average, AVERAGES)
         raise ValueError(f"protocol.average={protocol.average} is none of {', '.join(AVERAGES)}{nearest}")
 
 

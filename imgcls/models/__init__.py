@@ -1,22 +1,18 @@
-"""TODO imgcls.models."""
+"""The networks, one file a paper, those of torchvision and timm, and the weights that they start from."""
 
-from imgcls.models.alexnet import AlexNet, rectify
-from imgcls.models.external import nearest_arch, timm_model, torchvision_model
-from imgcls.models.factory import build_model
+from imgcls.models.alexnet import AlexNet
+from imgcls.models.external import timm_model, torchvision_model
+from imgcls.models.factory import build_model, outline_model
 from imgcls.models.googlenet import INCEPTIONS, GoogLeNet, GoogLeNetOutput
-from imgcls.models.layers import average_to, first_convolution, local_response_norm
+from imgcls.models.heads import average_states, find_heads, is_head, load_into
+from imgcls.models.layers import DenseHead, average_to, first_convolution, local_response_norm
 from imgcls.models.lenet import LeNet5, scaled_tanh
 from imgcls.models.resnet import DEPTHS, ResNet
 from imgcls.models.vgg import COLUMNS, VGG
 from imgcls.models.weights import (
-    VGG_COLUMNS,
     PublishedInput,
     UnpublishedError,
-    average_states,
-    find_heads,
-    is_head,
     is_published,
-    load_into,
     published_arch,
     published_input,
     published_name,
@@ -28,8 +24,8 @@ __all__ = [
     "DEPTHS",
     "INCEPTIONS",
     "VGG",
-    "VGG_COLUMNS",
     "AlexNet",
+    "DenseHead",
     "GoogLeNet",
     "GoogLeNetOutput",
     "LeNet5",
@@ -45,12 +41,11 @@ __all__ = [
     "is_published",
     "load_into",
     "local_response_norm",
-    "nearest_arch",
+    "outline_model",
     "published_arch",
     "published_input",
     "published_name",
     "read_weights",
-    "rectify",
     "scaled_tanh",
     "timm_model",
     "torchvision_model",

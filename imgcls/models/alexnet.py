@@ -6,7 +6,7 @@ Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convoluti
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.layers import average_to, check_image_size, local_response_norm
+from imgcls.models.layers import DenseHead, Unpublished, average_to, check_image_size, local_response_norm, rectify
 
 INITIALISATIONS = ("paper", "he")
 
@@ -16,7 +16,7 @@ class AlexNet(nn.Module):
 
     Departures from the paper, by default: one tower (`groups`) and pooling before normalisation (`norm_before_pool`);
     always: it says 224x224, but its 55x55 maps need 227 without padding; other sizes are pooled to the 6x6 maps that
-    FC6 expects, which leaves 227 as it is.
+    FC6 expects, which does not change 227.
 
     Args:
         groups: 1, or 2 for the paper's two towers, which meet in conv3 and the fully connected layers. Only the
@@ -31,6 +31,11 @@ class AlexNet(nn.Module):
         ValueError: an unknown `groups` or `init`; in forward, images under 67x67.
     """
 
+    arch = "alexnet"
+    unpublished = Unpublished(
+        "torchvision publishes none for this AlexNet; its own is another network",
+        ("model=torchvision", "model.arch=alexnet"),
+    )
     # 67 -> 15 (conv1) -> 7 -> 3 -> 1 (the three poolings).
     min_image_size = 67
 
@@ -80,11 +85,7 @@ class AlexNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
         check_image_size(images, self.min_image_size, network="AlexNet")
-        maps = self.pool_and_norm(rectify(self.conv1(images)))  # 55 -> 27 at 227
-        maps = self.pool_and_norm(rectify(self.conv2(maps)))  # 27 -> 13
-        maps = rectify(self.conv3(maps))
-        maps = rectify(self.conv4(maps))
-        maps = F.max_pool2d(rectify(self.conv5(maps)), 3, stride=2)  # 13 -> 6
+        maps = self.features(images)
         if maps.shape[-2:] != (6, 6):
             maps = average_to(maps, 6)
         features = maps.flatten(1)
@@ -92,13 +93,22 @@ class AlexNet(nn.Module):
         features = self.dropout(rectify(self.fc7(features)))
         return self.fc8(features)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Maps (B, 256, 6, 6) of images (B, C, 227, 227); other sizes give maps of other sizes."""
+        maps = self.pool_and_norm(rectify(self.conv1(images)))  # 55 -> 27 at 227
+        maps = self.pool_and_norm(rectify(self.conv2(maps)))  # 27 -> 13
+        maps = rectify(self.conv3(maps))
+        maps = rectify(self.conv4(maps))
+        return F.max_pool2d(rectify(self.conv5(maps)), 3, stride=2)  # 13 -> 6
+
     def pool_and_norm(self, maps: Tensor) -> Tensor:
-        """Overlapping 3x3/2 max pooling and local response normalisation, in the order asked for."""
+        """Overlapping 3x3/2 max pooling and local response normalisation, in the order of `norm_before_pool`."""
         if self.norm_before_pool:
             return F.max_pool2d(local_response_norm(maps), 3, stride=2)
         return local_response_norm(F.max_pool2d(maps, 3, stride=2))
 
-
-def rectify(maps: Tensor) -> Tensor:
-    # In place: no convolution or linear layer needs its output in the backward pass.
-    return F.relu(maps, inplace=True)
+    def fully_convolutional(self) -> nn.Module:
+        """Return this network for images of any size: FC6 as a 6x6 convolution, FC7 and FC8 as 1x1."""
+        relu = nn.ReLU(inplace=True)
+        head = [self.fc6, relu, self.dropout, self.fc7, relu, self.dropout, self.fc8]
+        return DenseHead(self, self.features, head, side=6)

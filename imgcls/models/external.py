@@ -1,12 +1,13 @@
-"""Networks from elsewhere: any classifier of torchvision, and of timm where it is installed."""
+"""Networks of other libraries: any classifier of torchvision, and of timm if it is installed."""
 
-import difflib
 import importlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+from imgcls.errors import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -20,28 +21,30 @@ def torchvision_model(
 
     Args:
         weights: None for random ones, or the name of published ones (`DEFAULT`, `IMAGENET1K_V1`), which torchvision
-            downloads. With another number of classes than theirs the last layer starts afresh.
+            downloads. With another number of classes than theirs the last layer is fresh.
         options: what else the network's constructor takes, such as dropout, or image_size of the vit family.
 
     Raises:
         ValueError: an unknown `arch`, `weights` or option, or `in_channels` other than 3.
     """
-    import torchvision  # here: it takes a second that other networks need not wait for
+    import torchvision  # here: it takes a second, which other networks need not wait for
 
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
+        hint = did_you_mean(arch, known, most=3)
         raise ValueError(
-            f"model.arch={arch} is no classifier of torchvision {torchvision.__version__}{nearest_arch(arch, known)}"
+            f"model.arch={arch} is no classifier of torchvision {torchvision.__version__}{hint}; "
+            "its documentation lists the names"
         )
     if in_channels != 3:
         raise ValueError(
             f"model.in_channels={in_channels}: torchvision's {arch} takes 3; set data.channels=3, "
             "or use model=timm or one of the networks written here, which take any"
         )
-    # Their default initialisation warns that it may change; to name it keeps it.
+    # Their default initialisation warns that it may change; naming it avoids the warning.
     defaults = {"init_weights": True} if arch in ("googlenet", "inception_v3") else {}
     if weights is None:
-        return build(torchvision.models.get_model, arch, {"num_classes": num_classes, **defaults, **options})
+        return _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
 
     published = torchvision.models.get_model_weights(arch)
     if weights not in published.__members__:
@@ -49,18 +52,26 @@ def torchvision_model(
         raise ValueError(
             f"model.weights={weights} is not published for torchvision's {arch}; use null or one of {names}"
         )
-    pretrained = build(torchvision.models.get_model, arch, {"weights": published[weights], **options})
+    pretrained = _from_torchvision(arch, {"weights": published[weights], **options})
     if num_classes == len(published[weights].meta["categories"]):
         return pretrained
     if defaults:
         # The published ones were trained on inputs scaled in another way, which transform_input restores.
         defaults["transform_input"] = True
-    model = build(torchvision.models.get_model, arch, {"num_classes": num_classes, **defaults, **options})
+    model = _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
     own = model.state_dict()
     fits = {name: value for name, value in pretrained.state_dict().items() if own[name].shape == value.shape}
     model.load_state_dict(fits, strict=False)
     log.info("%s keeps its published weights but for %s", arch, ", ".join(sorted(own.keys() - fits.keys())))
     return model
+
+
+def _from_torchvision(arch: str, arguments: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    network = build(torchvision.models.get_model, arch, arguments)
+    network.unpublished = None  # type: ignore[assignment]  # its published weights fit
+    return network
 
 
 def timm_model(
@@ -79,27 +90,29 @@ def timm_model(
         timm = importlib.import_module("timm")
     except ImportError as error:
         raise ValueError(
-            f"model.arch={arch} is to come from timm, which is not installed ({error}); "
+            f"model.arch={arch} needs timm, which is not installed ({error}); "
             "pip install timm, or install this project as imgcls[timm]"
         ) from error
     if not timm.is_model(arch):
+        hint = did_you_mean(arch, timm.list_models(), most=3)
         raise ValueError(
-            f"model.arch={arch} is no network of timm {timm.__version__}{nearest_arch(arch, timm.list_models())}"
+            f"model.arch={arch} is no network of timm {timm.__version__}{hint}; its documentation lists the names"
         )
     arguments = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained, **options}
     return build(timm.create_model, arch, arguments)
 
 
 def build(create: Callable[..., nn.Module], arch: str, arguments: dict[str, Any]) -> nn.Module:
-    """Call the library's factory; an option that the network does not have is the user's mistake."""
+    """Call the library's factory, and name the network `arch`.
+
+    Raises:
+        ValueError: the network does not have one of the options.
+    """
     try:
-        return create(arch, **arguments)
+        network = create(arch, **arguments)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         raise ValueError(f"model.arch={arch} does not take all of {', '.join(arguments)}: {error}") from error
-
-
-def nearest_arch(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else "; its documentation lists the names"
+    network.arch = arch  # type: ignore[assignment]
+    return network

@@ -1,15 +1,20 @@
-"""TODO imgcls.models.factory."""
+"""Build the network of a config, from scratch or from weights."""
 
 import torch
 from torch import nn
 
 from imgcls.config import Config, build_component
 from imgcls.errors import ConfigError
-from imgcls.models.weights import freeze_backbone, is_published, start_from
+from imgcls.models.heads import freeze_backbone, start_from
+from imgcls.models.weights import is_published
 
 
 def build_model(config: Config, *, num_classes: int, with_weights: bool = True) -> nn.Module:
-    """Build the network for `num_classes`, with its paper's initialisation drawn from the seed, or config.weights."""
+    """Build the network for `num_classes`, with its paper's initialisation drawn from the seed, or config.weights.
+
+    Raises:
+        ConfigError: a setting does not fit the network, the data or the weights.
+    """
     settings = dict(config.model)
     for key, value in (("num_classes", num_classes), ("in_channels", config.data.channels)):
         if settings.get(key) is None:
@@ -25,19 +30,28 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
             "leave model.in_channels out"
         )
     torch.manual_seed(config.seed)
-    built: nn.Module = build_component("model", settings)
+    network: nn.Module = build_component("model", settings)
+    if not hasattr(network, "arch"):
+        # A constructor of torchvision or timm named directly, or a network without a published name.
+        network.arch = settings["_target_"].rpartition(".")[2].lower()
     if with_weights and config.weights is not None:
         if is_published(config.weights) and config.augment.input != "standardised":
             raise ConfigError(
                 f"augment.input={config.augment.input}, but the published weights are of standardised pixels; "
                 "add augment.input=standardised"
             )
-        start_from(built, config.weights, settings)
+        start_from(network, config.weights)
     if config.freeze == "backbone":
-        freeze_backbone(built)
-    least = getattr(built, "min_image_size", 1)
+        freeze_backbone(network)
+    least = getattr(network, "min_image_size", 1)
     if config.image_size < least:
         raise ConfigError(
-            f"image_size={config.image_size} is too small for {type(built).__name__}; use image_size={least} or more"
+            f"image_size={config.image_size} is too small for {type(network).__name__}; use image_size={least} or more"
         )
-    return built
+    return network
+
+
+def outline_model(config: Config, *, num_classes: int) -> nn.Module:
+    """Build the network without values for its weights (on the meta device): to ask for its names and shapes."""
+    with torch.device("meta"):
+        return build_model(config, num_classes=num_classes, with_weights=False)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.layers import LocalResponseNorm, average_to, check_image_size
+from imgcls.models.layers import LocalResponseNorm, Unpublished, average_to, check_image_size
 
 
 class GoogLeNetOutput(NamedTuple):
@@ -53,8 +53,8 @@ class GoogLeNet(nn.Module):
 
     Args:
         aux_heads: two more classifiers, on 4a and 4d, that serve in training only.
-        batch_norm: normalise after each convolution, in place of its bias and of the local response normalisation,
-            which Ioffe & Szegedy 2015, section 4.2.1, find needless then.
+        batch_norm: normalise after each convolution, instead of its bias and the local response normalisation, which
+            Ioffe & Szegedy 2015, section 4.2.1, find needless then.
         dropout: share of the averaged features zeroed in training; `aux_dropout` the same in the heads.
         init: `he` (He et al. 2015) or `glorot` (Glorot & Bengio 2010).
 
@@ -62,6 +62,11 @@ class GoogLeNet(nn.Module):
         ValueError: an unknown `init`; in forward, images under 31x31.
     """
 
+    arch = "googlenet"
+    unpublished = Unpublished(
+        "torchvision publishes none for this GoogLeNet; its own is another network",
+        ("model=torchvision", "model.arch=googlenet"),
+    )
     # 31 -> 16 (conv1) -> 8 -> 4 -> 2 -> 1 (the four poolings, which round up).
     min_image_size = 31
 
@@ -145,6 +150,10 @@ class GoogLeNet(nn.Module):
             return GoogLeNetOutput(logits, self.aux1(maps4a), self.aux2(maps4d))
         return logits
 
+    def fully_convolutional(self) -> nn.Module:
+        """Return itself: the mean over the positions is already last, and goes through a linear layer."""
+        return self
+
 
 class Inception(nn.Module):
     """Four views of the same maps, side by side: figure 2(b)."""
@@ -180,14 +189,14 @@ class AuxHead(nn.Module):
         self.fc2 = nn.Linear(1024, num_classes)
 
     def forward(self, maps: Tensor) -> Tensor:
-        # The paper's 5x5/3 average pooling gives 4x4 from 14x14; from images of another size, 4x4 all the same.
+        # The paper's 5x5/3 average pooling gives 4x4 from 14x14; images of other sizes are averaged to 4x4 too.
         maps = F.avg_pool2d(maps, 5, stride=3) if maps.shape[-2:] == (14, 14) else average_to(maps, 4)
         features = F.relu(self.fc1(self.conv(maps).flatten(1)), inplace=True)
         return self.fc2(self.dropout(features))
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, batch_norm: bool) -> nn.Sequential:
-    """A convolution that keeps the size but for its stride, and its ReLU."""
+    """A convolution, padded to keep the size before its stride, and its ReLU."""
     padding = kernel // 2
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=not batch_norm)
     norm = [nn.BatchNorm2d(out_channels)] if batch_norm else []

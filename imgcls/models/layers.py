@@ -1,8 +1,18 @@
-"""Images of another size than a network was drawn for: too small ones are refused, other maps averaged to fit."""
+"""What several networks share: normalisation, images of other sizes than the paper's, and dense evaluation."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Unpublished(NamedTuple):
+    """Why torchvision's weights do not fit a network, and the overrides that choose a network which they fit."""
+
+    reason: str
+    overrides: tuple[str, ...]
 
 
 def check_image_size(images: Tensor, least: int, *, network: str) -> None:
@@ -22,7 +32,7 @@ def check_image_size(images: Tensor, least: int, *, network: str) -> None:
 def average_to(maps: Tensor, side: int) -> Tensor:
     """Average maps (B, C, H, W) over regions to (B, C, side, side), the regions of F.adaptive_avg_pool2d.
 
-    As two products of matrices: of that function's gradient CUDA has no deterministic form.
+    Two matrix products: CUDA has no deterministic gradient of that function.
     """
     height, width = maps.shape[-2:]
     rows, columns = averaging(height, side, like=maps), averaging(width, side, like=maps)
@@ -30,7 +40,7 @@ def average_to(maps: Tensor, side: int) -> Tensor:
 
 
 def averaging(length: int, regions: int, *, like: Tensor) -> Tensor:
-    """The matrix (regions, length) that averages each region; neighbours share what lies on their border."""
+    """Return the matrix (regions, length) that averages each region; neighbouring regions share their border."""
     places = torch.arange(length, device=like.device)
     region = torch.arange(regions, device=like.device)[:, None]
     first, end = region * length // regions, ((region + 1) * length + regions - 1) // regions
@@ -49,14 +59,14 @@ def local_response_norm(
     with alpha * size, and three times as fast on a CPU, where torch's goes through a 3-D average pooling.
 
     Raises:
-        ValueError: `size` is not an odd positive number, so that no channel is in the middle.
+        ValueError: `size` is not an odd positive number, which leaves no channel in the middle.
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(
             f"size={size} leaves no channel in the middle of local_response_norm; use an odd size such as 5"
         )
     num_channels = maps.shape[1]
-    # In float32 at least, whatever autocast says: the square of an fp16 map overflows from 256 on.
+    # In float32 at least, also under autocast: the square of an fp16 map overflows from 256 on.
     squares = maps.to(torch.promote_types(maps.dtype, torch.float32)).square()
     squares = F.pad(squares, (0, 0, 0, 0, size // 2, size // 2))
     energy = squares.narrow(1, 0, num_channels)
@@ -70,6 +80,57 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return local_response_norm(maps)
+
+
+def rectify(maps: Tensor) -> Tensor:
+    """Apply ReLU in place: no convolution or linear layer needs its output in the backward pass."""
+    return F.relu(maps, inplace=True)
+
+
+class DenseHead(nn.Module):
+    """Convolutions, then a classifier applied at every position of their maps: for images of any size and shape.
+
+    Simonyan & Zisserman 2014, section 3.2: the first linear layer becomes a convolution over the maps it was trained
+    on, the others 1x1, and the logits are averaged over the positions. The weights are those of `network`.
+
+    Args:
+        features: images (B, C, H, W) to maps; part of `network`.
+        head: the layers of the classifier, in their order.
+        side: of the maps that the first linear layer was trained on.
+    """
+
+    def __init__(
+        self, network: nn.Module, features: Callable[[Tensor], Tensor], head: Sequence[nn.Module], *, side: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.features = features
+        self.head = nn.ModuleList(head)
+        self.side = side
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W): the mean over the positions."""
+        maps, side = enlarge_to(self.features(images), self.side), self.side
+        for layer in self.head:
+            if isinstance(layer, nn.Linear):
+                maps, side = slide(layer, maps, side=side), 1
+            else:
+                maps = layer(maps)
+        return maps.mean(dim=(2, 3))
+
+
+def slide(layer: nn.Linear, maps: Tensor, *, side: int) -> Tensor:
+    """Apply a linear layer at every position of maps (B, C, H, W), as a convolution of side x side."""
+    weight = layer.weight.view(layer.out_features, -1, side, side)
+    return F.conv2d(maps, weight, layer.bias)
+
+
+def enlarge_to(maps: Tensor, side: int) -> Tensor:
+    """Repeat the values of maps (B, C, H, W) smaller than `side`, as the networks do with images smaller than 224."""
+    height, width = maps.shape[-2:]
+    if height >= side and width >= side:
+        return maps
+    return F.adaptive_avg_pool2d(maps, (max(height, side), max(width, side)))
 
 
 def first_convolution(network: nn.Module) -> Tensor | None:

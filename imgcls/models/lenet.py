@@ -39,6 +39,7 @@ class LeNet5(nn.Module):
         ValueError: an unknown `activation` or `pool`; in forward, images under 32x32.
     """
 
+    arch = "lenet5"
     # 32 -> 28 (C1) -> 14 (S2) -> 10 (C3) -> 5 (S4) -> 1 (C5).
     min_image_size = 32
 
@@ -79,3 +80,7 @@ class LeNet5(nn.Module):
         maps = act(self.conv5(maps))
         features = maps.mean(dim=(2, 3))
         return self.fc7(act(self.fc6(features)))
+
+    def fully_convolutional(self) -> nn.Module:
+        """Return itself: larger images are averaged over the positions of C5."""
+        return self

@@ -1,14 +1,14 @@
 """ResNet, the network that won ILSVRC 2015.
 
 He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition".
-The names of the layers are those of torchvision's resnet18 ... resnet152, so that published weights load as they are
-(into `stride_in_3x3=true`, the form torchvision has).
+The names of the layers are those of torchvision's resnet18 ... resnet152, so that its weights load unchanged
+(with `stride_in_3x3=true`, the form of torchvision).
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.layers import check_image_size
+from imgcls.models.layers import Unpublished, check_image_size
 
 
 class BasicBlock(nn.Module):
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
     Args:
         depth: 18, 34, 50, 101 or 152 weight layers.
         stride_in_3x3: halve the maps in the 3x3 of a bottleneck, not in its first 1x1 as the paper does. The later form
-            ("v1.5", torchvision's) looks at every position: slightly better, 4.1 in place of 3.9 G multiply-adds at
+            ("v1.5", torchvision's) looks at every position: slightly better, 4.1 instead of 3.9 G multiply-adds at
             depth 50. No difference at 18 and 34, which have no bottleneck.
         zero_init_residual: start the last batch normalisation of each block at 0, so that each block starts as its
             shortcut (Goyal et al. 2017, section 5.1). Not in the paper.
@@ -100,7 +100,16 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"model.depth={depth} is not in ResNet's table 1; use one of {', '.join(map(str, DEPTHS))}"
             )
+        self.arch = f"resnet{depth}"
         block, (num2, num3, num4, num5) = DEPTHS[depth]
+        self.unpublished = (
+            None
+            if stride_in_3x3 or block is BasicBlock
+            else Unpublished(
+                f"the published resnet{depth} halves its maps in the 3x3 (v1.5), the paper's in the 1x1 before; add",
+                ("model.stride_in_3x3=true",),
+            )
+        )
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -137,6 +146,10 @@ class ResNet(nn.Module):
         maps = self.layer4(maps)  # 7x7
         return self.fc(maps.mean(dim=(2, 3)))
 
+    def fully_convolutional(self) -> nn.Module:
+        """Return itself: the mean over the positions is already last, and goes through a linear layer."""
+        return self
+
 
 def stage(
     block: type[BasicBlock | Bottleneck],
@@ -155,7 +168,7 @@ def stage(
 
 
 def shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Module:
-    """Option B of section 3.3: the maps as they are, or a 1x1 convolution where size or channels change."""
+    """Option B of section 3.3: the identity, or a 1x1 convolution where size or channels change."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(

@@ -1,12 +1,12 @@
 """VGG: nothing but 3x3 convolutions, up to nineteen weight layers deep.
 
 Simonyan, Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image Recognition".
-The names of the layers are those of torchvision's vgg11 ... vgg19_bn, so that published weights load as they are.
+The names of the layers are those of torchvision's vgg11 ... vgg19_bn, so that its weights load unchanged.
 """
 
 from torch import Tensor, nn
 
-from imgcls.models.layers import LocalResponseNorm, average_to, check_image_size
+from imgcls.models.layers import DenseHead, LocalResponseNorm, Unpublished, average_to, check_image_size
 
 # Table 1, a row for each stage: (kernel, channels) of each convolution, or "LRN". A 2x2 max pooling ends a stage.
 COLUMNS: dict[str, list[list[tuple[int, int] | str]]] = {
@@ -53,6 +53,8 @@ COLUMNS: dict[str, list[list[tuple[int, int] | str]]] = {
         [(3, 512), (3, 512), (3, 512), (3, 512)],
     ],
 }
+# Columns by the names that others use for them; the others have none.
+NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
 INITIALISATIONS = ("glorot", "gaussian", "he")
 
 
@@ -89,6 +91,15 @@ class VGG(nn.Module):
             raise ValueError(f"model.column={column} is not in VGG's table 1; use one of {', '.join(COLUMNS)}")
         if init not in INITIALISATIONS:
             raise ValueError(f"model.init={init} is unknown to VGG; use one of {', '.join(INITIALISATIONS)}")
+        self.arch = NAMES.get(column, f"vgg_{column}") + ("_bn" if batch_norm else "")
+        self.unpublished = (
+            None
+            if column in NAMES
+            else Unpublished(
+                f"torchvision publishes none for this VGG (column {column}); it has A, B, D and E",
+                ("model=vgg16",),
+            )
+        )
         self.features = nn.Sequential(*feature_layers(column, in_channels=in_channels, batch_norm=batch_norm))
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
@@ -112,8 +123,8 @@ class VGG(nn.Module):
                 if init == "glorot":
                     nn.init.xavier_uniform_(layer.weight)
                 elif init == "gaussian":
-                    # The paper calls 0.01 the variance. Then each 512-channel layer would multiply the signal by five,
-                    # so it is read as the standard deviation, as in Krizhevsky et al. 2012.
+                    # The paper calls 0.01 the variance. Then each 512-channel layer would multiply the signal by five;
+                    # it is read as the standard deviation, as in Krizhevsky et al. 2012.
                     nn.init.normal_(layer.weight, std=0.01)
                 else:
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -131,6 +142,10 @@ class VGG(nn.Module):
         if maps.shape[-2:] != (7, 7):
             maps = average_to(maps, 7)
         return self.classifier(maps.flatten(1))
+
+    def fully_convolutional(self) -> nn.Module:
+        """Return this network for images of any size: section 3.2."""
+        return DenseHead(self, self.features, list(self.classifier), side=7)
 
 
 def feature_layers(column: str, *, in_channels: int, batch_norm: bool) -> list[nn.Module]:

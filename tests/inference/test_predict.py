@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from imgcls import inference
 from imgcls.config import compose, run_script
 from imgcls.data.decoding import BadImageError
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
-from imgcls.evaluation import evaluate
 from imgcls.inference import (
     Center,
     Guess,
@@ -198,8 +198,10 @@ def test_the_protocols_are_those_of_evaluate(monkeypatch: pytest.MonkeyPatch, tm
 
     (tmp_path / "a.png").touch()
     asked = []
-    monkeypatch.setattr(evaluate, "open_member", lambda *args: None)
-    monkeypatch.setattr(predict, "look_at", lambda *args, protocol, **more: asked.append(protocol) or (SEEN, []))
+    monkeypatch.setattr(inference, "open_member", lambda *args: None)
+    monkeypatch.setattr(
+        inference, "predict_files", lambda *args, protocol, **more: asked.append(protocol) or (SEEN, [])
+    )
     for name in predict.PROTOCOLS:
         for flip in ([], ["--flip"]):
             words_ = ["predict.py", "checkpoint=x", "device=cpu", f"protocol={name}", *flip, str(tmp_path / "a.png")]

@@ -169,7 +169,7 @@ def test_dense_refuses_networks_that_it_does_not_know() -> None:
     [
         (lambda: Dense(scales=[128]), r"protocol.scales=\[128\].*224 or more"),
         (lambda: GoogLeNet144(scales=[]), r"protocol.scales=\[\]"),
-        (lambda: Center(average="softmx"), "average=softmx is none of softmax, logits; did you mean softmax"),
+        (lambda: Center(average="softmx"), r"average=softmx is none of softmax, logits \(did you mean softmax\?\)"),
         (lambda: TenCrop(short_side=200).views(300, 300, image_size=224, crop=CROP), "short_side has 200"),
     ],
 )

@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from imgcls.config import compose
 from imgcls.models import (
     COLUMNS,
     DEPTHS,
@@ -22,6 +23,7 @@ from imgcls.models import (
     ResNet,
     average_to,
     local_response_norm,
+    outline_model,
     scaled_tanh,
 )
 
@@ -111,6 +113,23 @@ def map_sizes(model: nn.Module, images: Tensor, layers: list[str]) -> list[tuple
 def test_parameters_are_as_many_as_published(name: str) -> None:
     model, _ = on_meta(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == NETWORKS[name][-1]
+
+
+@pytest.mark.parametrize(
+    "words, arch",
+    [
+        (["model=lenet5"], "lenet5"),
+        (["model=alexnet"], "alexnet"),
+        (["model=googlenet"], "googlenet"),
+        (["model=vgg16_bn"], "vgg16_bn"),
+        (["model=vgg16_1x1"], "vgg_C"),
+        (["model=vgg11_lrn"], "vgg_A-LRN"),
+        (["model=resnet101"], "resnet101"),
+        (["model=torchvision", "model.arch=mobilenet_v3_small"], "mobilenet_v3_small"),
+    ],
+)
+def test_a_network_has_the_name_that_it_is_published_under(words: list[str], arch: str) -> None:
+    assert outline_model(compose([*words, "data=folder"]), num_classes=1000).arch == arch
 
 
 def test_lenet5_has_61706_parameters_by_default() -> None:

@@ -14,9 +14,11 @@ from imgcls.config import build_component, compose
 from imgcls.errors import ConfigError
 from imgcls.models import (
     PublishedInput,
+    ResNet,
     average_states,
     build_model,
     load_into,
+    outline_model,
     published_arch,
     published_input,
     read_weights,
@@ -24,7 +26,8 @@ from imgcls.models import (
 from imgcls.training import build_optimizer
 
 CPU = torch.device("cpu")
-RESNET18 = {"_target_": "imgcls.models.ResNet", "depth": 18}
+with torch.device("meta"):
+    RESNET18 = ResNet(depth=18)
 
 Train = Callable[..., dict[str, Any]]
 
@@ -39,7 +42,7 @@ def test_resnets_take_torchvisions_weights_and_give_its_logits(arch: str, depth:
     theirs = torchvision.models.get_model(arch)
     config = compose([f"model=resnet{depth}", "model.stride_in_3x3=true", "data=folder"])
     ours = build_model(config, num_classes=1000)
-    assert published_arch(config.model) == arch
+    assert published_arch(ours) == ours.arch == arch
     assert load_into(ours, theirs.state_dict(), "theirs") == []
     assert torch.allclose(small(ours), small(theirs), atol=1e-5)
 
@@ -51,7 +54,7 @@ def test_vggs_take_the_layout_of_torchvisions_weights(name: str) -> None:
         ours = build_component(
             "model", {**compose([f"model={name}", "data=folder"]).model, "num_classes": 1000, "in_channels": 3}
         )
-    assert published_arch(compose([f"model={name}", "data=folder"]).model) == name
+    assert published_arch(ours) == ours.arch == name
     assert {key: value.shape for key, value in ours.state_dict().items()} == {
         key: value.shape for key, value in theirs.state_dict().items()
     }
@@ -69,7 +72,7 @@ def test_vggs_take_the_layout_of_torchvisions_weights(name: str) -> None:
 )
 def test_networks_without_published_weights_are_refused(overrides: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        read_weights("torchvision", compose([*overrides, "data=folder"]).model)
+        read_weights("torchvision", outline_model(compose([*overrides, "data=folder"]), num_classes=1000))
 
 
 def test_a_published_name_that_is_not_there_is_refused_with_those_that_are() -> None:
@@ -79,7 +82,8 @@ def test_a_published_name_that_is_not_there_is_refused_with_those_that_are() -> 
 
 def test_the_published_input_is_the_publishers() -> None:
     assert published_input("torchvision", RESNET18) == PublishedInput(224, 256)
-    v2 = {**RESNET18, "depth": 50, "stride_in_3x3": True}
+    with torch.device("meta"):
+        v2 = ResNet(depth=50, stride_in_3x3=True)
     assert published_input("torchvision:IMAGENET1K_V2", v2) == PublishedInput(224, 232)
 
 
