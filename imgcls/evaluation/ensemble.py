@@ -87,7 +87,6 @@ def ensemble_results(tested: list[MemberResult], predictions: list[Predictions],
 
 def ensemble_table(results: dict[str, Any]) -> str:
     """Return a table of the members and what each adds."""
-
     titles = {name: f"{METRICS[name].title} %" for name in PERCENTS}
 
     def cells(row: dict[str, Any]) -> str:
