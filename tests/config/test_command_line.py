@@ -82,7 +82,7 @@ def test_a_run_ends_with_a_table_and_run_again_shows_it(tiny: list[str], tmp_pat
         (["+optimizer.lrr=3"], ["optimizer.lrr=3", "did you mean lr?"]),
         (["device=cuda:99"], ["device=cuda:99"]),
         (["optimizer._target_=os.system"], ["optimizer._target_=os.system", "not allowed"]),
-        (["model._target_=imgcls.models.resnet.Resnet"], ["did you mean imgcls.models.resnet.ResNet?"]),
+        (["model._target_=imgcls.models.Resnet"], ["did you mean imgcls.models.ResNet?"]),
         (["data.num_classes=11", "model=lenet5"], ["data.num_classes=11", "3 classes"]),
     ],
 )
@@ -168,7 +168,7 @@ def test_ctrl_c_outside_an_import_is_pythons_own_and_the_handler_goes(request: p
 
 
 @pytest.mark.parametrize(
-    "hidden", ["imgcls.data.loader.os.system", "torch.optim.sgd.torch", "torch.load", "builtins.eval"]
+    "hidden", ["imgcls.data.sets.shapes.os.system", "torch.optim.sgd.torch", "torch.load", "builtins.eval"]
 )
 def test_a_hostile_target_is_refused(hidden: str) -> None:
     from imgcls.config import build_component
@@ -183,7 +183,7 @@ def test_a_target_hidden_in_a_setting_is_not_called(tmp_path: Path) -> None:
 
     proof = tmp_path / "proof"
     node = {
-        "_target_": "imgcls.training.schedules.Constant",
+        "_target_": "imgcls.training.Constant",
         "warmup_epochs": {"_target_": "os.mkdir", "path": str(proof)},
     }
     with pytest.raises((TypeError, ValueError)):

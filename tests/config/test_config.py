@@ -70,14 +70,14 @@ def test_one_part_of_a_recipe_can_be_swapped() -> None:
     composed = compose(["model=vgg16", "optimizer=adamw", "schedule=cosine"])
     assert composed.optimizer["_target_"] == "torch.optim.AdamW"
     assert "momentum" not in composed.optimizer
-    assert composed.schedule["_target_"] == "imgcls.training.schedules.Cosine"
+    assert composed.schedule["_target_"] == "imgcls.training.Cosine"
     assert composed.recipe.name == "vgg"
 
 
 def test_the_plateau_recipes_divide_lr_by_ten() -> None:
     for model in ("alexnet", "vgg16", "resnet50"):
         composed = compose([f"model={model}"])
-        assert composed.schedule["_target_"] == "imgcls.training.schedules.Plateau"
+        assert composed.schedule["_target_"] == "imgcls.training.Plateau"
         assert composed.schedule["factor"] == 0.1
 
 
