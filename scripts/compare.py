@@ -1,11 +1,11 @@
 """Print a table of runs, best first: `python scripts/compare.py [FOLDER ...]` (default: runs)."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgcls.config import ScriptParser, run_script
 from imgcls.runs import CONFIG, RESULTS, confidence_interval, find_runs, only_seeds_differ, runs_table, without_seed
 
 
@@ -28,15 +28,13 @@ def over_seeds(directories: Sequence[Path]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Print a table of runs, best validation top-1 first.")
-    parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], help="where runs lie (default: runs)")
-    try:
-        found = find_runs(parser.parse_args().folders)
-        print("\n".join([runs_table(found), *over_seeds(found)]))
-    except FileNotFoundError as error:
-        parser.error(str(error))
+def compare() -> None:
+    """Print the table of the runs that the command line names."""
+    parser = ScriptParser("Print a table of runs, best validation top-1 first.")
+    parser.add_argument("folders", nargs="*", type=Path, help="folders of runs, or above them (default: runs)")
+    runs = find_runs(parser.parse().folders or [Path("runs")])
+    print("\n".join([runs_table(runs), *over_seeds(runs)]))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(compare)

@@ -5,7 +5,7 @@ Imports no torch, so that help and every config error come at once. Hydra and Om
 
 from imgcls.config.command_line import command_line
 from imgcls.config.components import build_component, locate
-from imgcls.config.compose import compose, compose_network
+from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
 from imgcls.config.console import Console
 from imgcls.config.identity import consequential, flatten, from_flat
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
@@ -20,6 +20,7 @@ __all__ = [
     "add_network",
     "any_names",
     "build_component",
+    "build_protocol",
     "command_line",
     "compose",
     "compose_network",
@@ -29,5 +30,6 @@ __all__ = [
     "from_flat",
     "locate",
     "network_of",
+    "protocol_names",
     "run_script",
 ]

@@ -62,21 +62,23 @@ def check_evaluation(config: EvaluateConfig) -> None:
         raise ConfigError("average=weights needs several checkpoints of one network: checkpoint=[a.pt,b.pt]")
 
 
-def check_source(checkpoint: object, weights: str | None, network: object) -> None:
+def check_source(checkpoint: object, weights: str | None, network: list[str]) -> None:
     """Refuse a command that does not say which network it is for, or says it twice.
 
     Args:
-        network: what the command line says of it: model=..., and settings of it.
+        network: the words of the command line that describe it: model=resnet50, model.stride_in_3x3=true, ...
 
     Raises:
         ConfigError: with what to add or to leave out.
     """
     if bool(checkpoint) == (weights is not None):
         raise ConfigError("name the network: checkpoint=runs/.../best.pt, or model=resnet50 weights=torchvision")
-    if weights is not None and not network:
+    if weights is not None and not any(word.startswith("model=") for word in network):
         raise ConfigError(f"weights={weights} of which network? add model=resnet50, or another of conf/model")
     if checkpoint and network:
-        raise ConfigError("model= and its settings go with weights=; a checkpoint brings its own: leave them out")
+        raise ConfigError(
+            f"{network[0]}: a checkpoint brings its network and input; this goes with weights=: leave it out"
+        )
 
 
 def _check_settings(config: Config | EvaluateConfig) -> None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config.checks import check_config, check_evaluation
+from imgcls.config.components import build_component
 from imgcls.config.hydra_internals import compose_within_main, parse_overrides
 from imgcls.config.identity import keys_not_in_run_name, run_name
 from imgcls.config.messages import no_such_key, one_line
@@ -79,6 +80,20 @@ def compose_network(words: list[str]) -> Config:
         ConfigError: as `compose`.
     """
     return compose(["data=imagenet", *words])
+
+
+def protocol_names(*, first: str) -> tuple[str, ...]:
+    """Return the names in conf/protocol, `first` before the others."""
+    return tuple(
+        sorted((path.stem for path in (CONF_DIR / "protocol").glob("*.yaml")), key=lambda name: (name != first, name))
+    )
+
+
+def build_protocol(name: str, **settings: Any) -> Any:
+    """Build the test protocol that conf/protocol/`name` describes, with settings that win over its own."""
+    node = OmegaConf.to_object(OmegaConf.load(CONF_DIR / "protocol" / f"{name}.yaml"))
+    assert isinstance(node, dict)
+    return build_component("protocol", {str(key): value for key, value in node.items()} | settings)
 
 
 def register() -> None:

@@ -78,8 +78,8 @@ def compose_within_main() -> Iterator[None]:
         GlobalHydra.instance().hydra = running
 
 
-def ambiguous_key(error: BaseException) -> str | None:
-    """Return the key that was given several values without -m; Hydra has no class for this error."""
+def ambiguous_override(error: BaseException) -> str | None:
+    """Return the override that has several values without -m; Hydra has no class for this error."""
     match = re.search(r"Ambiguous value for argument '([^']+)'", str(error))
     return match[1] if match else None
 

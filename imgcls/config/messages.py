@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from imgcls.config.hydra_internals import ambiguous_key, refused_override, unknown_key, without_types
+from imgcls.config.hydra_internals import ambiguous_override, refused_override, unknown_key, without_types
 from imgcls.errors import did_you_mean
 
 # Groups of train.py, or words of evaluate.py, that are not a key of the composed config.
@@ -25,8 +25,8 @@ def _explain(error: BaseException) -> str:
         return f"{group}={choice}: there is no such {group}{did_you_mean(choice, options)}; one of {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override that Hydra understands; write key=value, and quote odd characters"
-    if key := ambiguous_key(error):
-        return f"{key}: several values; to run one job for each, add -m; for a list, write key=[value1,value2]"
+    if override := ambiguous_override(error):
+        return f"{override}: several values; to run one job for each, add -m; for a list, write key=[value1,value2]"
     if unknown := unknown_key(error):
         return _unknown_key(*unknown)
     if isinstance(error, ConfigCompositionException) and cause is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from imgcls.config.settings import setting
+from imgcls.metrics import METRICS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -85,7 +86,7 @@ class CheckpointConfig:
 
     every_minutes: float = setting(10.0, least=0, incidental=True)
     keep: int = setting(0, least=0, incidental=True)
-    best_metric: str = setting("top1", one_of=("top1", "top5", "loss"))
+    best_metric: str = setting("top1", one_of=tuple(METRICS))
 
 
 @dataclass
@@ -185,9 +186,10 @@ class EvaluateConfig(CommonConfig):
 
 def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     """Return the data of a test: the images that `given` names, or those of training, prepared as in training."""
-    same = ("channels", "mean", "std", "scale")
-    if given.source is None:
-        same += ("name", "source", "num_classes")
-    kept = {key: getattr(trained, key) for key in same}
-    more = {} if given.source is None else {"num_classes": None}  # the test may have some of the classes
-    return dataclasses.replace(given, root=given.root or trained.root, **kept, **more)
+    kept = {key: getattr(trained, key) for key in ("channels", "mean", "std", "scale")}
+    kept["root"] = given.root or trained.root
+    kept["name"] = given.name or trained.name
+    kept["source"] = given.source or trained.source
+    # Of another set the test may have some of its classes.
+    kept["num_classes"] = trained.num_classes if given.source is None else None
+    return dataclasses.replace(given, **kept)

@@ -4,6 +4,7 @@ Imports no torch, so that help and mistakes come at once.
 """
 
 import argparse
+import functools
 import io
 import logging
 import re
@@ -38,18 +39,21 @@ class ScriptParser(argparse.ArgumentParser):
         """Add an option of true or false, which may be written without a value."""
         key = name.removeprefix("--").replace("-", "_")
         self._flags.add(key)
-        self.add_argument(name, type=_true_or_false, default=False, metavar="BOOL", help=help)
+        self.add_argument(name, type=functools.partial(_true_or_false, key), default=False, metavar="BOOL", help=help)
 
     def add_choice(self, name: str, choices: Sequence[str], *, help: str) -> None:
         """Add an option with one of a few values; the first is the default."""
+        key = name.removeprefix("--")
 
         def choose(value: str) -> str:
             if value not in choices:
-                raise argparse.ArgumentTypeError(f"none of {', '.join(choices)}{did_you_mean(value, choices)}")
+                raise argparse.ArgumentTypeError(
+                    f"{key}={value} is none of {', '.join(choices)}{did_you_mean(value, choices)}"
+                )
             return value
 
         listed = f"{help}: {', '.join(choices)} (default: {choices[0]})"
-        self.add_argument(name, type=choose, default=choices[0], metavar=name.removeprefix("--").upper(), help=listed)
+        self.add_argument(name, type=choose, default=choices[0], metavar=key.upper(), help=listed)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse the command line.
@@ -94,12 +98,16 @@ class ScriptParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message, with the option in the words that a user may write."""
-        raise ConfigError(re.sub(r"^argument (?:--)?([\w-]+): ", r"\1: ", message))
+        message = re.sub(r"^argument --(\S+): invalid int value: '(.*)'$", r"\1=\2 must be a whole number", message)
+        message = re.sub(
+            r"^the following arguments are required: (?:--)?", "this needs more words, see --help: ", message
+        )
+        raise ConfigError(re.sub(r"^argument \S+: ", "", message))
 
 
-def _true_or_false(value: str) -> bool:
+def _true_or_false(key: str, value: str) -> bool:
     if value.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{value} is neither true nor false")
+        raise argparse.ArgumentTypeError(f"{key}={value} must be true or false")
     return value.lower() == "true"
 
 

@@ -72,9 +72,8 @@ def check_known(word: str, known: Iterable[str]) -> None:
     option = key.removeprefix("--")
     if word.startswith("--") or (equals and option.replace(".", "").isidentifier() and not glob.glob(word)):
         known = sorted(known)
-        raise ConfigError(
-            f"{key}: there is no such option{did_you_mean(option, known)}; the options are {', '.join(known)}"
-        )
+        options = f"the options are {', '.join(known)}" if known else "this takes no options"
+        raise ConfigError(f"{key}: there is no such option{did_you_mean(option, known)}; {options}")
 
 
 def quote_path(word: str, *, paths: Iterable[str], sweep: bool) -> str:

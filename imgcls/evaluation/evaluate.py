@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from imgcls import distributed
-from imgcls.config import EvaluateConfig, build_component, consequential
+from imgcls.config import EvaluateConfig, build_component, consequential, data_of_test
 from imgcls.data.sets import ImageSet, open_image_set, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
@@ -38,11 +38,11 @@ from imgcls.inference import (
     folder_of_several,
     num_outputs,
     open_checkpoint,
+    open_weights,
     predict_split,
     protocol_name,
     validation_crop,
 )
-from imgcls.inference.network import _from_weights
 from imgcls.metrics import METRICS
 from imgcls.runs import code_version
 
@@ -53,8 +53,8 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
     """Return what opens each network of the test: one at a time, as several may not fit into memory."""
     if config.weights is not None:
         assert config.network is not None
-        source, model = config.weights, config.network
-        return [lambda: _from_weights(source, model, config.overrides, lambda words: f"overrides=[{','.join(words)}]")]
+        weights, network = config.weights, config.network
+        return [lambda: open_weights(weights, network)]
     if config.average == "weights":
         return [lambda: average_weights(config.checkpoints)]
     return [lambda path=path: open_checkpoint(path) for path in config.checkpoints]
@@ -62,18 +62,13 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
 
 def use_data(member: Member, config: EvaluateConfig) -> None:
     """Point the member at the images of the test; how it sees them stays as it was trained."""
-    given, own = config.data, member.config.data
-    if given.source is not None:
-        own.source, own.name, own.num_classes = given.source, given.name or own.name, None
-    own.root = given.root or own.root
-    own.num_threads, own.prefetch, own.cache_gb = given.num_threads, given.prefetch, given.cache_gb
-    own.on_bad_image = given.on_bad_image
+    own = member.config.data = data_of_test(member.config.data, config.data)
     member.config.image_size = config.image_size or member.config.image_size
     source, root = own.source, Path(own.root or "").expanduser()
     # A test needs no training images: a root that holds val/ alone will do.
     if own.root and "train" in source and not (root / source["train"]).is_dir() and (root / source["val"]).is_dir():
         own.source = {**source, "train": source["val"]}
-    elif own.root and str(source["_target_"]).endswith(".imagenet") and not (root / "train").is_dir():
+    elif own.root and str(source["_target_"]).endswith(".open_imagenet") and not (root / "train").is_dir():
         own.source = (
             {**source, "train": source.get("val", "val")} if (root / source.get("val", "val")).is_dir() else source
         )
