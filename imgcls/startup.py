@@ -1,11 +1,19 @@
-"""What a training command can say before torch is imported: the run is finished, or its data is not there."""
+"""What a command can say before torch is imported: a run has finished, or a file that it needs is not there."""
 
+import inspect
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
-from imgcls.config import Config, consequential
+from PIL import Image
+
+from imgcls.config import Config, EvaluateConfig, build_component, consequential, locate
 from imgcls.data.sets import ImageSet, open_image_set
-from imgcls.runs import RunDirectory, check_same_run
+from imgcls.runs import BEST, CONFIG, RunDirectory, check_same_run
+
+EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
 
 
 def look_up_run(config: Config, path: Path) -> tuple[dict[str, Any] | None, ImageSet | None]:
@@ -21,3 +29,84 @@ def look_up_run(config: Config, path: Path) -> tuple[dict[str, Any] | None, Imag
     if results["data_root"] != config.data.root:
         check_same_run(path, "data set", results["data"], open_image_set(config).identity())
     return results, None
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """Return the file of a checkpoint: `path`, or the best one in the folder of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = Path(path).expanduser()
+    file = file / BEST if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(f"checkpoint={file}: there is no such file")
+    return file
+
+
+def check_network_files(checkpoints: Iterable[str], weights: str | None) -> None:
+    """Check that the files of a network are there; published weights and URLs are not looked at.
+
+    Raises:
+        FileNotFoundError: one is not.
+    """
+    for path in checkpoints:
+        checkpoint_file(path)
+    elsewhere = weights is None or weights.partition(":")[0] == "torchvision" or bool(urlparse(weights).netloc)
+    if weights is not None and not elsewhere and not Path(weights.removeprefix("file:")).expanduser().is_file():
+        raise FileNotFoundError(f"weights={weights}: there is no such file; give a file, a URL, or torchvision")
+
+
+def check_test_files(config: EvaluateConfig) -> None:
+    """Check that the network, the images and the labels of a test are there.
+
+    Raises:
+        ValueError, FileNotFoundError: one is not, or data.root is needed and not set.
+    """
+    check_network_files(config.checkpoints, config.weights)
+    root = config.data.root
+    if root is not None and not Path(root).expanduser().exists():
+        raise FileNotFoundError(f"data.root={root}: there is no such folder or file")
+    source = config.data.source or (_trained_source(config.checkpoints[0]) if config.checkpoints else None)
+    if root is None and source is not None:
+        parameter = inspect.signature(locate("data.source", source["_target_"])).parameters.get("root")
+        if parameter is not None and parameter.default is parameter.empty:
+            build_component("data.source", source, root=None, channels=config.data.channels)  # says what is missing
+    if config.real is not None and not Path(config.real).expanduser().is_file():
+        raise FileNotFoundError(f"real={config.real}: there is no such file; the authors publish it as real.json")
+
+
+def _trained_source(checkpoint: str) -> dict[str, Any] | None:
+    """Return the data.source of the run that a checkpoint is beside, if there is a run."""
+    file = checkpoint_file(checkpoint).parent / CONFIG
+    target = json.loads(file.read_text()).get("data.source._target_") if file.is_file() else None
+    return {"_target_": target} if target else None
+
+
+def check_export_file(file: Path, *, normalise: bool, softmax: bool, opset: int | None) -> None:
+    """Check that an exported file is of a known kind, which can hold what is asked for.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if file.suffix not in EXPORT_SUFFIXES:
+        raise ValueError(f"out={file}: the suffix says what to write; use one of {', '.join(EXPORT_SUFFIXES)}")
+    if file.suffix == ".safetensors" and (normalise or softmax):
+        raise ValueError("safetensors holds weights alone, no graph: leave normalise and softmax out")
+    if opset is not None and file.suffix != ".onnx":
+        raise ValueError(f"opset={opset} is ONNX's; leave it out for {file.suffix}")
+
+
+def check_picture_file(option: str, file: Path) -> None:
+    """Check the name of the picture that `option` asks for, and make its folder.
+
+    Raises:
+        ValueError: the suffix is of no kind of picture, or the folder cannot be made.
+    """
+    known = Image.registered_extensions()
+    if known.get(file.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{option}={file}: the suffix says what to write; use {file.with_suffix('.png').name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option}={file}: its folder cannot be made ({error.strerror})") from error

@@ -3,16 +3,18 @@
 from pathlib import Path
 
 from imgcls.config import EvaluateConfig, any_names, command_line
+from imgcls.startup import check_test_files
 
 
-def evaluate(cfg: EvaluateConfig, folder: Path) -> None:
-    """Test what `cfg` names."""
-    from imgcls import distributed
-    from imgcls.evaluation import run_evaluation  # here: torch takes seconds, which a config error need not wait for
-
+def evaluate(config: EvaluateConfig, folder: Path) -> None:
+    """Test the network that `config` names."""
     del folder
-    with distributed.process_group(cfg.device) as device:
-        run_evaluation(cfg, device)
+    check_test_files(config)
+    from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
+    from imgcls.evaluation import run_evaluation
+
+    with process_group(config.device) as device:
+        run_evaluation(config, device)
 
 
 if __name__ == "__main__":

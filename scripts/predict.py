@@ -1,67 +1,56 @@
 """Name what images show: `python scripts/predict.py checkpoint=runs/x/best.pt photo.jpg folder/ '*.png'`."""
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from imgcls.config import add_network, check_network, parse_options, run_script
-from imgcls.inference import check_picture_file, protocols
-
-PROTOCOLS = ("center", "ten_crop", "googlenet144", "dense", "dense_resnet")
+from imgcls.config import ScriptParser, add_network, build_protocol, network_of, protocol_names, run_script
+from imgcls.errors import ConfigError
+from imgcls.startup import check_network_files, check_picture_file
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description="Name what images show. Options may be written key=value.",
-        epilog="Files that are no images are named on standard error and passed over. A photo's EXIF orientation "
-        "is not applied, as in training: turn photos upright first.",
+def make_parser() -> ScriptParser:
+    parser = ScriptParser(
+        "Name what images show.",
+        epilog="Files that are not images are named on standard error and left out. A photo's EXIF orientation is not\n"
+        "applied, as in training: turn photos upright first.\n\n"
+        "examples:\n"
+        "  predict.py checkpoint=runs/x/best.pt photo.jpg folder/ '*.png' format=json\n"
+        "  predict.py model=resnet50 model.stride_in_3x3=true weights=torchvision photo.jpg",
     )
-    add_network(made)
-    made.add_argument("images", nargs="+", help="files, folders, patterns; - reads a list from standard input")
-    made.add_argument("--top", type=int, default=5, metavar="N", help="classes for each image (default: 5)")
-    made.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    made.add_argument("--protocol", choices=PROTOCOLS, default="center")
-    made.add_argument("--flip", action="store_true", help="show each view mirrored too (all but center do)")
-    made.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw the images with their classes")
-    return made
+    add_network(parser)
+    parser.add_argument("images", nargs="+", help="files, folders, patterns; - reads a list from standard input")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes for each image (default: 5)")
+    parser.add_choice("--format", ("table", "csv", "json"), help="of the output")
+    parser.add_choice("--protocol", protocol_names(first="center"), help="the views of each image, as in evaluate.py")
+    parser.add_flag("--flip", help="show each view mirrored too (all but center do)")
+    parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw the images with their classes")
+    return parser
 
 
 def predict() -> int:
-    """Predict what the command line names; 0 where any image could be read."""
-    options = parse_options(parser())
-    check_network(options)
+    """Predict the images that the command line names; 0 if any of them could be read."""
+    options = make_parser().parse()
+    network = network_of(options)
     if options.top < 1:
-        raise ValueError(f"top={options.top} shows nothing; use 1 or more")
+        raise ConfigError(f"top={options.top} shows nothing; use 1 or more")
     if options.contact_sheet is not None:
-        check_picture_file("contact-sheet", options.contact_sheet)
-    from imgcls import distributed
-    from imgcls.inference import (  # here: torch takes seconds, help need not wait
-        FORMATS,
-        PROTOCOL_NAMES,
-        RESNET_SCALES,
-        find_images,
-        open_member,
-        predict_files,
-        save_contact_sheet,
-    )
+        check_picture_file("contact_sheet", options.contact_sheet)
+    check_network_files([options.checkpoint] if options.checkpoint else [], options.weights)
+    from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
+    from imgcls.inference import FORMATS, find_images, open_member, predict_files, save_contact_sheet
 
-    found = find_images(options.images, sys.stdin)
-    names = {name: kind for kind, name in PROTOCOL_NAMES.items()}
-    settings: dict[str, Any] = {"scales": RESNET_SCALES} if options.protocol == "dense_resnet" else {}
-    if options.flip:
-        settings["flip"] = True
-    protocol = getattr(protocols, names[options.protocol.removesuffix("_resnet")])(**settings)
-    with distributed.process_group(options.device) as device:
-        member = open_member(options.checkpoint, options.weights, options.network, options.override)
-        seen, bad = predict_files(member, found.files, device=device, protocol=protocol, top=options.top)
-    for reason in [*found.passed_over, *map(str, bad)]:
+    images = find_images(options.images, sys.stdin)
+    protocol = build_protocol(options.protocol, **({"flip": True} if options.flip else {}))
+    with process_group(options.device) as device:
+        member = open_member(options.checkpoint, options.weights, network)
+        predictions, bad = predict_files(member, images.files, device=device, protocol=protocol, top=options.top)
+    for reason in [*images.passed_over, *map(str, bad)]:
         print(f"passed over: {reason}", file=sys.stderr)
-    if not seen:
-        raise ValueError("none of the images can be read")
-    print(FORMATS[options.format](seen))
+    if not predictions:
+        raise ConfigError("none of the images can be read")
+    print(FORMATS[options.format](predictions))
     if options.contact_sheet is not None:
-        save_contact_sheet(seen, options.contact_sheet)
+        save_contact_sheet(predictions, options.contact_sheet)
     return 0
 
 

@@ -1,30 +1,35 @@
-"""TODO imgcls.config."""
+"""The configuration: its schema and checks, the command lines that choose it, and the errors about it.
 
-from imgcls.config.command_line import Console, command_line
+Imports no torch, so that help and every config error come at once. Hydra and OmegaConf are imported only here.
+"""
+
+from imgcls.config.command_line import command_line
 from imgcls.config.components import build_component, locate
-from imgcls.config.compose import compose
-from imgcls.config.identity import INCIDENTAL, consequential, flatten, from_flat, run_name
-from imgcls.config.quoting import quote_paths
-from imgcls.config.schema import Config, EvaluateConfig
-from imgcls.config.script_options import add_network, any_names, check_network, parse_options, run_script
+from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
+from imgcls.config.console import Console
+from imgcls.config.identity import consequential, flatten, from_flat
+from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
+from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
 
 __all__ = [
-    "INCIDENTAL",
     "Config",
     "Console",
+    "DataConfig",
     "EvaluateConfig",
+    "ScriptParser",
     "add_network",
     "any_names",
     "build_component",
-    "check_network",
+    "build_protocol",
     "command_line",
     "compose",
+    "compose_network",
     "consequential",
+    "data_of_test",
     "flatten",
     "from_flat",
     "locate",
-    "parse_options",
-    "quote_paths",
-    "run_name",
+    "network_of",
+    "protocol_names",
     "run_script",
 ]

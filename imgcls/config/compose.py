@@ -1,4 +1,4 @@
-"""TODO imgcls.config.compose."""
+"""From conf/ and overrides to the plain, checked config that the rest of the program reads."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config.checks import check_config, check_evaluation
-from imgcls.config.identity import run_name
+from imgcls.config.components import build_component
+from imgcls.config.hydra_internals import compose_within_main, parse_overrides
+from imgcls.config.identity import keys_not_in_run_name, run_name
 from imgcls.config.messages import no_such_key, one_line
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.environment import CONF_DIR
@@ -23,10 +23,10 @@ AnyConfig = TypeVar("AnyConfig", Config, EvaluateConfig)
 
 
 def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
-    """Turn Hydra's composed tree into the plain, checked config that the rest of the program reads.
+    """Turn Hydra's composed tree into a plain, checked config.
 
     Raises:
-        ConfigError: a mandatory value is missing, a key is unknown, or `check` refuses a field.
+        ConfigError: a value is missing, a key is unknown, or a check refuses a value.
     """
     if OmegaConf.get_type(cfg) is not kind:
         raise ConfigError("--config-name: conf/ has config.yaml for train.py, evaluate.yaml for scripts/evaluate.py")
@@ -46,45 +46,64 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
 def _check_keys(node: DictConfig, kind: type, prefix: str = "") -> None:
     """Refuse keys that the schema does not have: `+key=...` adds what Hydra would refuse without the +.
 
-    What lies below a plug is held against the signature of its `_target_` instead.
+    The settings of a `_target_` are checked later, against its signature.
     """
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
     for key in map(str, node):
         if key not in fields:
             raise ConfigError(no_such_key(f"{prefix}{key}", fields))
-        below = fields[key]
-        if dataclasses.is_dataclass(below) and isinstance(below, type):
-            _check_keys(node[key], below, f"{prefix}{key}.")
+        part = fields[key]
+        if dataclasses.is_dataclass(part) and isinstance(part, type):
+            _check_keys(node[key], part, f"{prefix}{key}.")
 
 
 def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Config:
     """Compose a Config from conf/ in a program or a test: `compose(["model=vgg16"])`.
 
     Raises:
-        ConfigError: as `check`, and for an override that Hydra refuses.
+        ConfigError: as `to_config`, and for an override that Hydra refuses.
     """
     register()
-    # Inside a command line that Hydra runs, its own state would be in the way.
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
+    overrides = list(overrides)
     try:
-        overrides = list(overrides)
         check_choices(overrides)
-        with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        with compose_within_main():
             return to_config(hydra.compose(config_name, overrides=overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(one_line(error)) from error
-    finally:
-        GlobalHydra.instance().hydra = running
+
+
+def compose_network(words: list[str]) -> Config:
+    """Compose the run of a network with weights from elsewhere, as train.py's words describe it, on ImageNet's data.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    return compose(["data=imagenet", *words])
+
+
+def protocol_names(*, first: str) -> tuple[str, ...]:
+    """Return the names in conf/protocol, `first` before the others."""
+    return tuple(
+        sorted((path.stem for path in (CONF_DIR / "protocol").glob("*.yaml")), key=lambda name: (name != first, name))
+    )
+
+
+def build_protocol(name: str, **settings: Any) -> Any:
+    """Build the test protocol that conf/protocol/`name` describes, with settings that win over its own."""
+    node = OmegaConf.to_object(OmegaConf.load(CONF_DIR / "protocol" / f"{name}.yaml"))
+    assert isinstance(node, dict)
+    return build_component("protocol", {str(key): value for key, value in node.items()} | settings)
 
 
 def register() -> None:
-    """Make the schema and the resolvers that conf/ uses known to Hydra; calling it again changes nothing."""
+    """Register the schema and the resolvers that conf/ uses with Hydra; calling it again changes nothing."""
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("at_most_a_tenth", _at_most_a_tenth, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("keys_not_in_run_name", keys_not_in_run_name, replace=True)
 
 
 def _first(*values: Any) -> Any:
@@ -93,13 +112,17 @@ def _first(*values: Any) -> Any:
 
 
 def _at_most_a_tenth(value: float, whole: float) -> float:
-    """Return `value`, or a tenth of `whole` where that is less: `${at_most_a_tenth:5,${epochs}}`."""
+    """Return `value`, or a tenth of `whole` if that is less: `${at_most_a_tenth:5,${epochs}}`."""
     return min(value, whole / 10)
 
 
 def check_choices(overrides: list[str]) -> None:
-    """Refuse a group that is set to something other than one name, before Hydra does without naming it."""
-    for override in OverridesParser.create().parse_overrides(overrides):
+    """Refuse a group that is set to something other than one name; Hydra's own error does not name it.
+
+    Raises:
+        ConfigError: with the names that there are.
+    """
+    for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
         chosen = isinstance(value, str) or override.is_sweep_override() or override.is_delete()
         if chosen or isinstance(value, dict) or not (CONF_DIR / group).is_dir():

@@ -1,4 +1,4 @@
-"""TODO imgcls.config.identity."""
+"""What makes a run the run it is: the settings that its result depends on, and the name of its directory."""
 
 import dataclasses
 import hashlib
@@ -10,30 +10,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config.messages import one_line
 from imgcls.config.schema import Config
+from imgcls.config.settings import settings_of
 from imgcls.errors import ConfigError
 
-# What does not change a run's result, or only says where its parts lie: left out of the run directory's name, and
-# free to differ when a run is taken up again.
-INCIDENTAL = (
-    "name",
-    "overwrite",
-    "data.root",
-    "data.num_threads",
-    "data.prefetch",
-    "data.cache_gb",
-    "device",
-    "min_val_top1",
-    "tensorboard",
-    "checkpoint.every_minutes",
-    "checkpoint.keep",
-    # A run that has diverged may be taken up again with another answer to it.
-    "on_divergence",
-    "divergence",
-)
+INCIDENTAL = frozenset(key for key, rule in settings_of(Config) if rule.incidental)
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
-    """Return the config that `flatten`, or `consequential`, made dotted keys of; what those leave out has its default.
+    """Return the config whose `flatten` or `consequential` is `flat`; keys that are missing have their default.
 
     Raises:
         ConfigError: keys that this version does not know, or values that they do not take.
@@ -66,22 +50,23 @@ def flatten(config: Config | dict[str, Any]) -> dict[str, Any]:
 
 
 def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
-    """Return what of `flatten(config)` a run's result depends on."""
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in INCIDENTAL)
-    }
+    """Return the part of `flatten(config)` that a run's result depends on."""
+    return {key: value for key, value in flatten(config).items() if key not in INCIDENTAL}
+
+
+def keys_not_in_run_name() -> list[str]:
+    """Return the keys that Hydra leaves out of a run's name: what is incidental, and what names the folder above."""
+    return ["model", "data", *sorted(INCIDENTAL)]
 
 
 def run_name(name: str | None, override_dirname: str) -> str:
-    """Name a run by what it is: `name=` where given, else the overrides that matter, short enough for any disk.
+    """Return the name of a run's directory: `name=` if given, else the overrides that matter, short enough for a disk.
 
-    The name is of one folder below the model's and the data's: `a/b` or `..` leads nowhere else. Where a `name=` had to
-    change, a hash keeps it apart from others, so that `a/b` and `a_b` are two runs.
+    It is one folder below the model's and the data's, never `a/b` or `..`, and neither Hydra nor a shell needs quotes
+    around it. If a `name=` had to change, a hash tells it from others, so that `a/b` and `a_b` are two runs.
     """
     whole = name or override_dirname or "default"
-    safe = re.sub(r"^\.+$|[^\w.,=+-]+", "_", whole)
+    safe = re.sub(r"^\.+$|[^\w.+-]+", "_", whole)
     short = safe.encode()[:100].decode(errors="ignore") if len(safe.encode()) > 120 else safe
     if short != safe or (name and safe != name):
         short = f"{short}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"

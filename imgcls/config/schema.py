@@ -1,29 +1,25 @@
-"""The configuration: its schema, the checks across its fields, and the command line's errors.
+"""The schema of conf/: which keys there are, their types, defaults and bounds.
 
-Imports no torch, so that help and every config error come at once. What a user chooses lives in conf/; this module
-says which keys exist, which values they take, and turns a mistake into one line that ends the search.
+What a user chooses is in conf/, and so is what each key means. Imports no torch, so that help and every config error
+come at once.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from imgcls.config.settings import setting
+from imgcls.metrics import METRICS
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-BAD_IMAGE_POLICIES = ("raise", "skip")
-INPUTS = ("standardised", "mean_subtracted")
-AUGMENT_POLICIES = ("randaugment", "trivialaugment")
-LR_SCALINGS = ("none", "linear")
-BEST_METRICS = ("top1", "top5", "loss")
-ON_DIVERGENCE = ("stop", "rollback")
-ON_STUCK = ("warn", "stop", "ignore")
-FREEZES = ("none", "backbone")
-ENSEMBLE_AVERAGES = ("softmax", "weights")
 
 
 @dataclass
 class Scale:
-    """The size of a run that a tiny data set brings in place of the recipe's; null keeps the recipe's."""
+    """The size of a run that a tiny data set brings instead of the recipe's; null keeps the recipe's."""
 
     image_size: int | None = None
     batch_size: int | None = None
@@ -33,20 +29,23 @@ class Scale:
 
 @dataclass
 class DataConfig:
-    """Where images come from and how they are read."""
+    """Where images come from and how they are read.
 
-    name: str = MISSING
-    source: Any = MISSING
-    root: str | None = None
-    num_classes: int | None = None
+    In a test without a `source` the images are those that the network was trained on.
+    """
+
+    name: str = ""
+    source: Any = None
+    root: str | None = setting(None, incidental=True, is_path=True)
+    num_classes: int | None = setting(None, least=2)
     channels: int = 3
-    mean: list[float] = MISSING
-    std: list[float] = MISSING
-    scale: Scale = field(default_factory=Scale)
-    num_threads: int | None = None
-    prefetch: int = 4
-    cache_gb: float = 2.0
-    on_bad_image: str = "raise"
+    mean: list[float] = setting(list)
+    std: list[float] = setting(list)
+    scale: Scale = setting(Scale)
+    num_threads: int | None = setting(None, least=1, incidental=True)
+    prefetch: int = setting(4, least=1, incidental=True)
+    cache_gb: float = setting(0.0, least=0, incidental=True)
+    on_bad_image: str = setting("raise", one_of=("raise", "skip"))
 
 
 @dataclass
@@ -55,17 +54,17 @@ class AugmentConfig:
 
     crop: Any = MISSING
     eval_crop: Any = MISSING
-    input: str = "standardised"
-    flip: float = 0.0
+    input: str = setting("standardised", one_of=("standardised", "mean_subtracted"))
+    flip: float = setting(0.0, least=0, most=1)
     batch: dict[str, Any] = field(default_factory=dict)
-    policy: str | None = None
+    policy: str | None = setting(None, one_of=("randaugment", "trivialaugment"))
     policy_ops: int = 2
     policy_magnitude: int = 9
 
 
 @dataclass
 class RecipeConfig:
-    """The scale of a paper's training procedure; what a tiny data set may replace by its own."""
+    """The size of a paper's training procedure, which a tiny data set may replace by its own."""
 
     name: str = MISSING
     paper: str = MISSING
@@ -76,113 +75,114 @@ class RecipeConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When a run is saved, and what of it is kept."""
+    """When a run is saved, and what is kept of it."""
 
-    every_minutes: float = 10.0
-    keep: int = 0
-    best_metric: str = "top1"
+    every_minutes: float = setting(10.0, least=0, incidental=True)
+    keep: int = setting(0, least=0, incidental=True)
+    best_metric: str = setting("top1", one_of=tuple(METRICS))
 
 
 @dataclass
 class DivergenceConfig:
     """What `on_divergence=rollback` does, and when a loss counts as stuck."""
 
-    lr_factor: float = 0.5
-    max_rollbacks: int = 3
-    stuck_epochs: float = 3.0
-    stuck_steps: int = 5000
-    on_stuck: str = "warn"
+    lr_factor: float = setting(0.5, above=0, most=1)
+    max_rollbacks: int = setting(3, least=1)
+    stuck_epochs: float = setting(3.0, above=0, hint="divergence.on_stuck=ignore turns the warning off")
+    stuck_steps: int = setting(5000, least=1)
+    on_stuck: str = setting("warn", one_of=("warn", "stop", "ignore"))
 
 
 @dataclass
-class Config:
+class CommonConfig:
+    """What training and a test have in common."""
+
+    data: DataConfig = setting(DataConfig)
+    weights: str | None = setting(None, is_path=True)
+    device: str = setting("auto", incidental=True)
+    precision: str = setting("auto", one_of=PRECISIONS)
+    channels_last: bool = True
+    tensorboard: bool = setting(True, incidental=True)
+
+
+@dataclass
+class Config(CommonConfig):
     """One run."""
 
     model: Any = MISSING
-    data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig = setting(AugmentConfig)
     optimizer: Any = MISSING
     schedule: Any = MISSING
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    recipe: RecipeConfig = setting(RecipeConfig)
 
-    batch_size: int = MISSING
-    image_size: int = MISSING
-    epochs: int = MISSING
+    batch_size: int = setting(MISSING, least=1)
+    image_size: int = setting(MISSING, least=1)
+    epochs: int = setting(MISSING, least=1)
 
-    label_smoothing: float = 0.0
-    auxiliary_weight: float = 0.3
-    ema_decay: float = 0.0
-    clip_grad_norm: float | None = None
+    label_smoothing: float = setting(0.0, least=0, most=1)
+    auxiliary_weight: float = setting(0.3, least=0)
+    ema_decay: float = setting(0.0, least=0, below=1, hint="0 is no averaging")
+    clip_grad_norm: float | None = setting(None, above=0, hint="null is no clipping")
     decay_norms_and_biases: bool = True
-    lr_scaling: str = "none"
+    lr_scaling: str = setting("none", one_of=("none", "linear"))
 
-    weights: str | None = None
-    freeze: str = "none"
-    head_lr_factor: float = 1.0
+    freeze: str = setting("none", one_of=("none", "backbone"))
+    head_lr_factor: float = setting(
+        1.0, above=0, below=math.inf, hint="with 0 the last layer learns nothing, with 1 it has the lr of the rest"
+    )
 
-    name: str | None = None
-    seed: int = 0
-    overwrite: bool = False
-    max_steps: int | None = None
-    min_val_top1: float | None = None
+    name: str | None = setting(None, incidental=True)
+    seed: int = setting(0, least=0, most=2**32 - 1)
+    overwrite: bool = setting(False, incidental=True)
+    max_steps: int | None = setting(None, least=1)
+    min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
 
-    device: str = "auto"
-    precision: str = "auto"
     microbatch: Any = None
-    channels_last: bool = True
     compile: bool = False
     deterministic: bool = False
 
-    log_every_steps: int = 20
-    tensorboard: bool = True
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    on_divergence: str = "stop"
-    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    log_every_steps: int = setting(20, least=1)
+    checkpoint: CheckpointConfig = setting(CheckpointConfig)
+    # A run that has diverged may be resumed with another answer to it.
+    on_divergence: str = setting("stop", one_of=("stop", "rollback"), incidental=True)
+    divergence: DivergenceConfig = setting(DivergenceConfig, incidental=True)
 
 
 @dataclass
-class EvaluationDataConfig:
-    """The set that a network is tested on; what is null, or there is no choice of data at all, is as it was trained."""
+class EvaluateConfig(CommonConfig):
+    """One test of a network, or of an ensemble.
 
-    name: str | None = None
-    source: Any = None
-    root: str | None = None
-    num_classes: int | None = None
-    channels: int | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    scale: Scale = field(default_factory=Scale)
-    num_threads: int | None = None
-    prefetch: int = 4
-    cache_gb: float = 0.0
-    on_bad_image: str = "raise"
+    Args:
+        network: with `weights`: a run of the network that they are for, as train.py would compose it; never in conf/,
+            the command line's `model=...` becomes it.
+    """
 
-
-@dataclass
-class EvaluateConfig:
-    """One test of a network, or of an ensemble."""
-
-    checkpoint: Any = None
-    average: str = "softmax"
-    weights: str | None = None
-    network: str | None = None
-    overrides: list[str] = field(default_factory=list)
+    checkpoint: Any = setting(None, is_path=True)
+    average: str = setting("softmax", one_of=("softmax", "weights"))
     protocol: Any = MISSING
-    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
-    image_size: int | None = None
-    batch_size: int = 64
+    image_size: int | None = setting(None, least=1)
+    batch_size: int = setting(64, least=1)
     fresh: bool = False
-    compare: str | None = None
-    real: str | None = None
-    num_worst: int = 25
-    out: str | None = None
-    tensorboard: bool = True
-    device: str = "auto"
-    precision: str = "fp32"
-    channels_last: bool = True
+    compare: str | None = setting(None, one_of=("published",))
+    real: str | None = setting(None, is_path=True)
+    num_worst: int = setting(25, least=1)
+    out: str | None = setting(None, is_path=True)
+    precision: str = setting("fp32", one_of=PRECISIONS)
+    network: Any = None
 
     @property
     def checkpoints(self) -> list[str]:
         if self.checkpoint is None:
             return []
         return [str(path) for path in self.checkpoint] if isinstance(self.checkpoint, list) else [str(self.checkpoint)]
+
+
+def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
+    """Return the data of a test: the images that `given` names, or those of training, prepared as in training."""
+    kept = {key: getattr(trained, key) for key in ("channels", "mean", "std", "scale")}
+    kept["root"] = given.root or trained.root
+    kept["name"] = given.name or trained.name
+    kept["source"] = given.source or trained.source
+    # Of another set the test may have some of its classes.
+    kept["num_classes"] = trained.num_classes if given.source is None else None
+    return dataclasses.replace(given, **kept)

@@ -4,45 +4,138 @@ Imports no torch, so that help and mistakes come at once.
 """
 
 import argparse
+import functools
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from imgcls.config.checks import check_source
+from imgcls.config.compose import compose_network
+from imgcls.config.schema import Config
+from imgcls.config.words import check_known, is_network_word, split_network, without_dashes
+from imgcls.errors import EXIT_INTERRUPTED, ConfigError, did_you_mean, exit_code_of
+
+FORMS = "Every option may be written key=value, --key value or --key=value."
 
 
-def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; `checkpoint=x.pt` is as good as `--checkpoint x.pt`, as with train.py and evaluate.py."""
-    known = {option.removeprefix("--") for action in parser._actions for option in action.option_strings}
-    words = list(sys.argv[1:] if argv is None else argv)
-    turned = [f"--{word}" if word.partition("=")[1] and word.partition("=")[0] in known else word for word in words]
-    return parser.parse_intermixed_args(turned)
+class ScriptParser(argparse.ArgumentParser):
+    """A script's options; add_network gives it those that name a network.
+
+    A mistake is a ConfigError with one line, not argparse's page of usage.
+    """
+
+    def __init__(self, description: str, *, epilog: str | None = None) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(
+            description=f"{description}\n\n{FORMS}", epilog=epilog, allow_abbrev=False, formatter_class=raw
+        )
+        self.takes_network = False
+        self._flags: set[str] = set()
+
+    def add_flag(self, name: str, *, help: str) -> None:
+        """Add an option of true or false, which may be written without a value."""
+        key = name.removeprefix("--").replace("-", "_")
+        self._flags.add(key)
+        self.add_argument(name, type=functools.partial(_true_or_false, key), default=False, metavar="BOOL", help=help)
+
+    def add_choice(self, name: str, choices: Sequence[str], *, help: str) -> None:
+        """Add an option with one of a few values; the first is the default."""
+        key = name.removeprefix("--")
+
+        def choose(value: str) -> str:
+            if value not in choices:
+                raise argparse.ArgumentTypeError(
+                    f"{key}={value} is none of {', '.join(choices)}{did_you_mean(value, choices)}"
+                )
+            return value
+
+        listed = f"{help}: {', '.join(choices)} (default: {choices[0]})"
+        self.add_argument(name, type=choose, default=choices[0], metavar=key.upper(), help=listed)
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse the command line.
+
+        Returns:
+            The options; `network` has the words that describe the network: model=resnet50, model.depth=18, ...
+
+        Raises:
+            ConfigError: an option that does not exist, or a value that it does not take.
+        """
+        words = list(sys.argv[1:] if argv is None else argv)
+        if "-h" in words or "--help" in words:
+            self.print_help()
+            raise SystemExit(0)
+        names = {option.removeprefix("--") for action in self._actions for option in action.option_strings} - {"-h"}
+        keys = {name.replace("-", "_") for name in names}
+        lists = {action.dest for action in self._actions if action.option_strings and action.nargs == "+"}
+
+        def is_option(key: str) -> bool:
+            return key.replace("-", "_") in keys or (self.takes_network and is_network_word(key))
+
+        plain = without_dashes(words, is_option=is_option, flags=self._flags, lists=lists)
+        network, plain = split_network(plain) if self.takes_network else ([], plain)
+        options, files = [], []
+        for number, word in enumerate(plain):
+            key, equals, value = word.partition("=")
+            if word == "--":
+                files += plain[number + 1 :]
+                break
+            if equals and is_option(key):
+                options.append(f"{self._spelling(key)}={value}")
+            else:
+                check_known(word, keys - {"help"} | ({"model"} if self.takes_network else set()))
+                files.append(word)
+        parsed = self.parse_args([*options, "--", *files] if files else options)
+        parsed.network = network
+        return parsed
+
+    def _spelling(self, key: str) -> str:
+        dashed = f"--{key.replace('_', '-')}"
+        return dashed if dashed in self._option_string_actions else f"--{key}"
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's message, with the option in the words that a user may write."""
+        message = re.sub(r"^argument --(\S+): invalid int value: '(.*)'$", r"\1=\2 must be a whole number", message)
+        message = re.sub(
+            r"^the following arguments are required: (?:--)?", "this needs more words, see --help: ", message
+        )
+        raise ConfigError(re.sub(r"^argument \S+: ", "", message))
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which network: a checkpoint, or weights from elsewhere."""
+def _true_or_false(key: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{key}={value} must be true or false")
+    return value.lower() == "true"
+
+
+def add_network(parser: ScriptParser) -> None:
+    """Add the options that say which network: a checkpoint, or weights from elsewhere and train.py's words."""
+    parser.takes_network = True
     parser.add_argument("--checkpoint", metavar="FILE", help="of a run: runs/.../best.pt, or its folder")
-    parser.add_argument("--weights", metavar="W", help="in place of a checkpoint: torchvision, a file, or a URL")
-    parser.add_argument("--network", metavar="NAME", help="with weights: one of conf/model, such as resnet50")
+    parser.add_argument("--weights", metavar="W", help="instead of a checkpoint: torchvision, a file, or a URL")
     parser.add_argument(
-        "--override", metavar="KEY=VALUE", action="append", default=[], help="with weights: model.arch=alexnet, ..."
+        "--model",
+        metavar="NAME",
+        help="with weights: one of conf/model, such as resnet50; its settings as in train.py, model.stride_in_3x3=true",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
 
 
-def check_network(options: argparse.Namespace) -> None:
-    """Hold those options against each other.
+def network_of(options: argparse.Namespace) -> Config | None:
+    """Return the run that describes the network of `weights`, or None for a checkpoint, which brings its own.
 
     Raises:
-        ValueError: no network is named, or two are.
+        ConfigError: no network is named, or two are, or it does not exist.
     """
-    if (options.checkpoint is None) == (options.weights is None):
-        raise ValueError("name the network: checkpoint=runs/.../best.pt, or weights=torchvision network=resnet50")
-    if options.weights is not None and options.network is None:
-        raise ValueError(f"weights={options.weights} of which network? add network=resnet50, or another of conf/model")
+    check_source(options.checkpoint, options.weights, options.network)
+    return compose_network(options.network) if options.network else None
 
 
 def any_names() -> None:
-    """Read and print file names as they are, whatever their bytes: they need be no text."""
+    """Read and print file names whatever their bytes are: they need not be text."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
@@ -54,15 +147,14 @@ def run_script(task: Callable[[], int | None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         code = task()
-    except BrokenPipeError:  # the reader of our output, such as head, has enough
+    except BrokenPipeError:  # the reader of our output, such as head, stopped reading
         sys.stderr.close()
         code = 0
     except Exception as error:
-        users = isinstance(error, ValueError | FileNotFoundError)
-        code = getattr(error, "exit_code", 2 if users else None)
+        code = exit_code_of(error)
         if code is None:
             raise
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        code = 130
+        code = EXIT_INTERRUPTED
     raise SystemExit(code or 0)

@@ -6,9 +6,10 @@ import torch
 
 from imgcls.errors import ConfigError
 from imgcls.evaluation.report import MemberResult, scores_dict
-from imgcls.inference import Predictions, checkpoint_file, ensemble_predictions, open_checkpoint, scores_of_predictions
+from imgcls.inference import Predictions, ensemble_predictions, open_checkpoint, scores_of_predictions
 from imgcls.metrics import METRICS, PERCENTS
 from imgcls.runs import confidence_interval, mcnemar, only_seeds_differ
+from imgcls.startup import checkpoint_file
 
 
 def check_checkpoints(paths: list[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from imgcls import distributed
-from imgcls.config import EvaluateConfig, build_component, consequential, locate
+from imgcls.config import EvaluateConfig, build_component, consequential, data_of_test, locate
 from imgcls.config.schema import DataConfig
 from imgcls.data.sets import ImageSet, Split, open_image_set, wnids
 from imgcls.errors import ConfigError
@@ -41,11 +41,11 @@ from imgcls.inference import (
     folder_of_several,
     num_outputs,
     open_checkpoint,
+    open_weights,
     predict_split,
     protocol_name,
     validation_crop,
 )
-from imgcls.inference.network import _from_weights
 from imgcls.metrics import METRICS
 from imgcls.runs import code_version
 
@@ -58,8 +58,8 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
     """Return a function for each network of the test that opens it."""
     if config.weights is not None:
         assert config.network is not None
-        source, model = config.weights, config.network
-        return [lambda: _from_weights(source, model, config.overrides, lambda words: f"overrides=[{','.join(words)}]")]
+        weights, network = config.weights, config.network
+        return [lambda: open_weights(weights, network)]
     if config.average == "weights":
         return [lambda: average_weights(config.checkpoints)]
     return [lambda path=path: open_checkpoint(path) for path in config.checkpoints]
@@ -67,12 +67,7 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
 
 def use_data(member: Member, config: EvaluateConfig) -> None:
     """Set the member's data to the images of the test; how they are shown to it stays as in its training."""
-    given, own = config.data, member.config.data
-    if given.source is not None:
-        own.source, own.name, own.num_classes = given.source, given.name or own.name, None
-    own.root = given.root or own.root
-    own.num_threads, own.prefetch, own.cache_gb = given.num_threads, given.prefetch, given.cache_gb
-    own.on_bad_image = given.on_bad_image
+    own = member.config.data = data_of_test(member.config.data, config.data)
     member.config.image_size = config.image_size or member.config.image_size
     own.source = _without_training_images(own)
 

@@ -4,7 +4,6 @@ from imgcls.inference.charts import draw_confusion_matrix
 from imgcls.inference.export import ExportError, Packaged, export_network, write_pt2
 from imgcls.inference.figures import (
     Captioned,
-    check_picture_file,
     contact_sheet,
     filter_grid,
 )
@@ -14,7 +13,6 @@ from imgcls.inference.gradcam import grad_cam
 from imgcls.inference.network import (
     Member,
     average_weights,
-    checkpoint_file,
     folder_of_several,
     known_classes,
     num_outputs,
@@ -74,8 +72,6 @@ __all__ = [
     "as_json",
     "as_table",
     "average_weights",
-    "check_picture_file",
-    "checkpoint_file",
     "contact_sheet",
     "distinct_names",
     "draw_confusion_matrix",

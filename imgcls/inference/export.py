@@ -15,9 +15,9 @@ from imgcls.data.sets import readable_names
 from imgcls.errors import RunError
 from imgcls.inference.network import Member, known_classes
 from imgcls.runs import code_version
+from imgcls.startup import check_export_file
 
 TOLERANCE = 1e-4
-SUFFIXES = (".pt2", ".onnx", ".safetensors")
 
 
 class Packaged(nn.Module):
@@ -53,12 +53,7 @@ def export_network(member: Member, file: Path, *, normalise: bool, softmax: bool
         ValueError: an unknown suffix, a package that is missing, or what the format cannot hold.
         ExportError: the file computes something else.
     """
-    if file.suffix not in SUFFIXES:
-        raise ValueError(f"out={file}: the suffix says what to write; use one of {', '.join(SUFFIXES)}")
-    if file.suffix == ".safetensors" and (normalise or softmax):
-        raise ValueError("safetensors holds weights alone, no graph: leave --normalise and --softmax out")
-    if opset is not None and file.suffix != ".onnx":
-        raise ValueError(f"opset={opset} is ONNX's; leave it out for {file.suffix}")
+    check_export_file(file, normalise=normalise, softmax=softmax, opset=opset)
     device = torch.device("cpu")
     network = member.build(device, channels_last=False)
     before = Normalise(**input_statistics(member.config)) if normalise else None

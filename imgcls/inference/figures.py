@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,21 +13,6 @@ GOOD, BAD = (20, 120, 60), (190, 40, 40)
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def check_picture_file(option: str, file: Path) -> None:
-    """Make the folder of the picture that `option` asks for, before there is one.
-
-    Raises:
-        ValueError: the suffix is of no kind of picture, or the folder cannot be made.
-    """
-    known = Image.registered_extensions()
-    if known.get(file.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"{option}={file}: the suffix says what to write; use {file.with_suffix('.png').name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{option}={file}: its folder cannot be made ({error.strerror})") from error
 
 
 class Captioned(NamedTuple):

@@ -1,5 +1,6 @@
 """TODO imgcls.inference.network."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -14,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.checkpoints import CheckpointError, checksum, load_checkpoint
-from imgcls.config import Config, build_component, compose, consequential, from_flat
+from imgcls.config import Config, build_component, consequential, from_flat
 from imgcls.data.on_device import Normalise, input_statistics
 from imgcls.data.sets import wnids
 from imgcls.device import keep_freed_memory
 from imgcls.errors import ConfigError
 from imgcls.models import (
-    UnpublishedError,
     average_states,
     build_model,
     find_heads,
@@ -31,7 +31,7 @@ from imgcls.models import (
     published_name,
     read_weights,
 )
-from imgcls.runs import BEST
+from imgcls.startup import checkpoint_file
 
 log = logging.getLogger(__name__)
 
@@ -117,63 +117,50 @@ def open_checkpoint(path: str | Path) -> Member:
     return member
 
 
-def checkpoint_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    return path / BEST if path.is_dir() else path
-
-
-def open_weights(source: str, model: str, overrides: list[str]) -> Member:
-    """Open weights from elsewhere for the network that conf/model/`model` and `overrides` describe.
+def open_weights(source: str, config: Config) -> Member:
+    """Open weights from elsewhere for the network that `config` describes.
 
     Published ones are tested as they were published: centre crop, mean and std of ImageNet. How many outputs a file's
-    network has is read from its last layer, where `overrides` do not say.
+    network has is read from its last layer, if the config does not say.
     """
-    config = compose([f"model={model}", "data=imagenet", *overrides])
+    config = copy.deepcopy(config)
     network = outline_model(config, num_classes=config.model.get("num_classes") or len(wnids()))
     if is_published(source):
         expected = published_input(source, network)
         config.image_size = expected.image_size
         config.augment.input = "standardised"
         config.augment.eval_crop = {
-            "_target_": "imgcls.data.augment.crops.CenterCrop",
+            "_target_": "imgcls.data.augment.CenterCrop",
             "short_side": expected.short_side,
             "at_image_size": expected.image_size,
         }
     state = read_weights(source, network)
     classes = list(wnids()) if is_published(source) else None
-    member = Member(f"{source} for {model}", config, state, classes, Path(), published_name(source))
+    member = Member("", config, state, classes, Path(), published_name(source))
+    member.name = f"{source} for {member.arch}"
+    member.home = Path("runs") / "weights" / _weights_folder(member, source)
     if classes is None and not config.model.get("num_classes"):
         head = state.get(f"{find_heads(network)[0]}.weight")
         if head is not None:
             config.model["num_classes"] = len(head)
-    member.home = Path("runs") / "weights" / _weights_folder(member, source, [model, *overrides])
     return member
 
 
-def _weights_folder(member: Member, source: str, words: list[str]) -> str:
+def _weights_folder(member: Member, source: str) -> str:
     if member.published is not None:
         return f"{member.arch}-{member.published}"
     stem = Path(urlparse(source).path).stem
-    return f"{member.arch}-{stem}-{hashlib.sha256(repr([source, *words]).encode()).hexdigest()[:6]}"
+    words = repr([source, sorted(consequential(member.config).items())])
+    return f"{member.arch}-{stem}-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
 
 
-def open_member(checkpoint: str | None, source: str | None, network: str | None, overrides: list[str]) -> Member:
-    """Open the one network that a script was told: a checkpoint, or weights from elsewhere."""
+def open_member(checkpoint: str | None, weights: str | None, network: Config | None) -> Member:
+    """Open the network that a script names: a checkpoint, or weights from elsewhere for the run `network`."""
     if checkpoint is not None:
         return open_checkpoint(checkpoint)
-    assert source is not None
+    assert weights is not None
     assert network is not None
-    return _from_weights(source, network, overrides, lambda words: " ".join(f"override={word}" for word in words))
-
-
-def _from_weights(source: str, model: str, overrides: list[str], told: Callable[[list[str]], str]) -> Member:
-    # The remedy in the words of the command: train.py's model= is network= here, and other overrides are `told` so.
-    try:
-        return open_weights(source, model, overrides)
-    except UnpublishedError as error:
-        network = [f"network={word.removeprefix('model=')}" for word in error.remedy if word.startswith("model=")]
-        others = [word for word in error.remedy if not word.startswith("model=")]
-        raise ConfigError(f"{error.reason}: {' '.join([*network, *([told(others)] if others else [])])}") from error
+    return open_weights(weights, network)
 
 
 def average_weights(paths: list[str]) -> Member:

@@ -37,7 +37,7 @@ def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[st
     results = sorted(tmp_path.glob("runs/lenet5-folder/*/results.json"))
     assert len(results) == 2
     for file in results:
-        assert "optimizer.momentum=0.9" in file.parent.name
+        assert "optimizer.momentum-0.9+seed-" in file.parent.name
         assert "data.root" not in file.parent.name
 
     again = run("train.py", "-m", *tiny, "optimizer.momentum=0.9", "seed=1,2", cwd=tmp_path)
@@ -82,7 +82,7 @@ def test_a_run_ends_with_a_table_and_run_again_shows_it(tiny: list[str], tmp_pat
         (["+optimizer.lrr=3"], ["optimizer.lrr=3", "did you mean lr?"]),
         (["device=cuda:99"], ["device=cuda:99"]),
         (["optimizer._target_=os.system"], ["optimizer._target_=os.system", "not allowed"]),
-        (["model._target_=imgcls.models.resnet.Resnet"], ["did you mean imgcls.models.resnet.ResNet?"]),
+        (["model._target_=imgcls.models.Resnet"], ["did you mean imgcls.models.ResNet?"]),
         (["data.num_classes=11", "model=lenet5"], ["data.num_classes=11", "3 classes"]),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_mistake_found_on_the_way_is_one_error_before_any_training(
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("sweep", [[], pytest.param(["-m", "seed=1,2"], marks=pytest.mark.slow)])
-def test_a_reader_that_has_enough_stops_no_run_and_hears_nothing(
+def test_a_reader_that_stops_reading_stops_no_run_and_causes_no_error(
     sweep: list[str], tiny: list[str], tmp_path: Path
 ) -> None:
     command = [sys.executable, str(ROOT / "train.py"), *sweep, *tiny, "name=${seed}", "max_steps=2"]
@@ -145,11 +145,11 @@ def test_ctrl_c_while_torch_is_imported_is_one_word(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, str(ROOT / "train.py"), "model=lenet5"]
 
-    def hear_ctrl_c() -> None:  # which what runs in the background of a shell does not
+    def restore_ctrl_c() -> None:  # a job in the background of a shell ignores it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, preexec_fn=hear_ctrl_c
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, preexec_fn=restore_ctrl_c
     )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
@@ -168,7 +168,7 @@ def test_ctrl_c_outside_an_import_is_pythons_own_and_the_handler_goes(request: p
 
 
 @pytest.mark.parametrize(
-    "hidden", ["imgcls.data.loader.os.system", "torch.optim.sgd.torch", "torch.load", "builtins.eval"]
+    "hidden", ["imgcls.data.sets.shapes.os.system", "torch.optim.sgd.torch", "torch.load", "builtins.eval"]
 )
 def test_a_hostile_target_is_refused(hidden: str) -> None:
     from imgcls.config import build_component
@@ -183,7 +183,7 @@ def test_a_target_hidden_in_a_setting_is_not_called(tmp_path: Path) -> None:
 
     proof = tmp_path / "proof"
     node = {
-        "_target_": "imgcls.training.schedules.Constant",
+        "_target_": "imgcls.training.Constant",
         "warmup_epochs": {"_target_": "os.mkdir", "path": str(proof)},
     }
     with pytest.raises((TypeError, ValueError)):

@@ -102,34 +102,34 @@ def test_a_network_that_does_not_fit_is_refused(overrides: list[str], words: str
         ("optimizer", "AdamW betas=[0.9,.inf]", "optimizer.betas=[0.9, inf] must be finite"),
         ("optimizer", "Adafactor eps=[a,1]", "takes a list of 2: a number (float) or null, a number (float)"),
         ("optimizer", "AdamW fused=3", "optimizer.fused=3: torch.optim.AdamW takes true or false (bool) or null"),
-        ("schedule", "Step factor=abc every_epochs=3", "schedule.factor=abc: imgcls.optim.Step takes a number"),
-        ("schedule", "Step factor=0.1", "schedule.every_epochs has no value, and imgcls.optim.Step needs one"),
-        ("schedule", "Cosine final_factor=abc", "schedule.final_factor=abc: imgcls.optim.Cosine takes a number"),
+        ("schedule", "Step factor=abc every_epochs=3", "schedule.factor=abc: imgcls.training.Step takes a number"),
+        ("schedule", "Step factor=0.1", "schedule.every_epochs has no value, and imgcls.training.Step needs one"),
+        ("schedule", "Cosine final_factor=abc", "schedule.final_factor=abc: imgcls.training.Cosine takes a number"),
         (
             "schedule",
             "Constant warmup_epochs=null",
-            "schedule.warmup_epochs=null: imgcls.optim.Constant takes a number",
+            "schedule.warmup_epochs=null: imgcls.training.Constant takes a number",
         ),
         (
             "augment.crop",
             "ScaleJitterCrop short_side=[1.5,2]",
-            "short_side=[1.5, 2]: imgcls.data.crops.ScaleJitterCrop",
+            "short_side=[1.5, 2]: imgcls.data.augment.ScaleJitterCrop",
         ),
         ("augment.crop", "ScaleJitterCrop short_side=9", "takes a list, each a whole number (int) there"),
         (
             "protocol",
             "TenCrop short_side=x",
-            "protocol.short_side=x: imgcls.protocols.TenCrop takes a whole number (int) or",
+            "protocol.short_side=x: imgcls.inference.TenCrop takes a whole number (int) or",
         ),
         (
             "data.source",
-            "folder train=2012",
-            "data.source.train=2012: imgcls.data.folder.folder takes text (str; quote a",
+            "open_folder train=2012",
+            "data.source.train=2012: imgcls.data.sets.open_folder takes text (str; quote a",
         ),
         (
             "model",
             "torchvision_model arch=null",
-            "model.arch=null: imgcls.models.external.torchvision_model takes text",
+            "model.arch=null: imgcls.models.torchvision_model takes text",
         ),
     ],
 )
@@ -137,11 +137,11 @@ def test_a_setting_of_the_wrong_type_is_refused_before_the_call(key: str, settin
     name, *pairs = settings.split()
     home = {
         "optimizer": "torch.optim",
-        "schedule": "imgcls.optim",
-        "augment.crop": "imgcls.data.crops",
-        "protocol": "imgcls.protocols",
-        "data.source": "imgcls.data.folder",
-        "model": "imgcls.models.external",
+        "schedule": "imgcls.training",
+        "augment.crop": "imgcls.data.augment",
+        "protocol": "imgcls.inference",
+        "data.source": "imgcls.data.sets",
+        "model": "imgcls.models",
     }[key]
     node = {"_target_": f"{home}.{name}"} | {
         pair.partition("=")[0]: yaml.safe_load(pair.partition("=")[2]) for pair in pairs

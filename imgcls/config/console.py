@@ -1,0 +1,18 @@
+"""The log on the terminal."""
+
+import logging
+import os
+import sys
+
+
+class Console(logging.StreamHandler):
+    """Log lines on the terminal. If their reader stops reading, as `head` does, the run continues without them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            # From now on output goes nowhere, including what print and the end of the process still flush.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+        else:
+            super().handleError(record)

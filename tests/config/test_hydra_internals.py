@@ -1,0 +1,77 @@
+"""What imgcls takes from inside Hydra is as expected: if Hydra changes it, these tests fail before a user sees it."""
+
+import dataclasses
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from imgcls.config import compose
+from imgcls.config.compose import register
+from imgcls.config.hydra_internals import (
+    ambiguous_override,
+    compose_within_main,
+    hydra_options,
+    read_words,
+    refused_override,
+    unknown_key,
+    without_types,
+)
+
+
+def error_of(override: str) -> BaseException:
+    register()
+    with compose_within_main(), pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        hydra.compose("config", overrides=[override])
+    return caught.value
+
+
+def test_hydras_parser_tells_overrides_from_words_that_it_refuses() -> None:
+    assert read_words(["seed=1", "--cfg", "job"]) == (["seed=1"], [])
+    assert read_words(["--max-steps=3"]).refused == ["--max-steps=3"]
+    assert read_words(["model=lenet5", "-m", "seed=1,2"]).refused == ["seed=1,2"]
+    assert {"--cfg", "--help", "--multirun", "-m", "--config-name"} <= hydra_options()
+
+
+def test_an_error_about_several_values_names_the_override() -> None:
+    assert ambiguous_override(error_of("seed=1,2")) == "seed=1,2"
+    assert ambiguous_override(ValueError("something else")) is None
+
+
+def test_an_error_about_an_unknown_key_names_it_and_its_siblings() -> None:
+    unknown = unknown_key(error_of("optimizer.lrr=3"))
+    assert unknown is not None
+    assert unknown.key == "optimizer.lrr"
+    assert {"_target_", "lr", "momentum"} <= set(unknown.siblings)
+    top = unknown_key(error_of("bath_size=3"))
+    assert top is not None
+    assert {"batch_size", "data", "optimizer"} <= set(top.siblings)
+
+
+def test_an_error_about_a_value_names_the_override_and_its_cause_the_reason() -> None:
+    error = error_of("batch_size=many")
+    assert refused_override(error) == "batch_size=many"
+    assert "'many' of type 'str' could not be converted to Integer" in str(error.__cause__)
+
+
+def test_the_lines_on_classes_are_left_out_of_an_omegaconf_error() -> None:
+    from omegaconf import OmegaConf
+
+    from imgcls.config.schema import Config
+
+    with pytest.raises(OmegaConfBaseException) as caught:
+        OmegaConf.merge(OmegaConf.structured(Config), {"seed": "x"})
+    assert "object_type" in str(caught.value)
+    assert "object_type" not in without_types(str(caught.value))
+
+
+def test_composing_within_a_job_leaves_hydras_state_as_it_was() -> None:
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = state = object()  # type: ignore[assignment]
+    try:
+        assert dataclasses.is_dataclass(compose())
+        assert GlobalHydra.instance().hydra is state
+    finally:
+        GlobalHydra.instance().hydra = before
