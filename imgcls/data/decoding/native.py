@@ -9,7 +9,7 @@ GIL, so that threads of one process decode side by side.
 It is optional: `available()` says whether it is there, `why_not()` what to do when it is not, and the environment
 variable IMGCLS_NATIVE=0 leaves it out. Where the package was not built (a bare checkout), compile it in place with
 
-    python -m imgcls.data.native build
+    python -m imgcls.data.decoding.native build
 """
 
 import ctypes
@@ -36,9 +36,9 @@ _SOURCE = Path(__file__).with_name("_native.c")
 _INSTALL = (
     "install a C compiler and the headers of libjpeg-turbo 2.1 or later (Debian and Ubuntu: apt-get install gcc "
     "libjpeg62-turbo-dev or libjpeg-turbo8-dev; Fedora: dnf install gcc libjpeg-turbo-devel; conda: "
-    "conda install -c conda-forge c-compiler libjpeg-turbo), then run: python -m imgcls.data.native build"
+    "conda install -c conda-forge c-compiler libjpeg-turbo), then run: python -m imgcls.data.decoding.native build"
 )
-_REBUILD = "build it again: python -m imgcls.data.native build"
+_REBUILD = "build it again: python -m imgcls.data.decoding.native build"
 
 
 class Status(enum.IntEnum):
@@ -337,7 +337,7 @@ def _pointers(data: Sequence[Any]) -> tuple[NDArray[np.uint64], NDArray[np.int64
 def main(arguments: Sequence[str]) -> int:
     """`build` compiles the library; without a word, say whether it is there."""
     if arguments not in (["build"], []):
-        print("usage: python -m imgcls.data.native [build]", file=sys.stderr)
+        print("usage: python -m imgcls.data.decoding.native [build]", file=sys.stderr)
         return 2
     if arguments:
         try:

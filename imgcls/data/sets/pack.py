@@ -187,7 +187,7 @@ class _Entries:
             found.update(name + b"\0")
         return found.digest()
 
-    def _at(self, index: int) -> tuple[str, int]:
+    def _at(self, index: int) -> tuple[str, FileSplit, int]:
         second = index >= self.num_train
         return *self.parts[second], index - self.num_train * second
 

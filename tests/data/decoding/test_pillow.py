@@ -157,6 +157,7 @@ def tiff_with_an_offset_that_is_no_integer() -> bytes:
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "header only", "large", "bomb", "float", "broken tiff"],
 )
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_cannot_be_decoded_is_named_with_the_reason(data, reason):
     with pytest.raises(BadImageError, match=f"^a.jpg: .*({reason})"):
         decoded(data, (0, 0, 4, 4))

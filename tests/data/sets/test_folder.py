@@ -300,7 +300,7 @@ def test_a_read_that_fails_once_is_tried_again_and_always_is_named(tmp_path):
             return super().read_file(path)
 
     listed = open_folder(str(lay_out(tmp_path, GOOD))).train
-    split = FailingSplit(str(tmp_path), listed.names, listed.offsets, listed.labels)
+    split = FailingSplit(tmp_path / "train", listed.names, listed.offsets, listed.labels)
     assert split.read(1) == b"x"
     failures += [OSError(5, "Input/output error")] * 2
     with pytest.raises(BadImageError, match=r"train/cat/2.jpg: cannot be read: Input/output error"):
