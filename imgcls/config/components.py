@@ -1,10 +1,9 @@
-"""Settings of a config held against the signature that they are for: names, types, and what is left out.
+"""Build what a `_target_` names, after its settings are checked against its signature: names, types, what is missing.
 
-What is wrong is said before the call, by key and value; otherwise it may show only epochs later, or never.
+A mistake is an error before the call, with key and value; otherwise it may show only epochs later, or never.
 """
 
 import copy
-import difflib
 import importlib
 import inspect
 import math
@@ -36,7 +35,7 @@ def check_settings(
     num_given: int,
     given: Mapping[str, Any],
 ) -> None:
-    """Hold `settings` against the signature of `found`, which `key`._target_ calls `target`.
+    """Check `settings` against the signature of `found`, which `key`._target_ calls `target`.
 
     Args:
         num_given: arguments that the call has by position, besides the settings.
@@ -86,9 +85,9 @@ def _hint(parameter: inspect.Parameter) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value of a config is of the type `hint`; a type that is not known here takes anything.
+    """Return True if a value of a config is of the type `hint`; a type that is not known here takes anything.
 
-    A Tensor, which no config can hold, takes nothing: torch.optim's `float | Tensor` is a float.
+    A Tensor, which a config cannot contain, takes nothing: torch.optim's `float | Tensor` is a float.
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
@@ -184,15 +183,16 @@ def locate(key: str, target: str) -> Callable[..., Any]:
     trusted = TRUSTED.get(key) or TRUSTED[key.rpartition(".")[0]]
     module_name, _, name = target.rpartition(".")
     if not any(target.startswith(f"{prefix}.") for prefix in trusted):
-        raise ConfigError(f"{key}._target_={target} is not allowed; it must lie below {' or '.join(trusted)}")
+        raise ConfigError(f"{key}._target_={target} is not allowed; it must be below {' or '.join(trusted)}")
     try:
         module = importlib.import_module(module_name)
         found = getattr(module, name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{key}._target_={target}: {error}") from error
     except AttributeError:
-        close = difflib.get_close_matches(name, dir(module), n=1)
-        hint = f" (did you mean {module_name}.{close[0]}?)" if close else ""
+        # Callables alone: the submodule imgcls.models.resnet is not a network.
+        known = [f"{module_name}.{other}" for other, value in vars(module).items() if callable(value)]
+        hint = did_you_mean(target, known)
         raise ConfigError(f"{key}._target_={target}: {module_name} has no {name}{hint}") from None
     # A trusted module's own imports (`imgcls.data.loader.os`) are not what it offers.
     home = getattr(found, "__module__", "") or ""
