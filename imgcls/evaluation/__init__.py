@@ -2,7 +2,7 @@
 
 from imgcls.evaluation.ensemble import check_same_images
 from imgcls.evaluation.evaluate import data_name, evaluate_member, members, run_evaluation, use_data
-from imgcls.evaluation.published import check_comparable, compare_scores, published_results
+from imgcls.evaluation.published import check_comparable, compare_scores, published_protocol, published_results
 
 __all__ = [
     "check_comparable",
@@ -11,6 +11,7 @@ __all__ = [
     "data_name",
     "evaluate_member",
     "members",
+    "published_protocol",
     "published_results",
     "run_evaluation",
     "use_data",

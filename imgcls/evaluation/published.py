@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imgcls.config import build_protocol, protocol_names
 from imgcls.data.sets import wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.report import MemberResult, Report
-from imgcls.inference import RESNET_SCALES, Dense, Member, protocol_name
+from imgcls.inference import Member, protocol_name
 from imgcls.metrics import METRICS, PERCENTS, Scores
 
 log = logging.getLogger(__name__)
@@ -117,9 +118,9 @@ def compare_scores(scores: Scores, *, model: str, protocol: str, weights: str | 
 
 
 def published_protocol(protocol: Any) -> str:
-    """Return the protocol's name in the table of published results."""
-    name = protocol_name(protocol)
-    return "dense_resnet" if name == protocol_name(Dense(scales=RESNET_SCALES)) else name
+    """Return the name in conf/protocol of `protocol`, as published.csv has it, or else its name with its settings."""
+    names = protocol_names(first="center")
+    return next((name for name in names if build_protocol(name) == protocol), protocol_name(protocol))
 
 
 def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:

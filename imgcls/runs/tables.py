@@ -10,7 +10,7 @@ from typing import Any
 from imgcls.errors import RunError
 from imgcls.metrics import METRICS, PERCENTS
 from imgcls.runs.directory import BEST, CONFIG, METRICS_FILE, RESULTS
-from imgcls.runs.statistics import confidence_interval, only_seeds_differ, without_seed
+from imgcls.runs.statistics import confidence_interval, without_seed
 
 
 class TooLowError(RunError):
@@ -123,21 +123,22 @@ def _best_so_far(file: Path) -> tuple[dict[str, float | None], int, int]:
 
 def seeds_table(directories: Iterable[Path]) -> list[str]:
     """Return a line for each group of finished runs that differ only in the seed: mean top-1 and its 95 % interval."""
-    groups: dict[str, list[Path]] = {}
+    groups: dict[str, list[tuple[Path, int]]] = {}
     for path in directories:
         config = json.loads((path / CONFIG).read_text())
         if (path / RESULTS).is_file() and "seed" in config:
-            groups.setdefault(json.dumps(without_seed(config), sort_keys=True), []).append(path)
-    return [_over_seeds(group) for group in groups.values() if len(group) > 1 and _seeds_are_distinct(group)]
+            key = json.dumps(without_seed(config), sort_keys=True)
+            groups.setdefault(key, []).append((path, config["seed"]))
+    return [
+        _over_seeds([path for path, _ in group])
+        for group in groups.values()
+        if len({seed for _, seed in group}) == len(group) > 1
+    ]
 
 
-def _seeds_are_distinct(group: list[Path]) -> bool:
-    return only_seeds_differ([json.loads((path / CONFIG).read_text()) for path in group])
-
-
-def _over_seeds(group: list[Path]) -> str:
-    interval = confidence_interval([json.loads((path / RESULTS).read_text())["val_top1"] for path in group])
-    runs = f"{group[0]} and {len(group) - 1} more, over {len(group)} seeds"
+def _over_seeds(repetitions: list[Path]) -> str:
+    interval = confidence_interval([json.loads((path / RESULTS).read_text())["val_top1"] for path in repetitions])
+    runs = f"{repetitions[0]} and {len(repetitions) - 1} more, over {len(repetitions)} seeds"
     return f"{runs}: {METRICS['top1'].title} {interval} % (95 % interval)"
 
 

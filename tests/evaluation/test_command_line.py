@@ -27,9 +27,9 @@ def evaluate_script(*words: str, cwd: Path, ranks: int = 0) -> subprocess.Comple
 @pytest.mark.parametrize(
     "words, expected",
     [
-        ([], "name what to test: checkpoint=runs/.../best.pt, or network=resnet50 weights=torchvision"),
+        ([], "name the network: checkpoint=runs/.../best.pt, or model=resnet50 weights=torchvision"),
         (["weights=x.pt"], "weights=x.pt of which network"),
-        (["checkpoint=a.pt", "network=resnet18"], "a checkpoint brings its own"),
+        (["checkpoint=a.pt", "model=resnet18"], "a checkpoint brings its network"),
         (["checkpoint=a.pt", "protocol=ten_corp"], "there is no such protocol (did you mean ten_crop?)"),
         (["checkpoint=a.pt", "protocol.flp=true"], "protocol.flp: there is no such key (did you mean flip?)"),
         (["checkpoint=a.pt", "batch_sise=3"], "batch_sise: there is no such key (did you mean batch_size?)"),
@@ -89,13 +89,12 @@ def test_every_image_counts_once_on_two_ranks(run_dir: Path, tiny_folder: Path, 
 @pytest.mark.e2e
 def test_weights_from_a_file_are_tested_from_the_command_line(tiny_folder: Path, run_dir: Path, tmp_path: Path) -> None:
     torch.save(load_checkpoint(run_dir / "best.pt")["model"], tmp_path / "weights.pt")
-    words = ["weights=weights.pt", "network=lenet5", "device=cpu", "out=out", "tensorboard=false", "image_size=32"]
-    model = "overrides=['model.num_classes=3','model.activation=relu','model.pool=max','augment=resnet']"
-    done = evaluate_script(*words, model, "data=folder", f"data.root={tiny_folder}", cwd=tmp_path)
+    words = ["weights=weights.pt", "model=lenet5", "device=cpu", "out=out", "tensorboard=false", "image_size=32"]
+    words += ["model.activation=relu", "model.pool=max", "augment=resnet", "data=folder", f"data.root={tiny_folder}"]
+    done = evaluate_script(*words, "model.num_classes=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out/results.json").read_text())["num_images"] == 15
-    wrong = model.replace("num_classes=3", "num_classes=4")
-    other = evaluate_script(*words, wrong, "data=folder", f"data.root={tiny_folder}", cwd=tmp_path)
+    other = evaluate_script(*words, "model.num_classes=4", cwd=tmp_path)
     assert other.returncode == 2
     assert "has 4 outputs, but the data has 3 classes" in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1

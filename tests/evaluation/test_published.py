@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torchvision
 
+from imgcls.config import build_protocol, protocol_names
 from imgcls.data.sets import wnids
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
-from imgcls.evaluation import check_comparable, compare_scores, published_results
+from imgcls.evaluation import check_comparable, compare_scores, published_protocol, published_results
 from imgcls.inference import Center, open_checkpoint
 from imgcls.metrics import Scores
 
@@ -28,6 +29,13 @@ def test_every_row_has_a_source_and_a_protocol_that_exists() -> None:
     for row in published_results():
         assert row.source
         assert (CONF_DIR / "protocol" / f"{row.protocol}.yaml").exists()
+
+
+def test_a_protocol_has_the_name_of_its_config() -> None:
+    for name in protocol_names(first="center"):
+        assert published_protocol(build_protocol(name)) == name
+    assert published_protocol(build_protocol("dense", scales=[384])) == "dense-scales=384"
+    assert published_protocol(build_protocol("center", flip=True)) == "center-flip=True"
 
 
 def test_the_same_weights_must_come_close() -> None:
