@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from imgcls.data.sets import Packed, make_pack, open_folder
 from imgcls.environment import default_num_threads
+from imgcls.errors import EXIT_INTERRUPTED
 
 
 def main(arguments: list[str] | None = None) -> Packed:
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> Packed:
             progress=progress,
         )
     except KeyboardInterrupt:
-        parser.exit(130, f"\n{asked.pack} is unfinished; the same command goes on from there\n")
+        parser.exit(EXIT_INTERRUPTED, f"\n{asked.pack} is unfinished; the same command goes on from there\n")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     for reason in packed.unshrunk:

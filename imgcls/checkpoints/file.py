@@ -6,7 +6,6 @@ refused by torch before it runs.
 
 import errno
 import logging
-import os
 import pickle
 import time
 import zlib
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from imgcls.runs import durable_file
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -35,24 +36,16 @@ def save_checkpoint(content: dict[str, Any], path: Path, *, keep_previous: Path 
     Raises:
         OSError: the disk is full or refuses; the old file is untouched.
     """
-    partial = path.with_name(f"{path.name}.partial")
     content = {"format": FORMAT, "checksum": checksum(content), **content}
     try:
-        with partial.open("wb") as file:
+        with durable_file(path, keep_previous=keep_previous) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
     except BaseException as error:
-        partial.unlink(missing_ok=True)
         # torch reports a full disk by its own error, raised while it handles that of the disk.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
-    if keep_previous is not None and path.exists():
-        path.replace(keep_previous)
-    partial.replace(path)
-    sync_to_disk(path.parent)  # a rename is on disk only once its directory is
 
 
 def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> dict[str, Any]:
@@ -146,13 +139,3 @@ def _crc(node: Any, crc: int) -> int:
             crc = _crc(value, zlib.crc32(b",", crc))
         return crc
     return zlib.crc32(repr(node).encode(), crc)
-
-
-def sync_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)

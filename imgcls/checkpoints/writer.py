@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from imgcls.checkpoints.file import save_checkpoint, sync_to_disk
+from imgcls.checkpoints.file import save_checkpoint
+from imgcls.runs import sync_to_disk
 
 
 class CheckpointFile(NamedTuple):

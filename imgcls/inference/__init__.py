@@ -1,4 +1,4 @@
-"""TODO imgcls.inference."""
+"""Inference: open a network, test protocols, predictions, exports and pictures."""
 
 from imgcls.inference.charts import draw_confusion_matrix
 from imgcls.inference.export import ExportError, Packaged, export_network, write_pt2

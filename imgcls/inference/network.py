@@ -1,4 +1,4 @@
-"""TODO imgcls.inference.network."""
+"""The networks to be tested: from a checkpoint of a run, or from weights from elsewhere."""
 
 import copy
 import functools

@@ -44,7 +44,7 @@ def published_arch(network: nn.Module) -> str:
     """
     name = type(network).__name__
     nothing = Unpublished(
-        f"torchvision publishes none for this {name}; it has VGG-11, 13, 16, 19, ResNet, and those of its own networks",
+        f"torchvision publishes none for this {name}; it has VGG-11, 13, 16, 19, ResNet, and its own networks",
         ("model=torchvision",),
     )
     unpublished = getattr(network, "unpublished", nothing)

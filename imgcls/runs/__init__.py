@@ -12,7 +12,7 @@ from imgcls.runs.directory import (
     check_same_run,
     code_version,
 )
-from imgcls.runs.disk import DiskError, explain_disk_errors
+from imgcls.runs.disk import DiskError, durable_file, explain_disk_errors, sync_to_disk
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
@@ -40,6 +40,7 @@ __all__ = [
     "check_same_run",
     "code_version",
     "confidence_interval",
+    "durable_file",
     "explain_disk_errors",
     "find_runs",
     "image_grid",
@@ -49,4 +50,5 @@ __all__ = [
     "results_table",
     "runs_table",
     "seeds_table",
+    "sync_to_disk",
 ]

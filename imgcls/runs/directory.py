@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from imgcls import __version__
+from imgcls.runs.disk import durable_file
 
 CONFIG = "config.json"
 RESULTS = "results.json"
@@ -62,9 +63,9 @@ class RunDirectory:
         if self.overwrite:
             self._clear()
             self.overwrite = False
-        write_durably(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
+        _write(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
         if _job():
-            write_durably(self.path / JOB, _job())
+            _write(self.path / JOB, _job())
 
     def _begun_by_this_job(self) -> bool:
         file = self.path / JOB
@@ -97,7 +98,7 @@ class RunDirectory:
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which marks the run as finished."""
         if self._lock is not None:
-            write_durably(self.path / RESULTS, json.dumps(results, indent=2) + "\n")
+            _write(self.path / RESULTS, json.dumps(results, indent=2) + "\n")
 
     def close(self) -> None:
         """Release the lock."""
@@ -131,8 +132,8 @@ def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict
 
 
 def _take_lock(path: Path) -> FileLock:
-    # The kernel's lock: it ends with its process, whatever ends that.
-    lock = FileLock(path / LOCK, timeout=0)
+    # The kernel's lock, which ends with its process however that ends; a file as a lock would outlive a kill.
+    lock = FileLock(path / LOCK, timeout=0, fallback_to_soft=False)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -146,10 +147,10 @@ def _take_lock(path: Path) -> FileLock:
             f"{path} cannot be written ({error.strerror}); start the run where you may write, or give it another "
             "directory (hydra.run.dir=...)"
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except OSError as error:
         raise ValueError(
-            f"{path} is on a filesystem that cannot lock files ({error}), so two runs in it would not notice each "
-            "other; train on another disk (hydra.run.dir=...)"
+            f"{path} is on a filesystem that cannot lock files ({error.strerror}), so two runs in it would not "
+            "notice each other; train on another disk (hydra.run.dir=...)"
         ) from None
     return lock
 
@@ -159,14 +160,9 @@ def _job() -> str:
     return os.environ.get("SLURM_JOB_ID", "")
 
 
-def write_durably(file: Path, text: str) -> None:
-    """Write a file so that neither a kill nor a power cut leaves half of it: synced, then renamed into place."""
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+def _write(file: Path, text: str) -> None:
+    with durable_file(file) as stream:
+        stream.write(text.encode())
 
 
 def code_version() -> str:

@@ -1,10 +1,12 @@
-"""Explain disk-full errors: name the file and what is saved."""
+"""Files that survive a kill or a power cut, and disk errors that name the file and what is saved."""
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from imgcls.errors import EXIT_RUN_FAILED
 
@@ -46,3 +48,39 @@ def explain_disk_errors(run_dir: Path) -> Iterator[None]:
 def _is_disk_error(error: BaseException | None) -> bool:
     full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
     return isinstance(error, OSError) and not isinstance(error, DiskError) and error.errno in full_or_broken
+
+
+@contextmanager
+def durable_file(path: Path, *, keep_previous: Path | None = None) -> Iterator[IO[bytes]]:
+    """Yield a file that replaces `path` once it is written: a crash leaves either the old file or the new one intact.
+
+    Args:
+        path: the file is written beside it, synced, and renamed.
+        keep_previous: where the old file at `path` is moved, instead of being replaced.
+
+    Raises:
+        OSError: the disk is full or refuses; the old file is untouched.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if keep_previous is not None and path.exists():
+        path.replace(keep_previous)
+    partial.replace(path)
+    sync_to_disk(path.parent)  # a rename is on disk only once its directory is
+
+
+def sync_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)

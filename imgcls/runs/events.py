@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.metrics import METRICS, Scores
+from imgcls.runs.directory import METRICS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class Events:
         if not enabled:
             return
         self._cut_off(position or {})
-        self._csv_file = (run_dir / "metrics.csv").open("a", newline="")
+        self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
         self._csv: csv.DictWriter[str] = csv.DictWriter(self._csv_file, COLUMNS, lineterminator="\n")
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
@@ -53,7 +54,7 @@ class Events:
             self._tensorboard = SummaryWriter(str(run_dir))
 
     def _files(self) -> list[Path]:
-        return [self.run_dir / "metrics.csv", *sorted(self.run_dir.glob("events.out.tfevents.*"))]
+        return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob("events.out.tfevents.*"))]
 
     def _cut_off(self, position: dict[str, int]) -> None:
         for file in self._files():

@@ -1,8 +1,4 @@
-"""Learning-rate schedules, the parameters that decay, and the average of the weights.
-
-A schedule is a factor on the optimizer's lr at a point in time, counted in epochs as a real number. It has no step
-counter of its own, so that it cannot fall out of step with the run; what it must remember is in `state_dict`.
-"""
+"""Learning rates, the parameters that decay, and the average of the weights."""
 
 import copy
 from typing import Any

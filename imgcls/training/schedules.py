@@ -1,4 +1,8 @@
-"""TODO imgcls.training.schedules."""
+"""Learning-rate schedules: the factor on the optimizer's lr at a point in time.
+
+Time is counted in epochs, as a real number. A schedule has no step counter, which could differ from the run's; what it
+must remember is in `state_dict`.
+"""
 
 import math
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""TODO imgcls.training.validation."""
+"""Validation: the scores of a network over all validation images."""
 
 from collections.abc import Callable, Iterable
 

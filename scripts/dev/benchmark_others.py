@@ -35,7 +35,7 @@ def measure_evaluate(asked: argparse.Namespace) -> None:
         return len(found.indices)
 
     wall: dict[str, list[float]] = {"torchvision's reference": [], "imgcls": []}
-    # In a process of its own: what this one does to the memory allocator would speed it up too.
+    # In another process: this one's setting of the memory allocator would speed it up too.
     workers = asked.threads if asked.workers is None else asked.workers
     with torchvision_evaluation(asked.data, asked.arch, threads=asked.threads, workers=workers) as reference:
         for _ in range(asked.rounds):

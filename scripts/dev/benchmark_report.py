@@ -74,6 +74,6 @@ def machine() -> str:
 
 def describe(config: Config) -> str:
     name = str(config.model.get("arch") or config.model["_target_"]).rpartition(".")[2]
-    told = dataclasses.asdict(config)
+    settings = dataclasses.asdict(config)
     keys = ("batch_size", "image_size", "precision", "microbatch", "channels_last", "compile")
-    return f"{name}: " + ", ".join(f"{key}={told[key]}" for key in keys)
+    return f"{name}: " + ", ".join(f"{key}={settings[key]}" for key in keys)

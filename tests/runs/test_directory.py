@@ -1,12 +1,12 @@
 """Run directories: one owner, one config; and the table of several."""
 
+import fcntl
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from imgcls.environment import CONF_DIR
 from imgcls.runs import (
@@ -124,8 +124,8 @@ def test_a_filesystem_without_locks_is_refused_in_words(tmp_path: Path, monkeypa
     def refuse(*arguments: object, **more: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
-    with pytest.raises(ValueError, match=r"cannot lock files \(.*Function not implemented\).*hydra.run.dir="):
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ValueError, match=r"cannot lock files \(Function not implemented\).*hydra.run.dir="):
         RunDirectory(tmp_path, {})
 
 

@@ -1,4 +1,4 @@
-"""TODO imgcls.data.augment."""
+"""Augmentation of single images in the loader: crops, policies, and the random numbers they draw. Imports no torch."""
 
 from imgcls.data.augment.crops import (
     CenterCrop,

@@ -1,4 +1,4 @@
-"""TODO imgcls.data.decoding."""
+"""Decoding: from the bytes of images to pixels of their crops, by the native decoder or Pillow. Imports no torch."""
 
 from imgcls.data.decoding.native import Sizes, Workspace
 from imgcls.data.decoding.pillow import BadImageError, decode_box, decode_whole, load_whole, read_size, resample_box

@@ -1,4 +1,4 @@
-"""TODO imgcls.data.decoding.plan."""
+"""The plan of crops and flips: a function of seed, epoch and sample index."""
 
 import numpy as np
 

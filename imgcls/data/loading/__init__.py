@@ -1,4 +1,4 @@
-"""TODO imgcls.data.loading."""
+"""Loading: batches of a split decoded in threads, views of images, and the images that cannot be decoded."""
 
 from imgcls.data.loading.bad_images import BadImages
 from imgcls.data.loading.factory import build_loaders

@@ -1,4 +1,4 @@
-"""TODO imgcls.data.loading.factory."""
+"""Build the loaders of a run from its config."""
 
 from typing import Any
 

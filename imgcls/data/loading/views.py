@@ -43,7 +43,7 @@ def view_images(
 
     Args:
         ahead: images a thread that are decoded before they are asked for.
-        on_bad: told of an image that cannot be decoded, by its position; it is then left out.
+        on_bad: called with the position of an image that cannot be decoded; the image is then left out.
 
     Raises:
         BadImageError: an image that cannot be decoded, where there is no `on_bad`.

@@ -1,4 +1,4 @@
-"""TODO imgcls.data.sets."""
+"""Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
 from imgcls.data.sets.factory import open_image_set
 from imgcls.data.sets.folder import open_folder

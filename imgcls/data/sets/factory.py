@@ -1,4 +1,4 @@
-"""TODO imgcls.data.sets.factory."""
+"""Open the image set that a config names."""
 
 from imgcls.config import Config, build_component
 from imgcls.data.sets.splits import ImageSet

@@ -1,7 +1,7 @@
 """ImageNet's classes: the number each is known by, in three orders, and what people call it.
 
 imgcls/data/imagenet_classes.csv has a row for each: the WordNet id; ILSVRC2012_ID as the 2012 devkit's ground-truth
-file counts (from 1, in an order of its own); the name, from Keras' imagenet_class_index.json (MIT licence). Its rows
+file counts (from 1, in another order); the name, from Keras' imagenet_class_index.json (MIT licence). Its rows
 are sorted by WordNet id, so that a row's number is the class index that a folder per class gives, and Keras' index too.
 """
 

@@ -1,4 +1,4 @@
-"""TODO imgcls.data.sets.listing."""
+"""The list of a folder's image files, kept in the cache folder for the next run."""
 
 import hashlib
 import logging

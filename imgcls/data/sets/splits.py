@@ -68,7 +68,7 @@ class Split(Protocol):
 
 
 class FileSplit:
-    """What splits of image files share: `read`, `path` and `open_in` are the subclass's."""
+    """What splits of image files share: `read`, `path`, `name` and `open_in` are the subclass's."""
 
     names: np.ndarray
     labels: np.ndarray
@@ -78,6 +78,9 @@ class FileSplit:
         return len(self.labels)
 
     def path(self, index: int) -> str:
+        raise NotImplementedError
+
+    def name(self, index: int) -> bytes:
         raise NotImplementedError
 
     def read(self, index: int) -> bytes:

@@ -150,9 +150,9 @@ def test_what_was_noted_is_not_encoded_again(root, tmp_path, monkeypatch):
 
     with pytest.raises(Broken):
         make_pack(images, path, progress=broken)
-    told = []
-    make_pack(images, path, progress=lambda encoded, *counts: told.append(counts) or encoded)
-    assert told == [(8, 27)]
+    counted = []
+    make_pack(images, path, progress=lambda encoded, *counts: counted.append(counts) or encoded)
+    assert counted == [(8, 27)]
 
 
 def test_going_on_with_other_settings_is_refused(root, tmp_path):
@@ -213,9 +213,9 @@ def test_a_file_that_cannot_be_decoded_is_named_also_by_the_run_that_goes_on_aft
 
     with pytest.raises(Broken):
         make_pack(images, path, progress=broken)
-    told = make_pack(images, path)
-    assert told == whole
-    assert [Path(reason.partition(": ")[0]).parent.parent.name for reason in told.unshrunk] == ["train", "val"]
+    packed_again = make_pack(images, path)
+    assert packed_again == whole
+    assert [Path(reason.partition(": ")[0]).parent.parent.name for reason in packed_again.unshrunk] == ["train", "val"]
     assert path.read_bytes() == (tmp_path / "whole.pack").read_bytes()
 
 
@@ -225,9 +225,9 @@ def test_a_file_that_cannot_be_decoded_is_named_and_packed_for_the_loader_to_jud
             (tmp_path / part / name).mkdir(parents=True)
             (tmp_path / part / name / "1.JPEG").write_bytes((root / "train/odd/small.JPEG").read_bytes())
     (tmp_path / "train/a/1.JPEG").write_bytes((root / "train/odd/19.JPEG").read_bytes()[:-300])
-    told = make_pack(open_folder(str(tmp_path)), tmp_path / "c.pack")
-    assert len(told.unshrunk) == 1
-    assert "train/a/1.JPEG: cannot be decoded" in told.unshrunk[0]
+    packed_again = make_pack(open_folder(str(tmp_path)), tmp_path / "c.pack")
+    assert len(packed_again.unshrunk) == 1
+    assert "train/a/1.JPEG: cannot be decoded" in packed_again.unshrunk[0]
     train = open_pack(str(tmp_path / "c.pack")).train
     one = Loader(train, Whole(), image_size=8, batch_size=2, seed=0, shuffle=True)
     with pytest.raises(BadImageError, match=r"c\.pack:train/a/1\.JPEG: cannot be decoded"):
