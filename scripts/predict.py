@@ -34,7 +34,7 @@ def predict() -> int:
     if options.top < 1:
         raise ConfigError(f"top={options.top} shows nothing; use 1 or more")
     if options.contact_sheet is not None:
-        check_picture_file("contact_sheet", options.contact_sheet)
+        check_picture_file("contact-sheet", options.contact_sheet)
     check_network_files([options.checkpoint] if options.checkpoint else [], options.weights)
     from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
     from imgcls.inference import FORMATS, find_images, open_member, predict_files, save_contact_sheet

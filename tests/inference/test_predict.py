@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 
 from imgcls import inference
-from imgcls.config import compose, run_script
+from imgcls.config import compose, compose_network, protocol_names, run_script
 from imgcls.data.decoding import BadImageError
 from imgcls.environment import CONF_DIR
-from imgcls.errors import ConfigError
 from imgcls.inference import (
     Center,
     Guess,
@@ -124,7 +123,7 @@ def test_weights_from_a_file_name_imagenets_classes_where_there_are_as_many(
 
     caplog.set_level("INFO")
     torch.save(build_model(compose(["model=lenet5"]), num_classes=num).state_dict(), tmp_path / "w.pt")
-    member = open_weights(str(tmp_path / "w.pt"), "lenet5", [])
+    member = open_weights(str(tmp_path / "w.pt"), compose_network(["model=lenet5"]))
     assert num_outputs(member) == num
     known = known_classes(member)
     assert readable_names(known)[0] == shown
@@ -133,11 +132,11 @@ def test_weights_from_a_file_name_imagenets_classes_where_there_are_as_many(
     member.build(CPU)
 
 
-def test_the_remedy_is_in_the_scripts_own_words() -> None:
-    with pytest.raises(ConfigError, match=r"in the 1x1 before; add: override=model.stride_in_3x3=true"):
-        open_member(None, "torchvision", "resnet50", [])
-    with pytest.raises(ConfigError, match=r"another network: network=torchvision override=model.arch=alexnet"):
-        open_member(None, "torchvision", "alexnet", [])
+def test_the_remedy_is_in_the_words_of_every_command() -> None:
+    with pytest.raises(ValueError, match=r"in the 1x1 before; add: model.stride_in_3x3=true"):
+        open_member(None, "torchvision", compose_network(["model=resnet50"]))
+    with pytest.raises(ValueError, match=r"another network: model=torchvision model.arch=alexnet"):
+        open_member(None, "torchvision", compose_network(["model=alexnet"]))
 
 
 def test_csv_and_json_hold_what_was_seen() -> None:
@@ -194,23 +193,31 @@ def test_the_protocols_are_those_of_evaluate(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.syspath_prepend(str(CONF_DIR.parent / "scripts"))
     import predict
 
-    from imgcls.inference import Dense
+    from imgcls.inference import Center, Dense, GoogLeNet144, TenCrop
 
-    (tmp_path / "a.png").touch()
+    for file in ("a.png", "x"):
+        (tmp_path / file).touch()
     asked = []
     monkeypatch.setattr(inference, "open_member", lambda *args: None)
     monkeypatch.setattr(
         inference, "predict_files", lambda *args, protocol, **more: asked.append(protocol) or (SEEN, [])
     )
-    for name in predict.PROTOCOLS:
+    for name in protocol_names(first="center"):
         for flip in ([], ["--flip"]):
-            words_ = ["predict.py", "checkpoint=x", "device=cpu", f"protocol={name}", *flip, str(tmp_path / "a.png")]
+            words_ = [
+                "predict.py",
+                f"checkpoint={tmp_path / 'x'}",
+                "device=cpu",
+                f"protocol={name}",
+                *flip,
+                str(tmp_path / "a.png"),
+            ]
             monkeypatch.setattr(sys, "argv", words_)
             predict.predict()
             own = compose_protocol(name)
             assert asked[-1] == type(asked[-1])(**(own | ({"flip": True} if flip else {})))
-    assert isinstance(asked[-1], Dense)
-    assert set(predict.PROTOCOLS) == {file.stem for file in (CONF_DIR / "protocol").glob("*.yaml")}
+    assert {type(protocol) for protocol in asked} == {Center, TenCrop, Dense, GoogLeNet144}
+    assert set(protocol_names(first="center")) == {file.stem for file in (CONF_DIR / "protocol").glob("*.yaml")}
 
 
 def compose_protocol(name: str) -> dict[str, object]:
@@ -218,7 +225,7 @@ def compose_protocol(name: str) -> dict[str, object]:
 
     own = OmegaConf.to_object(OmegaConf.load(CONF_DIR / "protocol" / f"{name}.yaml"))
     assert isinstance(own, dict)
-    return {str(key): tuple(v) if isinstance(v, list) else v for key, v in own.items() if key != "_target_"}
+    return {str(key): value for key, value in own.items() if key != "_target_"}
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,10 @@ MISTAKES = [
     ([PREDICT, "checkpoint=run"], "this needs more words, see --help: images"),
     ([PREDICT, "checkpoint=none.pt", "x.png"], "checkpoint=none.pt: there is no such file"),
     ([PREDICT, "weights=none.pt", "--model", "lenet5", "x.png"], "weights=none.pt: there is no such file"),
-    ([PREDICT, "checkpoint=run", "--contact-sheet", "a.pnk", "x.png"], "contact_sheet=a.pnk: the suffix says what to"),
+    ([PREDICT, "checkpoint=run", "--contact-sheet", "a.pnk", "x.png"], "contact-sheet=a.pnk: the suffix says what to"),
     (
-        [PREDICT, "checkpoint=run", "contact_sheet=/dev/null/a.png", "x.png"],
-        "contact_sheet=/dev/null/a.png: its folder",
+        [PREDICT, "checkpoint=run", "contact-sheet=/dev/null/a.png", "x.png"],
+        "contact-sheet=/dev/null/a.png: its folder",
     ),
     ([EXPORT, "checkpoint=run", "out=model.h5"], "out=model.h5: the suffix says what to write; use one of .pt2"),
     ([EXPORT, "checkpoint=run", "out=m.safetensors", "--softmax"], "safetensors holds weights alone"),

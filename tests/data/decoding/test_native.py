@@ -464,7 +464,7 @@ def test_without_a_library_the_reason_says_what_to_install(checkout: Path) -> No
     assert done.returncode == 1
     assert "not built" in done.stdout
     assert "libjpeg-turbo" in done.stdout
-    assert "python -m imgcls.data.native build" in done.stdout
+    assert "python -m imgcls.data.decoding.native build" in done.stdout
 
 
 def test_a_build_without_a_compiler_says_what_to_install(checkout: Path) -> None:
