@@ -2,6 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from imgcls.environment import CONF_DIR
 
 ROOMS = ("errors", "environment", "metrics", "config", "runs", "data.augment", "data.decoding", "data.sets", "startup")
 
@@ -12,3 +17,18 @@ def test_what_help_and_mistakes_need_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.e2e
+def test_a_default_run_with_tensorboard_imports_no_torchvision(tmp_path: Path) -> None:
+    # torch._dynamo cannot be avoided: torch.optim imports it in every first step.
+    code = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print({{"torchvision", "matplotlib", "scipy"}} & set(sys.modules)))
+sys.argv = ["train.py", "model=lenet5", "image_size=32", "epochs=1", "max_steps=2", "hydra.run.dir=run"]
+runpy.run_path({str(CONF_DIR.parent / "train.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    assert done.stdout.splitlines()[-1] == "set()"

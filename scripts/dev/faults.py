@@ -569,9 +569,11 @@ def import_everything() -> None:
 
     torch.set_num_threads(1)
     import tensorboard.backend.event_processing.event_accumulator  # noqa: F401
+    import torch._dynamo  # by an optimizer's first step
     import torch.utils.tensorboard
     import torch.utils.tensorboard.summary
 
+    import imgcls.checkpoints
     import imgcls.training  # noqa: F401
 
 

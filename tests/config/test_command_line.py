@@ -61,7 +61,7 @@ def test_a_run_ends_with_a_table_and_run_again_shows_it(tiny: list[str], tmp_pat
     assert "epoch 2/2" in log
 
     again = run("train.py", *tiny, "name=mine", cwd=tmp_path)
-    assert "this run has finished; train anew with overwrite=true" in again.stdout
+    assert "this run has finished; overwrite=true trains it from scratch" in again.stdout
     other = run("train.py", *tiny, "name=mine", "seed=5", cwd=tmp_path)
     assert other.returncode == 2
     assert other.stderr.startswith("error: ")

@@ -25,7 +25,7 @@ def odd_folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stop", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("stop", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"])
 def test_a_signal_to_one_of_two_ranks_stops_both_and_resumed_they_equal_the_unbroken(
     stop: str, odd_folder: Path
 ) -> None:

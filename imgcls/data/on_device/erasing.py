@@ -44,11 +44,11 @@ class RandomErasing:
         tall, wide = (area / aspect).sqrt().clamp(max=1), (area * aspect).sqrt().clamp(max=1)
         inside = box_mask(images.shape, draws[:, 3] * (1 - tall), draws[:, 4] * (1 - wide), tall, wide)
         inside &= (draws[:, 0] < self.probability)[:, None, None, None]
-        noise = self._draw_noise(images, key)[(draws[:, 5] * NUM_NOISE_IMAGES).long()].permute(0, 3, 1, 2)
+        noise = self.draw_noise(images, key)[(draws[:, 5] * NUM_NOISE_IMAGES).long()].permute(0, 3, 1, 2)
         return Augmented(torch.where(inside, noise, images), targets)
 
-    def _draw_noise(self, images: Tensor, key: BatchKey) -> Tensor:
-        # (64, H, W, C), which seen as (64, C, H, W) is channels last.
+    def draw_noise(self, images: Tensor, key: BatchKey) -> Tensor:
+        """Return the noise images of an epoch, (64, H, W, C) like `images` (B, C, H, W): drawn at its first batch."""
         _, channels, height, width = images.shape
         drawn_for = (key.seed, key.epoch, channels, height, width, images.device)
         if self._noise is None or self._noise[0] != drawn_for:
