@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,21 @@ class Events:
             # Imported here: it takes a second, which a run without TensorBoard does not need.
             from torch.utils.tensorboard import SummaryWriter
 
+            self._wait_for_a_later_name()
             self._tensorboard = SummaryWriter(str(run_dir))
 
     def _files(self) -> list[Path]:
         return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob("events.out.tfevents.*"))]
+
+    def _wait_for_a_later_name(self) -> None:
+        """Wait until a new event file sorts after those that are there.
+
+        TensorBoard reads them in the order of their names, which begin with the time in whole seconds and go on with
+        the process and a count, both compared as text: of two files of one second, 10 would be read before 9.
+        """
+        prefix = "events.out.tfevents."
+        while any(file.name.startswith(f"{prefix}{int(time.time()):010d}.") for file in self._files()):
+            time.sleep(0.02)
 
     def _cut_off(self, position: dict[str, int]) -> None:
         for file in self._files():

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path: Path) -> Non
     ]
     assert steps == [(5, 0.1), (10, 0.2)]
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_an_event_file_sorts_after_those_that_are_there(tmp_path: Path) -> None:
+    # TensorBoard reads them by name: seconds, process, count. Without a new second, count 10 comes before count 9.
+    now = int(time.time())
+    first = tmp_path / f"events.out.tfevents.{now:010d}.host.9.9"
+    first.write_bytes(b"")
+    open_events(tmp_path, {first.name: 1}).close()
+    (other,) = {path.name for path in tmp_path.glob("events*")} - {first.name}
+    assert int(other.split(".")[3]) > now
 
 
 def test_a_rank_beside_the_main_one_writes_nothing(tmp_path: Path) -> None:
