@@ -28,6 +28,7 @@ def start(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -48,6 +49,7 @@ def test_a_mistake_about_the_data_is_one_line_before_torch_is_imported(
     assert "no torch" in done.stdout
 
 
+@pytest.mark.e2e
 def test_a_finished_run_is_shown_without_torch(
     tiny_config: Callable[..., Config], train: Callable[..., dict[str, Any]], tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ def choices(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("group", ["model", "data", "augment", "optimizer", "schedule", "recipe", "experiment"])
 def test_every_choice_of_a_group_composes(group: str) -> None:
     names = choices(group)

@@ -49,6 +49,7 @@ def test_a_pt2_program_takes_any_batch_and_says_what_it_is(member: Member, tmp_p
         assert torch.allclose(program(pixels), expected(member, pixels), atol=1e-5)
 
 
+@pytest.mark.e2e
 @torch.inference_mode()
 def test_onnx_runs_elsewhere_and_carries_its_labels(member: Member, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript"):
@@ -67,6 +68,7 @@ def test_onnx_runs_elsewhere_and_carries_its_labels(member: Member, tmp_path: Pa
     assert {entry.domain: entry.version for entry in onnx.load(file).opset_import}[""] == 18
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "opset, words",
     [(17, "opset=17: torch cannot convert .* stays at 18; use opset=18"), (99, r"onnx knows 1 to \d\d;")],

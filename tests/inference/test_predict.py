@@ -159,6 +159,7 @@ def script(*arguments: str, cwd: Path, given: str = "") -> subprocess.CompletedP
     return subprocess.run(command, cwd=cwd, input=given, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.e2e
 def test_odd_files_are_named_and_passed_over(checkpoint_file: Path, tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_folder / "val/red/00.JPEG", tmp_path / "good one.jpg")
     (tmp_path / "text.png").write_text("no image")
@@ -176,6 +177,7 @@ def test_odd_files_are_named_and_passed_over(checkpoint_file: Path, tiny_folder:
     assert Image.open(tmp_path / "new/sheet.png").width > 200
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("form", [*(pytest.param(form, marks=pytest.mark.slow) for form in ("table", "json")), "csv"])
 def test_names_that_are_no_text_are_read_and_printed(
     form: str, checkpoint_file: Path, tiny_folder: Path, tmp_path: Path

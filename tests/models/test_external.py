@@ -185,6 +185,7 @@ def test_timm_models_take_classes_channels_and_options(monkeypatch: pytest.Monke
         timm_model("resnet50d", 7, depth=3)
 
 
+@pytest.mark.e2e
 def test_timm_itself_builds_a_network() -> None:
     pytest.importorskip("timm", reason="timm is not installed: its own networks are not tried")
     assert timm_model("resnet18d", 7, in_channels=1).eval()(torch.zeros(1, 1, 64, 64)).shape == (1, 7)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,13 @@ ONE_OF_EACH = [
     "resnet18",
     "resnet50",
 ]
+
+
+def e2e(*names: str) -> list[Any]:
+    """Leave these networks to `pytest -m e2e`: they take more than a second each."""
+    return [pytest.param(name, marks=pytest.mark.e2e) for name in names]
+
+
 one_of_each = pytest.mark.parametrize("name", ONE_OF_EACH)
 
 
@@ -325,7 +333,14 @@ def numbers() -> Iterator[dict[tuple[int, ...], Tensor]]:
 
 @pytest.mark.parametrize(
     "name",
-    [*(f"vgg{n}{bn}" for n in (11, 13, 16, 19) for bn in ("", "_bn")), *(f"resnet{depth}" for depth in DEPTHS)],
+    [
+        "vgg11",
+        "vgg13_bn",
+        *e2e("vgg11_bn", "vgg13", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+        "resnet18",
+        "resnet50",
+        *e2e("resnet34", "resnet101", "resnet152"),
+    ],
 )
 def test_outputs_equal_torchvisions_with_its_state_dict(name: str, numbers: dict[tuple[int, ...], Tensor]) -> None:
     cls, options, *_ = NETWORKS[name]
@@ -361,6 +376,7 @@ def total(output: Tensor | GoogLeNetOutput) -> Tensor:
     return torch.stack([F.cross_entropy(logits, logits.argmin(1)) for logits in outputs]).sum()
 
 
+@pytest.mark.e2e
 @one_of_each
 def test_a_gradient_reaches_every_parameter(name: str) -> None:
     model = network(name)
@@ -372,6 +388,7 @@ def test_a_gradient_reaches_every_parameter(name: str) -> None:
         assert parameter.grad.any(), key
 
 
+@pytest.mark.e2e
 @every_network
 def test_a_gradient_has_a_way_to_every_parameter(name: str) -> None:
     model, images = on_meta(name)
@@ -408,7 +425,7 @@ def test_googlenet_heads_hang_on_4a_and_4d() -> None:
     assert reached(output.logits) == set(INCEPTIONS)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11_bn", "googlenet", "resnet18"])
+@pytest.mark.parametrize("name", ["lenet5", "googlenet", "resnet18", *e2e("alexnet", "vgg11_bn")])
 def test_channels_last_and_bf16_autocast_change_little(name: str) -> None:
     model = network(name).eval()
     images = images_for(name, max(64, model.min_image_size))
@@ -423,7 +440,7 @@ def test_channels_last_and_bf16_autocast_change_little(name: str) -> None:
     assert (halved.float() - expected).norm() < 0.05 * expected.norm()
 
 
-@pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11_lrn", "googlenet", "resnet18"])
+@pytest.mark.parametrize("name", ["lenet5", *e2e("alexnet", "vgg11_lrn", "googlenet", "resnet18")])
 def test_the_graph_has_no_break_and_exports(name: str) -> None:
     model = network(name)
     images = images_for(name, max(64, model.min_image_size))

@@ -10,6 +10,8 @@ import pytest
 
 from imgcls.environment import CONF_DIR
 
+pytestmark = pytest.mark.e2e
+
 ROOT = CONF_DIR.parent
 TRAIN, EVALUATE, PREDICT, EXPORT, PLOT, COMPARE = (
     "train.py",
@@ -175,7 +177,6 @@ def test_every_help_says_how_options_are_written(words: list[str], answers: dict
         ("runs/lenet5-shapes/mine", "File exists"),
     ],
 )
-@pytest.mark.e2e
 def test_a_run_directory_that_cannot_be_made_is_one_line(file: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text("a file instead of a folder")

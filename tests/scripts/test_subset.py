@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from imgcls.data.sets import open_folder
 from imgcls.environment import CONF_DIR
 
@@ -42,6 +44,7 @@ def test_only_what_training_takes_for_an_image_or_a_class_is_taken(tiny_folder: 
     ]
 
 
+@pytest.mark.e2e
 def test_what_is_not_there_is_refused_with_the_number_there_is(tiny_folder: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["--classes", "9"], "--classes 9, but"),

@@ -73,7 +73,7 @@ def test_a_run_that_diverges_in_its_first_epoch_goes_back_to_its_beginning(
     assert train(config, before=poison(step, rollbacks=2))["steps"] == 5
 
 
-@pytest.mark.parametrize("step", [6, 8, 9, 12])
+@pytest.mark.parametrize("step", [8, *(pytest.param(step, marks=pytest.mark.e2e) for step in (6, 9, 12))])
 def test_a_run_that_went_back_and_was_stopped_equals_the_one_that_only_went_back(
     step: int, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:

@@ -40,8 +40,17 @@ def step(network: nn.Module, config: Any, *, batch_size: int = 4, classes: int =
     return meter
 
 
-@pytest.mark.parametrize("model", ["lenet5", "alexnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "resnet50"])
-@pytest.mark.parametrize("recipe", ["own", "modern"])
+NETWORKS = ["lenet5", "alexnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "resnet50"]
+
+
+@pytest.mark.parametrize(
+    "model, recipe",
+    [
+        *[(model, "own") for model in NETWORKS],
+        ("resnet18", "modern"),
+        *[pytest.param(model, "modern", marks=pytest.mark.e2e) for model in NETWORKS if model != "resnet18"],
+    ],
+)
 def test_a_step_never_waits_for_the_device(model: str, recipe: str) -> None:
     words = [f"model={model}", "data=imagenet", *([] if recipe == "own" else ["recipe=modern"])]
     config = compose([*words, *(["data.channels=1", "data.mean=[0.5]", "data.std=[0.5]"] * (model == "lenet5"))])

@@ -41,7 +41,7 @@ def test_top5_and_loss_beat_the_best_so_far_by_their_own_measure() -> None:
     assert State().improve(val, "top5")
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 8, 15])
+@pytest.mark.parametrize("step", [4, *(pytest.param(step, marks=pytest.mark.e2e) for step in (1, 5, 8, 15))])
 def test_a_run_stopped_at_any_step_and_resumed_equals_the_unbroken_one(
     step: int, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_run_of_max_steps_killed_before_its_results_are_written_trains_and_val
     assert (again["epochs"], again["val_top1"]) == (whole["epochs"], whole["val_top1"])
 
 
-@pytest.mark.parametrize("step", [3, 7])
+@pytest.mark.parametrize("step", [3, pytest.param(7, marks=pytest.mark.e2e)])
 def test_dropout_and_loss_scaling_go_on_where_they_were(
     step: int, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
