@@ -43,7 +43,6 @@ from imgcls.inference import (
     open_checkpoint,
     open_weights,
     predict_split,
-    protocol_name,
     validation_crop,
 )
 from imgcls.metrics import METRICS
@@ -183,7 +182,7 @@ def results_folder(member: Member, config: EvaluateConfig, protocol: TestProtoco
     if config.out and single:
         folder = Path(config.out).expanduser()
     else:
-        folder = member.home / "evaluate" / f"{data_name(member, config)}-{protocol_name(protocol)}{size}"
+        folder = member.home / "evaluate" / f"{data_name(member, config)}-{protocol.full_name()}{size}"
     _make_folder(folder)
     return folder
 
@@ -250,7 +249,7 @@ def run_evaluation(
         results["published"] = compare_published(report, first, protocol)
     results |= {
         "members": [member.name for member in tested],
-        "protocol": protocol_name(protocol),
+        "protocol": protocol.full_name(),
         "data": first.config["data.name"],
         "image_size": first.config["image_size"],
         "code": code_version(),

@@ -17,7 +17,7 @@ from imgcls.config import build_protocol, protocol_names
 from imgcls.data.sets import wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.report import MemberResult, Report
-from imgcls.inference import Member, protocol_name
+from imgcls.inference import Member, TestProtocol
 from imgcls.metrics import METRICS, PERCENTS, Scores
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,13 @@ def compare_scores(scores: Scores, *, model: str, protocol: str, weights: str | 
     return comparisons
 
 
-def published_protocol(protocol: Any) -> str:
+def published_protocol(protocol: TestProtocol) -> str:
     """Return the name in conf/protocol of `protocol`, as published.csv has it, or else its name with its settings."""
     names = protocol_names(first="center")
-    return next((name for name in names if build_protocol(name) == protocol), protocol_name(protocol))
+    return next((name for name in names if build_protocol(name) == protocol), protocol.full_name())
 
 
-def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
+def check_comparable(member: Member, labels: np.ndarray, protocol: TestProtocol) -> None:
     """Check that there is a published result to compare with, before the network is run.
 
     Raises:
@@ -140,7 +140,7 @@ def check_comparable(member: Member, labels: np.ndarray, protocol: Any) -> None:
     find_published(model=member.arch, protocol=published_protocol(protocol), weights=member.published)
 
 
-def compare_published(report: Report, member: MemberResult, protocol: Any) -> list[dict[str, Any]]:
+def compare_published(report: Report, member: MemberResult, protocol: TestProtocol) -> list[dict[str, Any]]:
     """Compare the result with the published one, and log it."""
     comparisons = compare_scores(
         report.scores, model=member.arch, protocol=published_protocol(protocol), weights=member.published

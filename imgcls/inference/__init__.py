@@ -42,20 +42,15 @@ from imgcls.inference.predictor import (
     scores_of_predictions,
 )
 from imgcls.inference.protocols import (
-    PROTOCOL_NAMES,
-    RESNET_SCALES,
     Center,
     Dense,
     GoogLeNet144,
     TenCrop,
     TestProtocol,
-    protocol_name,
 )
 
 __all__ = [
     "FORMATS",
-    "PROTOCOL_NAMES",
-    "RESNET_SCALES",
     "Captioned",
     "Center",
     "Dense",
@@ -95,7 +90,6 @@ __all__ = [
     "predict_files",
     "predict_split",
     "predict_views",
-    "protocol_name",
     "read_curves",
     "save_contact_sheet",
     "scores_of_predictions",

@@ -28,5 +28,5 @@ def fully_convolutional(network: nn.Module) -> nn.Module:
             return DenseHead(network, features, list(classifier), side=side)
     raise ValueError(
         f"protocol=dense: {type(network).__name__} is not known to work on maps of any size; "
-        "use protocol=center, ten_crop or googlenet144"
+        "use a protocol of crops, such as protocol=center or protocol=ten_crop"
     )

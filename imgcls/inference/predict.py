@@ -18,10 +18,9 @@ from imgcls.data.loading import view_images
 from imgcls.data.sets import EXTENSIONS, FolderSplit, readable_names
 from imgcls.environment import default_num_threads
 from imgcls.inference.figures import Captioned, contact_sheet
-from imgcls.inference.fully_convolutional import fully_convolutional
 from imgcls.inference.network import Member, known_classes
 from imgcls.inference.predictor import predict_views
-from imgcls.inference.protocols import Dense, TestProtocol
+from imgcls.inference.protocols import TestProtocol
 
 
 class ImageFiles(NamedTuple):
@@ -104,9 +103,7 @@ def predict_files(
     batch_size: int = 32,
 ) -> tuple[list[Prediction], list[BadImageError]]:
     """Predict the classes of image files, in their order, and name those that cannot be decoded."""
-    network = member.build(device)
-    if isinstance(protocol, Dense):
-        network = fully_convolutional(network)
+    network = protocol.prepare(member.build(device))
     size, channels = member.config.image_size, member.config.data.channels
     crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
     bad: list[BadImageError] = []

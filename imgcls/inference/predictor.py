@@ -15,10 +15,9 @@ from imgcls.data.loading import BadImages, Batch, Loader, Viewed, view_images
 from imgcls.data.sets import Split
 from imgcls.device import autocast_dtype
 from imgcls.environment import default_num_threads
-from imgcls.inference.fully_convolutional import fully_convolutional
 from imgcls.inference.fused_batch_norm import fuse_batch_norms
 from imgcls.inference.network import Member
-from imgcls.inference.protocols import Center, Dense, TestProtocol
+from imgcls.inference.protocols import TestProtocol
 from imgcls.metrics import Meter, Scores
 from imgcls.runs import Progress
 
@@ -171,8 +170,7 @@ def predict_split(
     # A trial image of noise: the sizes of weights are what folding could get wrong.
     trial = torch.randint(0, 256, (2, size, size, data.channels), generator=torch.Generator().manual_seed(0))
     network = fuse_batch_norms(network, prepare(trial.to(device, torch.uint8)))
-    if isinstance(protocol, Dense):
-        network = fully_convolutional(network)
+    network = protocol.prepare(network)
     crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
     rank, ranks = distributed.rank(), distributed.world_size()
     threads = data.num_threads or default_num_threads()
@@ -190,10 +188,10 @@ def predict_split(
             for _ in range(num_images):
                 progress.advance()
 
-        if isinstance(protocol, Center):
+        if (only_crop := protocol.only_crop(crop)) is not None:
             loader = Loader(
                 split,
-                crop,
+                only_crop,
                 image_size=size,
                 batch_size=config.batch_size * ranks,
                 seed=0,

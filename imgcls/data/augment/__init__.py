@@ -9,6 +9,9 @@ from imgcls.data.augment.crops import (
     ResizeRandomCrop,
     ScaleJitterCrop,
     Whole,
+    box_of_resized,
+    resized_sides,
+    scaled_side,
 )
 from imgcls.data.augment.keyed_random import GAMMA, mix_int, stream_key
 from imgcls.data.augment.policies import OPERATIONS, STEPS, Policy, RandAugment, TrivialAugment, make_policy, operate
@@ -28,8 +31,11 @@ __all__ = [
     "ScaleJitterCrop",
     "TrivialAugment",
     "Whole",
+    "box_of_resized",
     "make_policy",
     "mix_int",
     "operate",
+    "resized_sides",
+    "scaled_side",
     "stream_key",
 ]

@@ -98,12 +98,12 @@ class ScaleJitterCrop:
         _check_side("short_side", self.short_side[0], self.at_image_size)
 
     def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
-        low, high = (_proportional(side, self.at_image_size, image_size) for side in self.short_side)
+        low, high = (scaled_side(side, self.at_image_size, image_size) for side in self.short_side)
         short = low + np.floor(draws[:, 0] * (high - low + 1))
-        resized = _resized(sizes, short)
+        resized = resized_sides(sizes, short)
         top = np.floor(draws[:, 1] * (resized[:, 0] - image_size + 1))
         left = np.floor(draws[:, 2] * (resized[:, 1] - image_size + 1))
-        return _box_of_resized(sizes, resized, top, left, image_size)
+        return box_of_resized(sizes, resized, top, left, image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +128,13 @@ class ResizeRandomCrop:
         _check_side("short_side", self.short_side, self.at_image_size)
 
     def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
-        short = np.full(len(sizes), _proportional(self.short_side, self.at_image_size, image_size))
-        resized = _resized(sizes, short)
+        short = np.full(len(sizes), scaled_side(self.short_side, self.at_image_size, image_size))
+        resized = resized_sides(sizes, short)
         kept = np.stack([short, short], axis=1) if self.of_square else resized
         before = np.rint((resized - kept) / 2)
         top = before[:, 0] + np.floor(draws[:, 0] * (kept[:, 0] - image_size + 1))
         left = before[:, 1] + np.floor(draws[:, 1] * (kept[:, 1] - image_size + 1))
-        return _box_of_resized(sizes, resized, top, left, image_size)
+        return box_of_resized(sizes, resized, top, left, image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +156,11 @@ class CenterCrop:
         _check_side("short_side", self.short_side, self.at_image_size)
 
     def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
-        short = np.full(len(sizes), _proportional(self.short_side, self.at_image_size, image_size))
-        resized = _resized(sizes, short)
+        short = np.full(len(sizes), scaled_side(self.short_side, self.at_image_size, image_size))
+        resized = resized_sides(sizes, short)
         top = np.rint((resized[:, 0] - image_size) / 2)
         left = np.rint((resized[:, 1] - image_size) / 2)
-        return _box_of_resized(sizes, resized, top, left, image_size)
+        return box_of_resized(sizes, resized, top, left, image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +183,11 @@ class PadCrop:
             raise ValueError(f"padding={self.padding} is negative; use 0 or more pixels, as 4 for CIFAR")
 
     def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
-        resized = _resized(sizes, np.full(len(sizes), image_size))
+        resized = resized_sides(sizes, np.full(len(sizes), image_size))
         room = resized + 2 * self.padding - image_size + 1
         top = np.floor(draws[:, 0] * room[:, 0]) - self.padding
         left = np.floor(draws[:, 1] * room[:, 1]) - self.padding
-        return _box_of_resized(sizes, resized, top, left, image_size)
+        return box_of_resized(sizes, resized, top, left, image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,12 +235,16 @@ def _columns(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sizes[:, 0].astype(np.float64), sizes[:, 1].astype(np.float64)
 
 
-def _proportional(side: int, at_image_size: int, image_size: int) -> int:
+def scaled_side(side: int, at_image_size: int, image_size: int) -> int:
+    """Return a length that a paper gives for crops of `at_image_size`, for crops of `image_size`; never below it."""
     return max(image_size, round(side * image_size / at_image_size))
 
 
-def _resized(sizes: np.ndarray, short: np.ndarray) -> np.ndarray:
-    # The longer side is cut to an integer, as torchvision's Resize does.
+def resized_sides(sizes: np.ndarray, short: np.ndarray) -> np.ndarray:
+    """Return heights and widths (B, 2) once the shorter sides of images of `sizes` (B, 2) are `short` (B,).
+
+    The longer side is cut to an integer, as torchvision's Resize does.
+    """
     height, width = _columns(sizes)
     return np.stack(
         [
@@ -251,9 +255,13 @@ def _resized(sizes: np.ndarray, short: np.ndarray) -> np.ndarray:
     )
 
 
-def _box_of_resized(
-    sizes: np.ndarray, resized: np.ndarray, top: np.ndarray, left: np.ndarray, image_size: int
-) -> np.ndarray:
+def box_of_resized(sizes: np.ndarray, resized: np.ndarray, top: np.ndarray, left: np.ndarray, side: int) -> np.ndarray:
+    """Return the boxes (B, 4), in source pixels, of squares of `side` pixels in resized images.
+
+    Args:
+        sizes, resized: heights and widths (B, 2) of the source and once resized.
+        top, left: (B,) each, in pixels of the resized image.
+    """
     height, width = _columns(sizes)
     down, across = resized[:, 0], resized[:, 1]
     # Multiplied first, the far edge of the resized image is exactly the image's own, and no box exceeds it by rounding.
@@ -261,8 +269,8 @@ def _box_of_resized(
         [
             left * width / across,
             top * height / down,
-            (left + image_size) * width / across,
-            (top + image_size) * height / down,
+            (left + side) * width / across,
+            (top + side) * height / down,
         ],
         axis=1,
     )
