@@ -34,7 +34,7 @@ def subset(source: Path, target: Path, *, num_classes: int, num_train: int, num_
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: there is no such folder; the layout is train/<class>/*, val/<class>/*")
         listing = list_folder(folder)
-        split = FolderSplit(folder, listing.names, listing.offsets, listing.labels)
+        split = FolderSplit.of_listing(folder, listing)
         names = names or listing.classes
         if len(names) < num_classes:
             raise ValueError(f"--classes {num_classes}, but {folder} has {len(names)}")

@@ -19,6 +19,21 @@ def test_what_help_and_mistakes_need_imports_no_torch() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_opening_image_sets_imports_no_torch(tiny_folder: Path) -> None:
+    code = f"""
+import sys
+from imgcls.config import compose
+from imgcls.data.sets import open_image_set
+images = open_image_set(compose(["model=lenet5", "data=folder", "data.root={tiny_folder}"]))
+images.train.pixels(0, 3)
+images.identity()
+print({{"torch", "torchvision"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 @pytest.mark.e2e
 def test_a_default_run_with_tensorboard_imports_no_torchvision(tmp_path: Path) -> None:
     # torch._dynamo cannot be avoided: torch.optim imports it in every first step.

@@ -12,13 +12,12 @@ from torch import nn
 from imgcls.config import build_component
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import view_images
-from imgcls.data.sets import readable_names
+from imgcls.data.sets import FolderSplit, readable_names
 from imgcls.environment import default_num_threads
 from imgcls.inference.charts import Curve, draw_curves
 from imgcls.inference.figures import Captioned, contact_sheet, filter_grid, heat_overlay
 from imgcls.inference.gradcam import grad_cam
 from imgcls.inference.network import Member, known_classes
-from imgcls.inference.predict import split_of_files
 from imgcls.inference.protocols import Center
 from imgcls.models import first_convolution
 from imgcls.runs import METRICS_FILE
@@ -124,7 +123,7 @@ def plot_gradcam(
     bad: list[BadImageError] = []
     items = []
     images = view_images(
-        split_of_files(files),
+        FolderSplit.of_files(files),
         range(len(files)),
         lambda height, width: Center().views(height, width, image_size=size, crop=crop),
         channels=member.config.data.channels,

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from imgcls.config import build_component
@@ -108,7 +107,7 @@ def predict_files(
     crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
     bad: list[BadImageError] = []
     images = view_images(
-        split_of_files(files),
+        FolderSplit.of_files(files),
         range(len(files)),
         lambda height, width: protocol.views(height, width, image_size=size, crop=crop),
         channels=channels,
@@ -135,14 +134,6 @@ def predict_files(
             Prediction(str(files[index]), [Guess(classes[k], shown[k], probability) for k, probability in pairs])
         )
     return seen, bad
-
-
-def split_of_files(files: Sequence[str]) -> FolderSplit:
-    """Files anywhere as a split without labels."""
-    paths = [os.fsencode(os.path.abspath(name))[1:] for name in files]  # its root is /, which the split adds
-    blob = np.frombuffer(b"".join(paths), np.uint8)
-    offsets = np.cumsum([0, *map(len, paths)], dtype=np.int64)
-    return FolderSplit("", blob, offsets, np.zeros(len(paths)))
 
 
 def as_table(seen: Sequence[Prediction]) -> str:

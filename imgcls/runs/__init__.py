@@ -12,7 +12,7 @@ from imgcls.runs.directory import (
     check_same_run,
     code_version,
 )
-from imgcls.runs.disk import DiskError, durable_file, explain_disk_errors, sync_to_disk
+from imgcls.runs.disk import DiskError, durable_file, explain_disk_errors, lock_file, sync_to_disk
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
@@ -44,6 +44,7 @@ __all__ = [
     "explain_disk_errors",
     "find_runs",
     "image_grid",
+    "lock_file",
     "mcnemar",
     "only_seeds_differ",
     "require_top1",

@@ -1,15 +1,16 @@
 """The directory of a run: its files, its lock, and which run it belongs to."""
 
+import contextlib
 import json
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from imgcls import __version__
-from imgcls.runs.disk import durable_file
+from imgcls.runs.disk import durable_file, lock_file
 
 CONFIG = "config.json"
 RESULTS = "results.json"
@@ -101,9 +102,13 @@ class RunDirectory:
             _write(self.path / RESULTS, json.dumps(results, indent=2) + "\n")
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock, and remove the directory if nothing was begun in it."""
         if self._lock is not None:
+            if not (self.path / CONFIG).exists():
+                (self.path / LOCK).unlink(missing_ok=True)
             self._lock.release()
+            with contextlib.suppress(OSError):  # it is not empty
+                self.path.rmdir()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -131,12 +136,10 @@ def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict
         )
 
 
-def _take_lock(path: Path) -> FileLock:
-    # The kernel's lock, which ends with its process however that ends; a file as a lock would outlive a kill.
-    lock = FileLock(path / LOCK, timeout=0, fallback_to_soft=False)
+def _take_lock(path: Path) -> BaseFileLock:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        return lock_file(path / LOCK)
     except Timeout:
         raise ValueError(
             f"{path}: another process is training in this directory; wait for it, or give this run another name "
@@ -152,7 +155,6 @@ def _take_lock(path: Path) -> FileLock:
             f"{path} is on a filesystem that cannot lock files ({error.strerror}), so two runs in it would not "
             "notice each other; train on another disk (hydra.run.dir=...)"
         ) from None
-    return lock
 
 
 def _job() -> str:

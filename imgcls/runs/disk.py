@@ -3,10 +3,13 @@
 import errno
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from filelock import BaseFileLock, FileLock, SoftFileLock
 
 from imgcls.errors import EXIT_RUN_FAILED
 
@@ -48,6 +51,29 @@ def explain_disk_errors(run_dir: Path) -> Iterator[None]:
 def _is_disk_error(error: BaseException | None) -> bool:
     full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
     return isinstance(error, OSError) and not isinstance(error, DiskError) and error.errno in full_or_broken
+
+
+def lock_file(path: Path) -> BaseFileLock:
+    """Lock the file `path`, made if there is none, until the lock is released or this process ends.
+
+    Raises:
+        filelock.Timeout: another process has locked it.
+        OSError: the file cannot be made, or its filesystem cannot lock files.
+    """
+    lock = FileLock(path, timeout=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flock not supported")
+        try:
+            lock.acquire()
+        except NotImplementedError:  # by filelock's releases of 2025 and before
+            soft = True
+        else:
+            soft = isinstance(lock, SoftFileLock)
+    if soft:
+        # filelock falls back to a file that exists while it is locked, which a kill leaves behind for ever.
+        lock.release()
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(path))
+    return lock
 
 
 @contextmanager

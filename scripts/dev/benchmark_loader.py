@@ -1,7 +1,6 @@
 """`benchmark.py loader`: decoders and loaders against the usual ones."""
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -73,9 +72,7 @@ def _split_time(data: list[bytes], paths: list[str], asked: argparse.Namespace) 
 
 
 def _compare_loaders(paths: list[str], asked: argparse.Namespace) -> None:
-    names = [os.fsencode(os.path.abspath(path))[1:] for path in paths]
-    offsets = np.cumsum([0, *map(len, names)], dtype=np.int64)
-    split = FolderSplit("", np.frombuffer(b"".join(names), np.uint8), offsets, np.zeros(len(names)))
+    split = FolderSplit.of_files(paths)
     batch_size = min(64, len(paths))
     threads = sorted({1, asked.threads})
     loaders: dict[str, Callable[[int], int]] = {

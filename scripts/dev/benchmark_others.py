@@ -24,7 +24,7 @@ def measure_evaluate(asked: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = compose([f"model={asked.arch}", "data=folder", f"data.num_threads={asked.threads}"])
     listing = list_folder(Path(asked.data))
-    split = FolderSplit(asked.data, listing.names, listing.offsets, listing.labels)
+    split = FolderSplit.of_listing(asked.data, listing)
     state = build_model(config, num_classes=1000).state_dict()
     member = Member(asked.arch, config, state, None, Path())
     how = EvaluateConfig()

@@ -89,8 +89,7 @@ def exactness(images: Path) -> None:
     names = sorted(path.name.encode() for path in images.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))[:512]
     if len(names) < 64:
         raise SystemExit(f"error: --images {images} holds {len(names)} JPEGs; at least 64 are needed")
-    offsets = np.cumsum([0, *map(len, names)])
-    jpegs = FolderSplit(images, np.frombuffer(b"".join(names), np.uint8), offsets, np.zeros(len(names), np.int64))
+    jpegs = FolderSplit.of_names(images, names)
     small = ArraySplit(np.zeros((50_000, 32, 32, 3), np.uint8), np.zeros(50_000, np.int64))
     for text, split, crop, size in (
         ("JPEGs, random crop resized to 224 px", jpegs, RandomResizedCrop(), 224),

@@ -111,6 +111,14 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, name: str) -> 
     RunDirectory(tmp_path, {"seed": 1}, overwrite=True).close()
 
 
+def test_a_directory_in_which_nothing_was_begun_is_removed(tmp_path: Path) -> None:
+    RunDirectory(tmp_path / "runs/a", {}).close()
+    assert not (tmp_path / "runs/a").exists()
+    with RunDirectory(tmp_path / "runs/b", {}) as run_dir:
+        run_dir.claim()
+    assert sorted(file.name for file in (tmp_path / "runs/b").iterdir()) == ["config.json", "lock"]
+
+
 def test_a_directory_that_may_not_be_written_is_named_with_the_way_out(tmp_path: Path, monkeypatch) -> None:
     def refuse(*arguments: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied")

@@ -10,7 +10,7 @@ from torch import nn
 from imgcls.training import Constant, Cosine, Plateau, Step, WeightAverage, parameter_groups, set_lr
 
 
-def test_plateau_divides_lr_by_ten_after_its_patience_and_waits_anew() -> None:
+def test_plateau_divides_lr_by_ten_after_its_patience_and_waits_again() -> None:
     schedule = Plateau(factor=0.1, patience_epochs=2, min_gain=0.1)
     factors = []
     for top1 in (10.0, 20.0, 20.05, 19.0, 21.0, 21.0, 21.0):

@@ -19,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Where Pillow starts to warn of a decompression bomb (PIL.Image.MAX_IMAGE_PIXELS): beyond it, Pillow judges.
+# Pillow's own mark for a suspicious image (PIL.Image.MAX_IMAGE_PIXELS), a quarter of a GiB as RGB: larger ones are
+# refused, by Pillow too.
 MAX_PIXELS = 89_478_485
 # The longest side of an output, as in _native.c.
 MAX_SIDE = 16384
@@ -216,28 +216,6 @@ class Workspace:
         return found
 
 
-def read_sizes(data: Sequence[Any], *, max_pixels: int = MAX_PIXELS) -> Sizes:
-    """Read the sizes of JPEG files in memory, and whether the native decoder takes them.
-
-    Sizes are filled in also for files that go to Pillow, wherever libjpeg could read their header.
-    """
-    return _own_workspace().open_bytes(data, max_pixels=max_pixels)
-
-
-def decode(
-    data: Sequence[Any],
-    boxes: NDArray[np.float64],
-    flips: NDArray[np.bool_],
-    out: NDArray[np.uint8],
-    *,
-    max_pixels: int = MAX_PIXELS,
-) -> NDArray[np.int32]:
-    """Decode files in memory into `out` and return their status: `Workspace.open_bytes`, then `Workspace.decode`."""
-    space = _own_workspace()
-    space.open_bytes(data, max_pixels=max_pixels)
-    return space.decode(boxes, flips, out)
-
-
 def build(*, compiler: str | None = None, flags: Sequence[str] = (), output: Path | None = None) -> Path:
     """Compile `_native.c` beside its source with the system's C compiler and return the library's path.
 
@@ -311,16 +289,6 @@ def _library() -> ctypes.CDLL:
     if reason or library is None:
         raise RuntimeError(f"the native decoder is not available: {reason}")
     return library
-
-
-_threads = threading.local()
-
-
-def _own_workspace() -> Workspace:
-    _library()
-    if not hasattr(_threads, "space"):
-        _threads.space = Workspace()
-    return _threads.space
 
 
 def _empty_sizes(count: int) -> Sizes:

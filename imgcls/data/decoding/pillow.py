@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from imgcls.data.decoding import jpeg
+from imgcls.data.decoding.native import MAX_PIXELS
 
 # Broken metadata says nothing about the pixels, and ImageNet has files with it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(TiffImagePlugin|JpegImagePlugin)")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, by name
-MAX_PIXELS = 89_478_485  # Pillow's own mark for a suspicious image: a quarter of a GiB as RGB
 _MODES = {1: "L", 3: "RGB"}
 _JPEG = ("JPEG", "MPO")
 

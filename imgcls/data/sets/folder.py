@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder
-from imgcls.data.sets.splits import FolderSplit, ImageSet, nearest
+from imgcls.data.sets.splits import FolderSplit, ImageSet
+from imgcls.errors import did_you_mean
 
 LAYOUT = "one folder per class, as train/<class>/*.JPEG and val/<class>/*.JPEG"
 
@@ -35,8 +36,8 @@ def open_folder(root: str | None, *, train: str = "train", val: str = "val", cha
             f"{train_folder} holds a single class, {trained.classes[0]!r}; a classifier needs two folders or more"
         )
     return ImageSet(
-        train=FolderSplit(train_folder, trained.names, trained.offsets, trained.labels),
-        val=FolderSplit(val_folder, validated.names, validated.offsets, validated.labels),
+        train=FolderSplit.of_listing(train_folder, trained),
+        val=FolderSplit.of_listing(val_folder, validated),
         classes=trained.classes,
         channels=channels,
     )
@@ -95,6 +96,6 @@ def _differing_classes(trained: list[str], validated: list[str], train_folder: P
     parts = []
     for here, there, path in ((trained, validated, train_folder), (validated, trained, val_folder)):
         if only := sorted(set(here) - set(there)):
-            hint = nearest(only[0], sorted(set(there) - set(here)))
+            hint = did_you_mean(only[0], sorted(set(there) - set(here)))
             parts.append(f"only {path} has {_names(only)}{hint}")
     return f"train and val differ in classes: {'; '.join(parts)}. Both need the same class folders"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls.data.sets.folder import _check_listing, _existing_part, _existing_root, open_folder
-from imgcls.data.sets.listing import list_folder, pack_names
+from imgcls.data.sets.listing import list_folder
 from imgcls.data.sets.splits import FolderSplit, ImageSet
 
 CLASSES_TABLE = Path(__file__).with_name("imagenet_classes.csv")
@@ -116,8 +116,8 @@ def open_tiny_imagenet(root: str | None, *, channels: int = 3) -> ImageSet:
     if present != len(names):
         raise ValueError(f"{annotations} names {len(names)} images but val/images holds {present}; unpack it again")
     return ImageSet(
-        train=FolderSplit(train_folder, listing.names, listing.offsets, listing.labels),
-        val=FolderSplit(val_folder, *pack_names(names), np.asarray(labels, np.int32)),
+        train=FolderSplit.of_listing(train_folder, listing),
+        val=FolderSplit.of_names(val_folder, names, np.asarray(labels)),
         classes=listing.classes,
         channels=channels,
     )

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class Listing(NamedTuple):
     offsets: np.ndarray  # int64
     labels: np.ndarray  # int32
     classes: list[str]
-    num_stray: int  # images that lie in the folder itself, in no class
+    num_stray: int  # images in the folder itself, in no class
 
 
 def list_folder(path: Path) -> Listing:
@@ -35,7 +36,7 @@ def list_folder(path: Path) -> Listing:
         ValueError: a link among its folders leads back to one that holds it.
     """
     real = os.fsencode(os.path.realpath(path))  # the same list by whatever name, from wherever it is asked for
-    cached = _place_of_list(real)
+    cached = _cache_file(real)
     if cached is not None and (listing := _load(cached)) is not None:
         return listing
     started = time.time()
@@ -47,7 +48,7 @@ def list_folder(path: Path) -> Listing:
     return listing
 
 
-def _place_of_list(real: bytes) -> Path | None:
+def _cache_file(real: bytes) -> Path | None:
     try:
         return cache_folder() / "lists" / f"{hashlib.sha256(real).hexdigest()[:32]}.npz"
     except FileNotFoundError as error:
@@ -160,5 +161,6 @@ def _bytes(text: bytes) -> np.ndarray:
     return np.frombuffer(text, np.uint8)
 
 
-def pack_names(names: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def pack_names(names: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the names one after another (uint8), and the offsets of each and of the end (int64)."""
     return _bytes(b"".join(names)), np.cumsum([0, *map(len, names)], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A pack: a set's images shrunk and encoded anew, one after another in a single file that fits a page cache.
+"""A pack: a set's images made smaller and encoded again, one after another in a single file that fits a page cache.
 
 ImageNet becomes some 46 GB instead of 138, and a crop costs less than half as much to decode. It is lossy: the
 longer side is at most 400 pixels, the JPEG quality 90, colour at half resolution, and metadata is gone.
@@ -7,7 +7,6 @@ The file is the images' bytes, then the index as an npz, then 16 bytes: the inde
 """
 
 import collections
-import fcntl
 import hashlib
 import io
 import json
@@ -16,14 +15,17 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from filelock import Timeout
 from PIL import Image
 
 from imgcls.data.decoding import BadImageError, jpeg, load_whole
 from imgcls.data.sets.splits import FileSplit, ImageSet, PackSplit
+from imgcls.runs import lock_file
 
 log = logging.getLogger(__name__)
 MAGIC = b"imgpack1"
@@ -100,7 +102,20 @@ def make_pack(
     """
     if not 1 <= quality <= 95 or longest < 32:
         raise ValueError(f"longest={longest}, quality={quality}: use 32 px or more, and a quality of 1 to 95")
-    _refuse_existing(path)
+    with _locked(path):
+        if path.exists():
+            raise FileExistsError(f"{path} exists; remove it to pack again")
+        return _make_pack(images, path, longest, quality, num_threads, progress)
+
+
+def _make_pack(
+    images: ImageSet,
+    path: Path,
+    longest: int,
+    quality: int,
+    num_threads: int,
+    progress: Callable[[Iterable[bytes], int, int], Iterable[bytes]],
+) -> Packed:
     entries = _Entries(images)
     about = {"longest": longest, "quality": quality, "num_train": entries.num_train, "classes": images.classes}
     unshrunk: dict[int, str] = {}
@@ -114,7 +129,6 @@ def make_pack(
             return data
 
     with open(_part(path), "ab+") as part, open(_part(path, ".lengths"), "ab+") as noted:
-        _lock(part, path)
         lengths = _done(part, noted, entries.digest(about), path)
         for index in np.flatnonzero(np.array(lengths, np.uint32) & AS_IT_IS).tolist():
             encode(index)  # for the reason alone
@@ -134,7 +148,7 @@ def make_pack(
 
 
 def shrink(data: bytes, name: str, *, longest: int, quality: int) -> bytes:
-    """An image encoded anew with its longer side at most `longest`; a plain JPEG that is no larger stays as it is.
+    """Return an image encoded again with its longer side at most `longest`; a plain JPEG that is no larger stays as it is.
 
     Raises:
         BadImageError: it cannot be decoded.
@@ -196,17 +210,15 @@ def _part(path: Path, more: str = "") -> Path:
     return path.with_name(f"{path.name}.part{more}")
 
 
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise FileExistsError(f"{path} exists; remove it to pack anew")
-
-
-def _lock(part: BinaryIO, path: Path) -> None:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = _part(path, ".lock")
     try:
-        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with lock_file(lock):
+            yield
+            lock.unlink(missing_ok=True)
+    except Timeout:
         raise ValueError(f"{path} is being packed by another process; wait for it, or name another file") from None
-    _refuse_existing(path)  # what was locked may be a pack that another process has just finished
 
 
 def _in_order(encode: Callable[[int], bytes], todo: Iterable[int], num_threads: int) -> Iterator[bytes]:
@@ -233,7 +245,7 @@ def _done(part: BinaryIO, noted: BinaryIO, digest: bytes, path: Path) -> list[in
     elif found != digest:
         raise ValueError(
             f"{_part(path)} was begun from other images or with other settings; remove it and "
-            f"{_part(path, '.lengths').name} to start anew"
+            f"{_part(path, '.lengths').name} to start from the beginning"
         )
     lengths = np.frombuffer(rest[: len(rest) // 4 * 4], "<u4")
     ends = _plain(lengths).cumsum(dtype=np.int64)

@@ -1,12 +1,12 @@
 """Where images come from: a split is labels, and images by index; an image set is two splits over the same classes."""
 
 import dataclasses
-import difflib
 import hashlib
 import os
 import stat
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,7 @@ from imgcls.data.decoding import (
     make_array_reader,
     make_file_reader,
 )
+from imgcls.data.sets.listing import Listing, pack_names
 
 if TYPE_CHECKING:
     from imgcls.data.decoding import Sizes, Workspace
@@ -67,35 +68,44 @@ class Split(Protocol):
         ...
 
 
-class FileSplit:
-    """What splits of image files share: `read`, `path`, `name` and `open_in` are the subclass's."""
+class FileSplit(ABC):
+    """What splits of image files share. A subclass says where the bytes of an image are."""
 
-    names: np.ndarray
+    names: np.ndarray  # uint8, of all images, one after another
     labels: np.ndarray
     decoded: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def path(self, index: int) -> str:
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def root(self) -> bytes:
+        """The folder or the file that holds the images."""
 
+    @abstractmethod
     def name(self, index: int) -> bytes:
-        raise NotImplementedError
+        """Return the name of image `index` below the root."""
 
+    @abstractmethod
+    def path(self, index: int) -> str:
+        """Return the name of image `index`, as the user would type it."""
+
+    @abstractmethod
     def read(self, index: int) -> bytes:
-        raise NotImplementedError
+        """Return the bytes of image `index`.
 
+        Raises:
+            BadImageError: they cannot be read.
+        """
+
+    @abstractmethod
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
-        raise NotImplementedError
+        """Load images `indices` into the native decoder's workspace; `read` names what it cannot read."""
 
+    @abstractmethod
     def files(self) -> Iterable[bytes]:
         """Return the files on disk that hold the images."""
-        raise NotImplementedError
-
-    @property
-    def root(self) -> bytes:
-        raise NotImplementedError
 
     def pixels(self, index: int, channels: int) -> np.ndarray:
         """Return image `index` whole: (H, W, C) uint8.
@@ -139,6 +149,22 @@ class FolderSplit(FileSplit):
         self.offsets = offsets  # int64, one more than there are files
         self.labels = labels.astype(np.int64, copy=False)
 
+    @classmethod
+    def of_listing(cls, root: str | Path, listing: Listing) -> "FolderSplit":
+        """Return the images of a listed folder, with the classes as labels."""
+        return cls(root, listing.names, listing.offsets, listing.labels)
+
+    @classmethod
+    def of_names(cls, root: str | Path, names: Sequence[bytes], labels: np.ndarray | None = None) -> "FolderSplit":
+        """Return files by their paths below `root`, with labels (N,) of any integer type; None: all 0."""
+        return cls(root, *pack_names(names), np.zeros(len(names)) if labels is None else labels)
+
+    @classmethod
+    def of_files(cls, files: Sequence[str | Path], labels: np.ndarray | None = None) -> "FolderSplit":
+        """Return files anywhere, with labels (N,) of any integer type; None: all 0."""
+        # The root is /, which raw_path adds.
+        return cls.of_names("", [os.fsencode(os.path.abspath(file))[1:] for file in files], labels)
+
     @property
     def root(self) -> bytes:
         """The folder that the names are relative to."""
@@ -149,14 +175,14 @@ class FolderSplit(FileSplit):
         return map(self.raw_path, range(len(self)))
 
     def path(self, index: int) -> str:
-        """Where image `index` lies, as the user would type it."""
+        """Return the path of image `index`, as the user would type it."""
         return os.fsdecode(self.raw_path(index))
 
     def read(self, index: int) -> bytes:
-        """The bytes of the file of image `index`.
+        """Return the bytes of the file of image `index`.
 
         Raises:
-            BadImageError: it cannot be read, tried twice: network filesystems fail now and then.
+            BadImageError: it cannot be read in two tries: network filesystems fail now and then.
         """
         path = self.raw_path(index)
         try:
@@ -178,15 +204,15 @@ class FolderSplit(FileSplit):
             return file.readall()
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
-        """Have the native decoder read the files of images `indices`; what it cannot read is `read`'s to name."""
+        """Load images `indices` into the native decoder's workspace, which reads the files."""
         return space.open_files([self.raw_path(index) for index in indices.tolist()])
 
     def raw_path(self, index: int) -> bytes:
-        """The same as the filesystem has it."""
+        """Return the path of image `index`, as the filesystem has it."""
         return self.root + b"/" + self.name(index)
 
     def name(self, index: int) -> bytes:
-        """Its path below the root."""
+        """Return the path of image `index` below the root."""
         return self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
 
@@ -212,7 +238,7 @@ class PackSplit(FileSplit):
         self.names = names  # uint8
         self.name_offsets = name_offsets  # int64
         self.labels = labels.astype(np.int64, copy=False)
-        # Open as long as the split lives.
+        # Kept open for as long as the split exists.
         self._open = open(file, "rb", buffering=0)  # noqa: SIM115
 
     @property
@@ -225,15 +251,15 @@ class PackSplit(FileSplit):
         return [self._root]
 
     def path(self, index: int) -> str:
-        """What image `index` was before it was packed."""
+        """Return the pack and the name of image `index`, joined by a colon."""
         return os.fsdecode(self.root + b":" + self.name(index))
 
     def name(self, index: int) -> bytes:
-        """What it was called in the set that was packed."""
+        """Return the name of image `index` in the set that was packed."""
         return self.names[self.name_offsets[index] : self.name_offsets[index + 1]].tobytes()
 
     def read(self, index: int) -> bytes:
-        """The bytes of image `index`, read rather than mapped: an error of the disk is an error, not a signal.
+        """Return the bytes of image `index`, read rather than mapped: a disk error is an exception, not a signal.
 
         Raises:
             BadImageError: they cannot be read.
@@ -247,7 +273,7 @@ class PackSplit(FileSplit):
         return data
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
-        """Have the native decoder hold the bytes of images `indices`; what cannot be read is `read`'s to name."""
+        """Load images `indices` into the native decoder's workspace."""
         return space.open_bytes([self._read_or_none(index) for index in indices.tolist()])
 
     def _read(self, index: int) -> bytes:
@@ -307,7 +333,7 @@ class ArraySplit:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """What is trained and validated on; a label is a position in `classes`."""
+    """The images to train and validate on; a label is a position in `classes`."""
 
     train: Split
     val: Split
@@ -315,7 +341,7 @@ class ImageSet:
     channels: int
 
     def identity(self) -> dict[str, Any]:
-        """What tells this set from others, wherever it lies: counts, and a checksum of names, labels and arrays."""
+        """Return what tells this set from others, wherever it is stored: counts, and a checksum of names and labels."""
         checksum = zlib.crc32("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         for split in (self.train, self.val):
             for array in split.content():
@@ -328,7 +354,7 @@ class ImageSet:
         }
 
     def check_num_classes(self, num_classes: int | None) -> int:
-        """The number of classes, held against what the config says.
+        """Return the number of classes.
 
         Raises:
             ValueError: the config names another number.
@@ -352,9 +378,3 @@ def image_set_of_arrays(
         classes=list(classes),
         channels=train[0].shape[3],
     )
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """A hint in words at the most similar of `names`, or nothing."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (nearest: {close[0]!r})" if close else ""

@@ -197,7 +197,7 @@ def test_files_read_by_the_library_equal_bytes_given_to_it(tmp_path: Path) -> No
     space = native.Workspace()
     for _ in range(2):
         found = space.open_files([paths[0], str(paths[1]), os.fsencode(paths[2]), *paths[3:]])
-        np.testing.assert_array_equal(found.sizes, native.read_sizes(data).sizes)
+        np.testing.assert_array_equal(found.sizes, native.Workspace().open_bytes(data).sizes)
         out = np.empty((len(data), 16, 16, 3), np.uint8)
         assert not space.decode(np.array(boxes), np.zeros(len(data), bool), out).any()
         np.testing.assert_array_equal(out, by_native(data, boxes, 16, 16)[0])
@@ -208,9 +208,10 @@ def test_files_read_by_the_library_equal_bytes_given_to_it(tmp_path: Path) -> No
 def test_views_and_arrays_serve_as_bytes() -> None:
     data = jpeg(40, 50, "4:2:0")
     forms = [data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)]
-    assert native.read_sizes(forms).sizes.tolist() == [[40, 50]] * 4
+    space = native.Workspace()
+    assert space.open_bytes(forms).sizes.tolist() == [[40, 50]] * 4
     out = np.empty((4, 8, 8, 3), np.uint8)
-    assert not native.decode(forms, np.array([[0, 0, 50, 40]] * 4, float), np.zeros(4, bool), out).any()
+    assert not space.decode(np.array([[0, 0, 50, 40]] * 4, float), np.zeros(4, bool), out).any()
     assert (out == out[0]).all()
 
 
@@ -231,14 +232,14 @@ def test_sizes_and_statuses_say_what_goes_to_pillow(tmp_path: Path) -> None:
     }
     for case in native.Status:
         assert case.words
-    found = native.read_sizes([data for data, _, _ in cases.values()])
+    found = native.Workspace().open_bytes([data for data, _, _ in cases.values()])
     for index, (name, (_, status, size)) in enumerate(cases.items()):
         assert (found.status[index], *found.sizes[index]) == (status, *size), name
     (tmp_path / "good").write_bytes(good)
     os.mkfifo(tmp_path / "pipe")
     found = native.Workspace().open_files([tmp_path / "none", tmp_path, tmp_path / "pipe", tmp_path / "good"])
     assert found.status.tolist() == [native.Status.UNREADABLE] * 3 + [native.Status.OK]
-    assert native.read_sizes([None, good]).status.tolist() == [native.Status.UNREADABLE, native.Status.OK]
+    assert native.Workspace().open_bytes([None, good]).status.tolist() == [native.Status.UNREADABLE, native.Status.OK]
 
 
 @needs_native
@@ -287,13 +288,13 @@ def test_boxes_outside_the_image_get_a_status(box: Box) -> None:
 @needs_native
 def test_images_above_the_pixel_limit_are_left_to_pillow() -> None:
     data = jpeg(40, 50, "4:2:0")
-    assert native.read_sizes([data], max_pixels=2000).status.tolist() == [0]
-    found = native.read_sizes([data], max_pixels=1999)
+    assert native.Workspace().open_bytes([data], max_pixels=2000).status.tolist() == [0]
+    found = native.Workspace().open_bytes([data], max_pixels=1999)
     assert found.status.tolist() == [native.Status.TOO_LARGE]
     assert found.sizes.tolist() == [[40, 50]]
     frame = data.index(b"\xff\xc0")
     bomb = data[: frame + 5] + b"\xff\xdc\xff\xdc" + data[frame + 9 :]
-    assert native.read_sizes([bomb]).status.tolist() == [native.Status.TOO_LARGE]
+    assert native.Workspace().open_bytes([bomb]).status.tolist() == [native.Status.TOO_LARGE]
 
 
 @needs_native
@@ -374,9 +375,11 @@ def test_threads_with_their_own_workspaces_agree() -> None:
     results: list[np.ndarray] = []
 
     def work() -> None:
+        space = native.Workspace()
         for _ in range(5):
             out = np.empty_like(wanted)
-            native.decode(data, np.array(boxes), np.zeros(len(data), bool), out)
+            space.open_bytes(data)
+            space.decode(np.array(boxes), np.zeros(len(data), bool), out)
             results.append(out)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -395,7 +398,7 @@ def test_odd_and_broken_files_get_a_status_or_the_pixels_of_pillow() -> None:
         pytest.skip("IMGCLS_REAL_DATA is not set: no odd and broken JPEGs to try")
     names = sorted(path for path in (Path(root) / "jpeg-corner-cases").iterdir() if path.suffix != ".tsv")
     data = [path.read_bytes() for path in names]
-    found = native.read_sizes(data)
+    found = native.Workspace().open_bytes(data)
     boxes = [(w * 0.2, h * 0.1, w * 0.9, float(h)) if h else (0.0, 0.0, 1.0, 1.0) for h, w in found.sizes.tolist()]
     out, status = by_native(data, boxes, 48, 64)
     taken = {path.name for path, code in zip(names, status, strict=True) if code == 0}
@@ -437,8 +440,6 @@ def test_the_environment_switches_the_native_decoder_off(monkeypatch: pytest.Mon
     assert "IMGCLS_NATIVE=0" in native.why_not()
     with pytest.raises(RuntimeError, match="IMGCLS_NATIVE=0"):
         native.Workspace()
-    with pytest.raises(RuntimeError, match="IMGCLS_NATIVE=0"):
-        native.read_sizes([b""])
 
 
 @pytest.fixture

@@ -358,10 +358,12 @@ def test_images_are_kept_decoded_only_where_all_of_them_fit(train, monkeypatch):
 @pytest.mark.parametrize("crop", [RandomResizedCrop(), ScaleJitterCrop(), PadCrop(2), Whole()], ids=repr)
 def test_keeping_images_decoded_changes_no_pixel(train, monkeypatch, crop, image_size, channels):
     monkeypatch.setenv("IMGCLS_NATIVE", "0")
-    kept, anew = (make(train, crop, image_size=image_size, channels=channels, cache_gb=gb) for gb in (1.0, 0.0))
+    kept, decoded_again = (
+        make(train, crop, image_size=image_size, channels=channels, cache_gb=gb) for gb in (1.0, 0.0)
+    )
     assert isinstance(kept.reader, CachingReader)
     for epoch in (0, 1):
-        assert_same(all_of(kept, epoch), all_of(anew, epoch))
+        assert_same(all_of(kept, epoch), all_of(decoded_again, epoch))
 
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not())

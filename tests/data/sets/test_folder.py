@@ -88,7 +88,11 @@ REFUSED = [
     ([*GOOD, "train/stray.jpg"], ValueError, "1 images beside its class folders"),
     ([*GOOD, "train/cow/notes.txt", "val/cow/1.jpg"], ValueError, r"1 class folder \('cow'\) without any image"),
     ([*GOOD, "train/zebra/1.jpg"], ValueError, r"differ in classes: only .*train has 1 class folder \('zebra'\)"),
-    ([*GOOD, "train/zebra/1.jpg", "val/zebras/1.jpg"], ValueError, r"\('zebra'\) \(nearest: 'zebras'\).*\('zebras'\)"),
+    (
+        [*GOOD, "train/zebra/1.jpg", "val/zebras/1.jpg"],
+        ValueError,
+        r"\('zebra'\) \(did you mean zebras\?\).*\('zebras'\)",
+    ),
     (["train/cat/1.jpg", "val/cat/1.jpg"], ValueError, "single class, 'cat'"),
     (["train/cat/a.txt", "train/dog/b.txt", "val/cat/1.jpg"], FileNotFoundError, "2 folders but no images"),
     (["train/note.txt", "val/cat/1.jpg"], FileNotFoundError, "train is empty"),

@@ -16,7 +16,6 @@ from imgcls.data.augment import RandomResizedCrop, Whole
 from imgcls.data.decoding import BadImageError, native
 from imgcls.data.loading import Loader
 from imgcls.data.sets import ArraySplit, ImageSet, PackSplit, make_pack, open_folder, open_pack
-from imgcls.data.sets.pack import _lock
 from imgcls.environment import CONF_DIR
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -181,20 +180,6 @@ def test_two_processes_do_not_write_the_same_pack(root, packed, tmp_path):
     assert path.read_bytes() == packed.read_bytes()
 
 
-def test_a_pack_that_another_process_finishes_meanwhile_is_not_written_to(root, packed, tmp_path, monkeypatch):
-    path, honest = tmp_path / "b.pack", _lock
-
-    def finished_meanwhile(part, path):
-        (tmp_path / "b.pack.part").write_bytes(packed.read_bytes())
-        (tmp_path / "b.pack.part").rename(path)
-        honest(part, path)
-
-    monkeypatch.setattr(pack, "_lock", finished_meanwhile)
-    with pytest.raises(FileExistsError, match="exists; remove it to pack anew"):
-        make_pack(open_folder(str(root)), path)
-    assert path.read_bytes() == packed.read_bytes()
-
-
 def test_a_file_that_cannot_be_decoded_is_named_also_by_the_run_that_goes_on_after_a_break(root, tmp_path, monkeypatch):
     for part in ("train", "val"):
         for number in range(6):
@@ -293,7 +278,7 @@ def test_settings_and_sets_that_make_no_sense_are_refused(root, packed, tmp_path
         make_pack(images, tmp_path / "e", longest=5)
     with pytest.raises(ValueError, match="quality=99"):
         make_pack(images, tmp_path / "e", quality=99)
-    with pytest.raises(FileExistsError, match="exists; remove it to pack anew"):
+    with pytest.raises(FileExistsError, match="exists; remove it to pack again"):
         make_pack(images, packed)
     split = ArraySplit(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2))
     with pytest.raises(ValueError, match="only sets of image files can be packed"):
@@ -307,7 +292,7 @@ def test_the_script_packs_and_says_that_it_is_lossy(root, tmp_path):
     assert "27 images" in done.stdout
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert again.returncode == 2
-    assert "exists; remove it to pack anew" in again.stderr
+    assert "exists; remove it to pack again" in again.stderr
 
 
 def test_a_run_trains_from_a_pack(packed, train, tmp_path):
