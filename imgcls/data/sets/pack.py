@@ -148,7 +148,7 @@ def _make_pack(
 
 
 def shrink(data: bytes, name: str, *, longest: int, quality: int) -> bytes:
-    """Return an image encoded again with its longer side at most `longest`; a plain JPEG that is no larger stays as it is.
+    """Return an image encoded again, its longer side at most `longest`; a plain JPEG that is no larger is kept.
 
     Raises:
         BadImageError: it cannot be decoded.
