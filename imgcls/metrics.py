@@ -78,7 +78,7 @@ METRICS = {
 PERCENTS = [name for name, metric in METRICS.items() if metric.unit == "%"]  # what rankings of runs and members show
 
 
-class Scores(namedtuple("_Scores", [*METRICS, "num_images"])):
+class Scores(namedtuple("_Scores", ["num_images", *METRICS], defaults=[None] * len(METRICS))):
     """The value of each metric, by its name: a mean over `num_images`, or None with too few classes."""
 
     def __str__(self) -> str:
@@ -123,7 +123,7 @@ def scores_of(sums: "Tensor", num_classes: int) -> Scores:
         metric.scale * total * share if num_classes >= metric.min_classes else None
         for metric, total in zip(METRICS.values(), totals, strict=True)
     ]
-    return Scores(*values, int(num_images))
+    return Scores(int(num_images), *values)
 
 
 def rank_labels(logits: "Tensor", labels: "Tensor") -> "Tensor":

@@ -47,7 +47,7 @@ def test_a_metric_knows_which_value_is_better_and_any_beats_none() -> None:
 
 
 def test_scores_are_written_with_their_units() -> None:
-    assert str(Scores(1.25, 50.0, 99.5, 10)) == "loss 1.2500  top-1  50.00 %  top-5  99.50 %"
+    assert str(Scores(loss=1.25, top1=50.0, top5=99.5, num_images=10)) == "loss 1.2500  top-1  50.00 %  top-5  99.50 %"
     assert Metric("nats", lambda outputs: outputs.loss, digits=1).text(2.25) == "2.2"
     assert METRICS["top5"].text(None) == "(fewer than 6 classes)"
 

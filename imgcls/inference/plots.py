@@ -19,12 +19,13 @@ from imgcls.inference.figures import Captioned, contact_sheet, filter_grid, heat
 from imgcls.inference.gradcam import grad_cam
 from imgcls.inference.network import Member, known_classes
 from imgcls.inference.protocols import Center
+from imgcls.metrics import METRICS, PERCENTS
 from imgcls.models import first_convolution
 from imgcls.runs import METRICS_FILE
 
 
 def read_curves(run_dir: Path) -> dict[str, Curve]:
-    """The columns of a run's metrics.csv over its epochs: train from within them, validation from their ends.
+    """Return the columns of a run's metrics.csv over its epochs: train from within them, validation from their ends.
 
     Raises:
         FileNotFoundError: there is no metrics.csv.
@@ -42,16 +43,16 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
     ends = [(int(row["epoch"]), int(row["step"])) for row in rows if row["val/top1"]]
     if not ends:
         raise ValueError(f"{file} holds no finished epoch yet")
-    found = {}
-    for column in ("train/loss", "val/loss", "train/top1", "val/top1", "val/top5", "lr"):
+    curves = {}
+    for column in (*(f"{split}/{name}" for name in METRICS for split in ("train", "val")), "lr"):
         points = [
             (_epoch_of(int(row["step"]), ends), float(row[column]))
             for row in rows
             if row.get(column) and (row["val/top1"] if column != "lr" else True)
         ]
         if points:
-            found[column] = Curve(column, [x for x, _ in points], [y for _, y in points])
-    return found
+            curves[column] = Curve(column, [x for x, _ in points], [y for _, y in points])
+    return curves
 
 
 def _epoch_of(step: int, ends: Sequence[tuple[int, int]]) -> float:
@@ -63,34 +64,44 @@ def _epoch_of(step: int, ends: Sequence[tuple[int, int]]) -> float:
 
 
 def plot_runs(run_dirs: Sequence[Path]) -> Image.Image:
-    """Loss and accuracy over the epochs: of one run, training and validation; of several, their validation."""
+    """Draw the metrics over the epochs: of one run, training and validation; of several, validation loss and top-1."""
     if len(run_dirs) == 1:
-        found = read_curves(run_dirs[0])
-        shown = {column: line._replace(name=column.replace("/", " ")) for column, line in found.items()}
-        loss = [shown[column] for column in ("train/loss", "val/loss") if column in shown]
-        top = [shown[column] for column in ("train/top1", "val/top1", "val/top5") if column in shown]
-        rate = [shown["lr"]] if "lr" in shown else []
-        return draw_curves([("loss", loss), ("accuracy, %", top), ("learning rate", rate)])
+        curves = {
+            column: curve._replace(name=column.replace("/", " ")) for column, curve in read_curves(run_dirs[0]).items()
+        }
+        panels = {name: metric.title for name, metric in METRICS.items() if not metric.unit}
+        return draw_curves(
+            [
+                *((title, _both_splits(curves, [name])) for name, title in panels.items()),
+                ("accuracy, %", _both_splits(curves, PERCENTS)),
+                ("learning rate", [curves["lr"]] if "lr" in curves else []),
+            ]
+        )
     losses, tops = [], []
     for run_dir, name in zip(run_dirs, distinct_names(run_dirs), strict=True):
-        found = read_curves(run_dir)
-        losses.append(found["val/loss"]._replace(name=name))
-        tops.append(found["val/top1"]._replace(name=name))
+        curves = read_curves(run_dir)
+        losses.append(curves["val/loss"]._replace(name=name))
+        tops.append(curves["val/top1"]._replace(name=name))
     return draw_curves([("validation loss", losses), ("validation top-1, %", tops)])
 
 
+def _both_splits(curves: dict[str, Curve], names: Sequence[str]) -> list[Curve]:
+    columns = [f"{split}/{name}" for name in names for split in ("train", "val")]
+    return [curves[column] for column in columns if column in curves]
+
+
 def distinct_names(run_dirs: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the runs apart, and at most 40 letters of each."""
+    """Return the shortest ends of the paths that differ from run to run, and at most 40 letters of each."""
     parts = [path.resolve().parts for path in run_dirs]
     for length in range(1, max(map(len, parts)) + 1):
-        found = ["/".join(path[-length:]) for path in parts]
-        if len(set(found)) == len(set(run_dirs)):
+        names = ["/".join(path[-length:]) for path in parts]
+        if len(set(names)) == len(set(run_dirs)):
             break
-    return [name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}" for name in found]
+    return [name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}" for name in names]
 
 
 def plot_filters(network: nn.Module) -> Image.Image:
-    """The kernels of the first convolution: Krizhevsky et al. 2012, figure 3.
+    """Draw the kernels of the first convolution: Krizhevsky et al. 2012, figure 3.
 
     Raises:
         ValueError: it has none that can be shown.
@@ -104,7 +115,7 @@ def plot_filters(network: nn.Module) -> Image.Image:
 def plot_gradcam(
     member: Member, files: Sequence[str], *, device: torch.device, class_name: str | None = None
 ) -> tuple[Image.Image, list[BadImageError]]:
-    """What the network sees, and Grad-CAM over it, for each file; and the files that cannot be decoded.
+    """Draw each file as the network sees it, and Grad-CAM over it; return the files that cannot be decoded too.
 
     Args:
         class_name: whose evidence to show; None: each image's most probable class.

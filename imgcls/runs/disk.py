@@ -3,13 +3,12 @@
 import errno
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from filelock import BaseFileLock, FileLock, SoftFileLock
+from filelock import BaseFileLock, FileLock
 
 from imgcls.errors import EXIT_RUN_FAILED
 
@@ -60,19 +59,12 @@ def lock_file(path: Path) -> BaseFileLock:
         filelock.Timeout: another process has locked it.
         OSError: the file cannot be made, or its filesystem cannot lock files.
     """
-    lock = FileLock(path, timeout=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "flock not supported")
-        try:
-            lock.acquire()
-        except NotImplementedError:  # by filelock's releases of 2025 and before
-            soft = True
-        else:
-            soft = isinstance(lock, SoftFileLock)
-    if soft:
-        # filelock falls back to a file that exists while it is locked, which a kill leaves behind for ever.
-        lock.release()
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(path))
+    # The kernel's lock ends with its process; the soft lock, a file that exists while it is locked, outlives a kill.
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except NotImplementedError:  # what filelock raised until 2025
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(path)) from None
     return lock
 
 

@@ -34,7 +34,7 @@ def results_table(results: dict[str, Any], path: Path) -> str:
         **{
             f"its {METRICS[name].title}": METRICS[name].text(results[f"val_{name}"])
             for name in METRICS
-            if name != "top1"
+            if name != "top1" and f"val_{name}" in results  # a run of an earlier release has fewer metrics
         },
         "epoch": f"{results['best_epoch']} of {results['epochs']}",
         "training steps": f"{results['steps']:,} in {duration_text(results['seconds'])}",
@@ -86,7 +86,7 @@ def _row(path: Path) -> dict[str, Any]:
     results_file = path / RESULTS
     if results_file.exists():
         results = json.loads(results_file.read_text())
-        best = {name: results[f"val_{name}"] for name in PERCENTS}
+        best = {name: results.get(f"val_{name}") for name in PERCENTS}
         epoch, epochs = results["best_epoch"], results["epochs"]
         state, seconds = "finished", results["seconds"]
     else:
@@ -115,7 +115,7 @@ def _best_so_far(file: Path) -> tuple[dict[str, float | None], int, int]:
             for row in csv.DictReader(lines):
                 if row["val/top1"]:
                     last_epoch = int(row["epoch"])
-                    values = {name: float(cell) if (cell := row[f"val/{name}"]) else None for name in PERCENTS}
+                    values = {name: float(cell) if (cell := row.get(f"val/{name}")) else None for name in PERCENTS}
                     if METRICS["top1"].better(values["top1"], best.get("top1")):
                         best, best_epoch = values, last_epoch
     return best, best_epoch, last_epoch

@@ -25,6 +25,10 @@ def test_torchvisions_numbers_are_those_in_its_package() -> None:
         assert row.scores == {"top1": own["acc@1"], "top5": own["acc@5"]}, row.model
 
 
+def scores(top1: float, top5: float, *, num_images: int = 50_000) -> Scores:
+    return Scores(num_images, loss=1.2, top1=top1, top5=top5)
+
+
 def test_every_row_has_a_source_and_a_protocol_that_exists() -> None:
     for row in published_results():
         assert row.source
@@ -39,40 +43,55 @@ def test_a_protocol_has_the_name_of_its_config() -> None:
 
 
 def test_the_same_weights_must_come_close() -> None:
-    near = Scores(1.2, 69.9, 89.0, 50_000)
+    near = scores(69.9, 89.0)
     top1, top5 = compare_scores(near, model="resnet18", protocol="center", weights="IMAGENET1K_V1")
     assert top1.within
     assert top5.within
     assert "within the expected 0.30 points" in str(top1)
-    far = compare_scores(Scores(1.2, 69.0, 89.0, 50_000), model="resnet18", protocol="center", weights="IMAGENET1K_V1")
+    far = compare_scores(
+        scores(69.0, 89.0),
+        model="resnet18",
+        protocol="center",
+        weights="IMAGENET1K_V1",
+    )
     assert not far[0].within
     assert "OUTSIDE" in str(far[0])
 
 
 def test_other_weights_of_a_network_have_their_own_number() -> None:
-    scores = Scores(1.2, 80.86, 95.43, 50_000)
-    top1, top5 = compare_scores(scores, model="resnet50", protocol="center", weights="IMAGENET1K_V2")
+    measured = scores(80.86, 95.43)
+    top1, top5 = compare_scores(measured, model="resnet50", protocol="center", weights="IMAGENET1K_V2")
     assert top1.within
     assert top5.within
     with pytest.raises(ValueError, match=r"of resnet101 \(IMAGENET1K_V2\) under center; of resnet101 there is center"):
-        compare_scores(scores, model="resnet101", protocol="center", weights="IMAGENET1K_V2")
+        compare_scores(measured, model="resnet101", protocol="center", weights="IMAGENET1K_V2")
 
 
 def test_another_training_and_fewer_images_have_wider_bands() -> None:
-    trained = compare_scores(Scores(1.2, 69.0, 89.0, 50_000), model="resnet18", protocol="center", weights=None)
+    trained = compare_scores(scores(69.0, 89.0), model="resnet18", protocol="center", weights=None)
     assert trained[0].band == 1
-    few = compare_scores(Scores(1.2, 66.0, 89.0, 1_000), model="resnet18", protocol="center", weights="IMAGENET1K_V1")
+    few = compare_scores(
+        scores(66.0, 89.0, num_images=1_000),
+        model="resnet18",
+        protocol="center",
+        weights="IMAGENET1K_V1",
+    )
     assert few[0].band == pytest.approx(0.3 + 196 * (0.69758 * 0.30242 / 1000) ** 0.5)
 
 
 def test_a_network_trained_here_is_compared_with_its_paper_before_torchvision() -> None:
-    (top5,) = compare_scores(Scores(1, 70, 90, 50_000), model="googlenet", protocol="center", weights=None)
+    (top5,) = compare_scores(scores(70, 90), model="googlenet", protocol="center", weights=None)
     assert "Szegedy" in top5.source
     with pytest.raises(
         ValueError,
         match=r"of resnet18 \(IMAGENET1K_V1\) under dense; of resnet18 there is center IMAGENET1K_V1, ten_crop",
     ):
-        compare_scores(Scores(1, 70, 90, 50_000), model="resnet18", protocol="dense", weights="IMAGENET1K_V1")
+        compare_scores(
+            scores(70, 90),
+            model="resnet18",
+            protocol="dense",
+            weights="IMAGENET1K_V1",
+        )
 
 
 def test_a_comparison_without_a_published_number_is_refused_before_the_test(run_dir: Path, tiny_folder: Path) -> None:

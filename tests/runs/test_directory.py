@@ -182,6 +182,16 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         find_runs([tmp_path / "nowhere"])
 
 
+def test_a_run_of_a_release_with_fewer_metrics_is_shown(tmp_path: Path) -> None:
+    older = results(91.5)
+    del older["val_top5"]
+    assert "top-5" not in results_table(older, tmp_path)
+    with RunDirectory(tmp_path / "a", {}) as run_dir:
+        run_dir.claim()
+        run_dir.finish(older)
+    assert runs_table([tmp_path / "a"]).splitlines()[-1].split()[1:3] == ["91.50", "-"]
+
+
 def test_a_run_below_its_bar_fails(tmp_path: Path) -> None:
     require_top1(None, results(1))
     require_top1(50, results(50))

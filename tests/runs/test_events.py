@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from imgcls.metrics import Scores
 from imgcls.runs import COLUMNS, Events, Progress, image_grid
 
-TRAIN = Scores(1.5, 40.0, 80.0, 100)
-VAL = Scores(1.25, 50.0, None, 20)
+TRAIN = Scores(loss=1.5, top1=40.0, top5=80.0, num_images=100)
+VAL = Scores(loss=1.25, top1=50.0, top5=None, num_images=20)
 
 
 def open_events(path: Path, position: dict[str, int] | None = None) -> Events:

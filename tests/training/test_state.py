@@ -37,7 +37,7 @@ def test_top5_and_loss_beat_the_best_so_far_by_their_own_measure() -> None:
     assert State(best=best).improve(val, "loss")
     assert State(best=best).improve(val, "top5")
     assert not State(best=best).improve(val, "top1")
-    assert not State(best=best).improve(Scores(1.0, 50, 80, 10), "loss")
+    assert not State(best=best).improve(Scores(loss=1.0, top1=50, top5=80, num_images=10), "loss")
     assert State().improve(val, "top5")
 
 
