@@ -22,7 +22,8 @@ def test_torchvisions_numbers_are_those_in_its_package() -> None:
     assert len(rows) == 16
     for row in rows:
         own = torchvision.models.get_model_weights(row.model)[row.weights].meta["_metrics"]["ImageNet-1K"]
-        assert row.scores == {"top1": own["acc@1"], "top5": own["acc@5"]}, row.model
+        scores = {name: value for name, value in row.scores.items() if value is not None}
+        assert scores == {"top1": own["acc@1"], "top5": own["acc@5"]}, row.model
 
 
 def scores(top1: float, top5: float, *, num_images: int = 50_000) -> Scores:
