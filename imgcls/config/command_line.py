@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from imgcls.config.checks import check_source
 from imgcls.config.compose import AnyConfig, check_choices, compose_network, register, to_config
@@ -148,7 +149,7 @@ def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
 
 
 def _exit_code(error: BaseException) -> int | None:
-    is_hydras = isinstance(error, HydraException | OmegaConfBaseException)
+    is_hydras = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
     return EXIT_USER_MISTAKE if is_hydras else exit_code_of(error)
 
 

@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from imgcls.config.checks import check_config, check_evaluation
 from imgcls.config.components import build_component
@@ -69,7 +70,7 @@ def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Co
         check_choices(overrides)
         with compose_within_main():
             return to_config(hydra.compose(config_name, overrides=overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(one_line(error)) from error
 
 
@@ -102,6 +103,7 @@ def register() -> None:
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("at_most_a_tenth", _at_most_a_tenth, replace=True)
+    OmegaConf.register_new_resolver("choices_of", _choices_of, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("keys_not_in_run_name", keys_not_in_run_name, replace=True)
 
@@ -109,6 +111,11 @@ def register() -> None:
 def _first(*values: Any) -> Any:
     """Return the first value that is not null: `${first:${data.scale.epochs},${recipe.epochs}}`."""
     return next((value for value in values if value is not None), None)
+
+
+def _choices_of(group: str) -> str:
+    """Return the names in conf/`group`, for the help: `${choices_of:protocol}`."""
+    return ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
 
 
 def _at_most_a_tenth(value: float, whole: float) -> float:

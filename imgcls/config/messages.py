@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from imgcls.config.hydra_internals import ambiguous_override, refused_override, unknown_key, without_types
 from imgcls.errors import did_you_mean
@@ -14,6 +15,8 @@ MORE_KEYS = ("experiment", "model", "augment")
 
 def one_line(error: BaseException) -> str:
     """Return an error's text; Hydra's run over several lines and name no alternatives, so they are rewritten."""
+    if isinstance(error, YAMLError):  # names the file, the line and the column, each on a line of the text
+        return " ".join(str(error).split())
     return _explain(error) if isinstance(error, HydraException | OmegaConfBaseException) else str(error)
 
 

@@ -55,6 +55,7 @@ MISTAKES = [
     ([TRAIN, "--config-name", "evaluate"], "--config-name: conf/ has config.yaml for train.py"),
     ([TRAIN, "data=imagenet"], "data.source: data.root is not set"),
     ([TRAIN, "data=imagenet", "data.root=nowhere"], "data.source: data.root=nowhere is not a folder"),
+    ([TRAIN, "--config-dir", "mine", "recipe=torn"], 'mine/recipe/torn.yaml", line 2, column 1'),
     ([EVALUATE], "name the network: checkpoint=runs/.../best.pt, or model=resnet50 weights=torchvision"),
     ([EVALUATE, "weights=x.pt"], "weights=x.pt of which network"),
     ([EVALUATE, "weights=x.pt", "model.depth=18"], "weights=x.pt of which network"),
@@ -129,6 +130,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], A
     (folder / "run").mkdir()
     (folder / "run/best.pt").touch()
     (folder / "run/config.json").write_text(json.dumps({"data.source._target_": "imgcls.data.sets.open_folder"}))
+    (folder / "mine/recipe").mkdir(parents=True)
+    (folder / "mine/recipe/torn.yaml").write_text("epochs: 1\nepochs: 2\n")
     lines = [*HELPS, *(words for words, _ in MISTAKES)]
     text = json.dumps([[str(ROOT / script), *words] for script, *words in lines])
     command = [sys.executable, "-c", DRIVER]
