@@ -104,11 +104,11 @@ class Meter:
 
     def update(self, loss: "Tensor", logits: "Tensor", labels: "Tensor") -> None:
         """Count a batch: its mean loss (scalar), logits (B, K) and labels (B,)."""
-        import torch
-
         outputs = Outputs(loss.detach(), logits.detach(), labels, rank_labels(logits, labels))
-        sums = [metric.batch_sum(outputs).double() for metric in METRICS.values()]
-        self.sums += torch.stack([*sums, torch.full_like(sums[0], len(labels))])
+        *sums, num_images = self.sums.unbind()
+        for batch_sum, metric in zip(sums, METRICS.values(), strict=True):
+            batch_sum += metric.batch_sum(outputs)
+        num_images += len(labels)
 
     def scores(self, num_classes: int) -> Scores:
         """Return the means so far, which waits for the device."""

@@ -135,7 +135,9 @@ class Trainer:
             self.run_log.images(images)
         num_parts = math.ceil(len(images) / self.state.microbatch)
         losses, logits = [], []
-        parts = zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True)
+        parts = [(images, targets)]
+        if num_parts > 1:
+            parts = list(zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True))
         for number, (part, part_targets) in enumerate(parts, start=1):
             with gradients_synced(self.train_model, when=number == num_parts):
                 with self.amp():
