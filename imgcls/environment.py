@@ -32,7 +32,7 @@ def quiet_other_ranks() -> None:
 
 
 def default_num_threads() -> int:
-    """The cores that this process may use, shared with the other ranks on this machine."""
+    """Return the number of cores that this process may use, shared with the other ranks on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 

@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def read_labels(path: Path, meta: Path | None = None) -> dict[int, str]:
-    """The WordNet id of each validation image, by its number from 1.
+    """Read the WordNet id of each validation image, by its number from 1.
 
     Raises:
         ValueError: the file is of no known kind, or meta.mat is missing or not what it should be.
@@ -90,17 +90,17 @@ def sort_images(val: Path, labels: dict[int, str]) -> tuple[int, int]:
     Raises:
         ValueError: an image without a label or there twice, or images that are missing.
     """
-    found: dict[int, Path] = {}
+    images: dict[int, Path] = {}
     for path in [*val.iterdir(), *val.glob("n*/*")]:
         if match := NAME.fullmatch(path.name):
-            if (number := int(match[1])) in found:
-                raise ValueError(f"{found[number]} and {path} are the same image; remove one of them")
-            found[number] = path
-    if unknown := sorted(set(found) - set(labels)):
-        raise ValueError(f"{found[unknown[0]]} has no label, and {len(unknown) - 1} others; is it the right file?")
-    if len(found) != len(labels):
-        raise ValueError(f"{val} holds {len(found)} images but there are {len(labels)} labels; unpack it again")
-    astray = {number: path for number, path in sorted(found.items()) if path.parent != val / labels[number]}
+            if (number := int(match[1])) in images:
+                raise ValueError(f"{images[number]} and {path} are the same image; remove one of them")
+            images[number] = path
+    if unknown := sorted(set(images) - set(labels)):
+        raise ValueError(f"{images[unknown[0]]} has no label, and {len(unknown) - 1} others; is it the right file?")
+    if len(images) != len(labels):
+        raise ValueError(f"{val} holds {len(images)} images but there are {len(labels)} labels; unpack it again")
+    astray = {number: path for number, path in sorted(images.items()) if path.parent != val / labels[number]}
     for number, path in astray.items():
         folder = val / labels[number]
         folder.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def sort_images(val: Path, labels: dict[int, str]) -> tuple[int, int]:
     for folder in {path.parent for path in astray.values()} - {val}:
         if not any(folder.iterdir()):
             folder.rmdir()  # training refuses a class without images
-    return len(astray), len(found) - len(astray)
+    return len(astray), len(images) - len(astray)
 
 
 if __name__ == "__main__":

@@ -92,11 +92,11 @@ def list_differences(one: Any, other: Any, *, name: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [*one, *(key for key in other if key not in one)]
         return [
-            found
+            difference
             for key in keys
-            for found in list_differences(one.get(key), other.get(key), name=f"{name}.{key}" if name else str(key))
+            for difference in list_differences(one.get(key), other.get(key), name=f"{name}.{key}" if name else str(key))
         ]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
-        return [found for i, pair in pairs for found in list_differences(*pair, name=f"{name}.{i}")]
+        return [difference for i, pair in pairs for difference in list_differences(*pair, name=f"{name}.{i}")]
     return [] if checksum(one) == checksum(other) else [name]

@@ -91,32 +91,32 @@ class Checkpoints:
         return self.run_dir / f"epoch_{epoch:04}.pt"
 
     def _epochs(self) -> list[tuple[int, Path]]:
-        found = [
+        dated = [
             (int(match.group(1)), path)
             for path in self.run_dir.glob("epoch_*.pt")
             if (match := re.fullmatch(r"epoch_(\d+)\.pt", path.name))
         ]
-        return sorted(found, reverse=True)
+        return sorted(dated, reverse=True)
 
     def _read(self, paths: list[Path]) -> dict[str, Any] | None:
         # Rank 0 first: it moves damaged files away, so that the others read the same file as it.
-        found: dict[str, Any] | None = None
+        saved: dict[str, Any] | None = None
         refused: CheckpointError | None = None
         if distributed.is_main():
             try:
-                found = load_latest_checkpoint(paths)
+                saved = load_latest_checkpoint(paths)
             except CheckpointError as error:
                 refused = error
         distributed.from_main(refused)
         if not distributed.is_main():
-            found = load_latest_checkpoint(paths)
-        step = -1 if found is None else found["state"]["step"]
+            saved = load_latest_checkpoint(paths)
+        step = -1 if saved is None else saved["state"]["step"]
         if distributed.agree(step) != -distributed.agree(-step):
             raise CheckpointError(
                 f"{self.run_dir} is not the same on all ranks: this one reads step {step}; the run's directory must "
                 "be on a disk that all nodes share"
             )
-        return found
+        return saved
 
     def __enter__(self) -> "Checkpoints":
         return self

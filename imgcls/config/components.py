@@ -29,13 +29,13 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def check_settings(
     key: str,
     target: str,
-    found: Callable[..., Any],
+    factory: Callable[..., Any],
     settings: Mapping[str, Any],
     *,
     num_given: int,
     given: Mapping[str, Any],
 ) -> None:
-    """Check `settings` against the signature of `found`, which `key`._target_ calls `target`.
+    """Check `settings` against the signature of `factory`, which `key`._target_ calls `target`.
 
     Args:
         num_given: arguments that the call has by position, besides the settings.
@@ -44,7 +44,7 @@ def check_settings(
     Raises:
         ConfigError: a setting that it does not take, of another type, not finite, or one that is missing.
     """
-    parameters = _parameters(found)
+    parameters = _parameters(factory)
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         for name in settings:
             if name not in parameters:
@@ -66,11 +66,11 @@ def check_settings(
             raise ConfigError(f"{key}.{name} has no value, and {target} needs one; give one: {key}.{name}=...")
 
 
-def _parameters(found: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(found, eval_str=True).parameters
+        return inspect.signature(factory, eval_str=True).parameters
     except Exception:  # an annotation that only a type checker can read; as a string it holds nothing to a type
-        return inspect.signature(found).parameters
+        return inspect.signature(factory).parameters
 
 
 def _hint(parameter: inspect.Parameter) -> Any:
@@ -137,7 +137,7 @@ def _in_words(hint: Any) -> str:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The numbers of a setting, those in its lists included."""
+    """Return the numbers of a setting, those in its lists included."""
     if isinstance(value, SEQUENCES):
         for each in value:
             yield from _numbers(each)
@@ -146,7 +146,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _shown(value: Any) -> str:
-    """The value as the command line would have it."""
+    """Return the value as it is written on the command line."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -170,11 +170,11 @@ def build_component(key: str, node: dict[str, Any], *arguments: Any, **more: Any
         ConfigError: the target is not trusted, does not exist, lacks a setting, or does not take one or its value.
     """
     target = node["_target_"]
-    found = locate(key, target)
+    factory = locate(key, target)
     settings = {name: value for name, value in node.items() if not name.startswith("_")}
-    check_settings(key, target, found, settings, num_given=len(arguments), given=more)
+    check_settings(key, target, factory, settings, num_given=len(arguments), given=more)
     try:
-        return found(*arguments, **copy.deepcopy(settings), **more)
+        return factory(*arguments, **copy.deepcopy(settings), **more)
     except (ValueError, OSError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
 
@@ -186,7 +186,7 @@ def locate(key: str, target: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_={target} is not allowed; it must be below {' or '.join(trusted)}")
     try:
         module = importlib.import_module(module_name)
-        found = getattr(module, name)
+        factory = getattr(module, name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{key}._target_={target}: {error}") from error
     except AttributeError:
@@ -195,7 +195,7 @@ def locate(key: str, target: str) -> Callable[..., Any]:
         hint = did_you_mean(target, known)
         raise ConfigError(f"{key}._target_={target}: {module_name} has no {name}{hint}") from None
     # A trusted module's own imports (`imgcls.data.loader.os`) are not what it offers.
-    home = getattr(found, "__module__", "") or ""
-    if not callable(found) or not any(f"{home}.".startswith(f"{prefix}.") for prefix in trusted):
+    home = getattr(factory, "__module__", "") or ""
+    if not callable(factory) or not any(f"{home}.".startswith(f"{prefix}.") for prefix in trusted):
         raise ConfigError(f"{key}._target_={target} is not allowed; it is not defined below {' or '.join(trusted)}")
-    return found
+    return factory

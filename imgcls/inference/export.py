@@ -1,4 +1,4 @@
-"""Networks for other programs: torch.export, ONNX, safetensors; each written file is run and held to the checkpoint."""
+"""Networks for other programs: torch.export, ONNX, safetensors; each file is run and compared with the checkpoint."""
 
 import importlib
 import json
@@ -64,10 +64,10 @@ def export_network(member: Member, file: Path, *, normalise: bool, softmax: bool
     images = torch.rand(3, channels, size, size, generator=generator)
     file.parent.mkdir(parents=True, exist_ok=True)
     write = {".pt2": write_pt2, ".onnx": write_onnx, ".safetensors": write_safetensors}[file.suffix]
-    found = write(packaged, file, images, facts, opset)
+    outputs = write(packaged, file, images, facts, opset)
     with torch.inference_mode():
         wanted = [packaged(images), packaged(images[:1])]  # two batch sizes: the batch is dynamic
-    difference = max(_difference(one, other) for one, other in zip(found, wanted, strict=True))
+    difference = max(_difference(one, other) for one, other in zip(outputs, wanted, strict=True))
     if not difference <= TOLERANCE:
         raise ExportError(
             f"{file} differs from {member.name} by {difference:.2g}, more than {TOLERANCE:g}; do not use it"
@@ -75,14 +75,14 @@ def export_network(member: Member, file: Path, *, normalise: bool, softmax: bool
     return difference
 
 
-def _difference(found: Tensor, wanted: Tensor) -> float:
-    if found.shape != wanted.shape:
+def _difference(outputs: Tensor, wanted: Tensor) -> float:
+    if outputs.shape != wanted.shape:
         return float("inf")
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+    return float((outputs - wanted).abs().max() / wanted.abs().max().clamp(min=1))
 
 
 def metadata(member: Member, *, normalise: bool, softmax: bool) -> dict[str, str]:
-    """What a user of the file must know, as text: labels, and what goes in and comes out."""
+    """Return what a user of the file must know, as text: labels, and what goes in and comes out."""
     statistics = input_statistics(member.config)
     size, channels = member.config.image_size, member.config.data.channels
     classes = known_classes(member)
@@ -170,9 +170,9 @@ def write_safetensors(
         value.zero_()
     packaged.network.load_state_dict(safetensors.load_file(str(file)))
     with torch.inference_mode():
-        found = [packaged(images), packaged(images[:1])]
+        outputs = [packaged(images), packaged(images[:1])]
     packaged.network.load_state_dict(before)
-    return found
+    return outputs
 
 
 def _needed(package: str, file: Path) -> ModuleType:

@@ -17,7 +17,7 @@ def fuse_batch_norms(network: nn.Module, images: Tensor) -> nn.Module:
     """Return a copy of `network`, in evaluation mode, whose batch norms are part of the convolutions before them.
 
     In a tree of modules a norm that follows a convolution need not be what comes after it in the forward pass; so the
-    copy is held to the network on `images` (B, C, H, W), and given up where it differs.
+    copy is compared with the network on `images` (B, C, H, W), and given up where it differs.
     """
     network = network.eval()
     folded = copy.deepcopy(network)
@@ -31,8 +31,8 @@ def fuse_batch_norms(network: nn.Module, images: Tensor) -> nn.Module:
                 num_folded += 1
     if not num_folded:
         return network
-    expected, found = network(images), folded(images)
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+    expected, outputs = network(images), folded(images)
+    difference = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1))
     if not difference <= TOLERANCE:
         log.debug("batch norms stay as they are: folded, the logits differ by %.2g", difference)
         return network

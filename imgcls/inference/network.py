@@ -64,7 +64,7 @@ class Member:
         return network.to(memory_format=torch.channels_last) if channels_last else network
 
     def prepare(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """Uint8 images (B, H, W, C) to what the network takes."""
+        """Return the function from uint8 images (B, H, W, C) to the network's input."""
         return Normalise(**input_statistics(self.config)).to(device)
 
     @functools.cached_property
@@ -73,7 +73,7 @@ class Member:
         return str(outline_model(self.config, num_classes=num_outputs(self)).arch)
 
     def digest(self) -> str:
-        """What its predictions depend on besides images and protocol, in a few letters."""
+        """Return a digest of all that its predictions depend on besides images and protocol."""
         keys = ("model.", "data.mean", "data.std", "data.channels", "augment.input", "augment.eval_crop", "image_size")
         facts = {key: value for key, value in consequential(self.config).items() if key.startswith(keys)}
         text = json.dumps([checksum(self.state), facts], sort_keys=True, default=str)
@@ -81,14 +81,14 @@ class Member:
 
 
 def num_outputs(member: Member) -> int:
-    """The number of classes that its network is built for."""
+    """Return the number of classes that its network is built for."""
     if member.config.model.get("num_classes"):
         return member.config.model["num_classes"]
     return len(member.classes) if member.classes is not None else len(wnids())
 
 
 def known_classes(member: Member) -> list[str]:
-    """Names of its outputs: its own, or ImageNet's where nobody said and there are as many, or else numbers."""
+    """Return the names of its outputs: those it was saved with, ImageNet's if there are 1,000, or else numbers."""
     if member.classes is not None:
         return member.classes
     if num_outputs(member) == len(wnids()):
@@ -164,7 +164,7 @@ def open_member(checkpoint: str | None, weights: str | None, network: Config | N
 
 
 def average_weights(paths: list[str]) -> Member:
-    """One network whose weights are the mean of several checkpoints'."""
+    """Return one network whose weights are the mean of several checkpoints'."""
     opened = [open_checkpoint(path) for path in paths]
     for member in opened[1:]:
         if member.classes != opened[0].classes:

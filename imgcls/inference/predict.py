@@ -45,7 +45,7 @@ class Prediction(NamedTuple):
 
 
 def find_images(words: Sequence[str], listed: Iterable[str] = ()) -> ImageFiles:
-    """Files for words: a file, a folder (all images in it and below), a pattern, or `-` for the lines of `listed`.
+    """Find files by words: a file, a folder (all images in it and below), a pattern, or `-` for the lines of `listed`.
 
     Raises:
         ValueError: there is nothing to look at.
@@ -81,15 +81,15 @@ def find_images(words: Sequence[str], listed: Iterable[str] = ()) -> ImageFiles:
 
 def _images_below(folder: str) -> list[str]:
     extensions = tuple(os.fsdecode(extension) for extension in EXTENSIONS)
-    found = []
+    files = []
     for base, folders, inside in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
+        files += [
             os.path.join(base, name)
             for name in sorted(inside)
             if name.lower().endswith(extensions) and not name.startswith(".")
         ]
-    return found
+    return files
 
 
 def predict_files(
@@ -114,7 +114,7 @@ def predict_files(
         num_threads=default_num_threads(),
         on_bad=lambda _, error: bad.append(error),
     )
-    found = predict_views(
+    predictions = predict_views(
         network,
         images,
         prepare=member.prepare(device),
@@ -125,9 +125,9 @@ def predict_files(
     )
     classes = known_classes(member)
     shown = readable_names(classes)
-    best = found.log_probs.topk(min(top, len(classes)), dim=1) if len(found.indices) else None
+    best = predictions.log_probs.topk(min(top, len(classes)), dim=1) if len(predictions.indices) else None
     seen = []
-    for row, index in enumerate(found.indices.tolist()):
+    for row, index in enumerate(predictions.indices.tolist()):
         assert best is not None
         pairs = zip(best.indices[row].tolist(), best.values[row].exp().tolist(), strict=True)
         seen.append(
@@ -137,7 +137,7 @@ def predict_files(
 
 
 def as_table(seen: Sequence[Prediction]) -> str:
-    """A line for each image: its path, and the classes in percent."""
+    """Return a line for each image: its path, and the classes in percent."""
     width = max((len(image.path) for image in seen), default=0)
     return "\n".join(
         f"{image.path:<{width}}  "
@@ -147,7 +147,7 @@ def as_table(seen: Sequence[Prediction]) -> str:
 
 
 def as_csv(seen: Sequence[Prediction]) -> str:
-    """A row for each image, with a header: path, and class, name and probability of each rank."""
+    """Return a row for each image, with a header: path, and class, name and probability of each rank."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ranks = range(1, max((len(image.guesses) for image in seen), default=0) + 1)
@@ -159,7 +159,7 @@ def as_csv(seen: Sequence[Prediction]) -> str:
 
 
 def as_json(seen: Sequence[Prediction]) -> str:
-    """A list of images, each with its path and its classes."""
+    """Return a JSON list of images, each with its path and its classes."""
     rows: list[dict[str, Any]] = [
         {
             "path": image.path,

@@ -43,15 +43,15 @@ def predict(
 ) -> Predictions:
     """Predict images of one view each, as the loader gives them; `flip` averages over each and its mirror image."""
     model.eval()
-    found: list[Tensor] = []
+    log_probs: list[Tensor] = []
     indices: list[Tensor] = []
     for batch in batches:
         if len(batch.labels):  # none is left where all of them were bad
             shown = _outputs(model, prepare(batch.images), autocast=autocast, flip=flip, average=average)
-            found.append(_mean(shown, average).cpu())
+            log_probs.append(_mean(shown, average).cpu())
             indices.append(batch.indices.cpu().clone())  # the batch's own memory is used again
         after_batch(len(batch.indices))
-    return _ordered(found, indices)
+    return _ordered(log_probs, indices)
 
 
 @torch.inference_mode()
@@ -74,7 +74,7 @@ def predict_views(
         average: softmax or logits, what the mean is taken of.
     """
     model.eval()
-    found: list[Tensor] = []
+    log_probs: list[Tensor] = []
     indices: list[Tensor] = []
 
     def finish(window: list[Viewed]) -> None:
@@ -91,7 +91,7 @@ def predict_views(
                 shown = _outputs(model, pixels, autocast=autocast, flip=flip, average=average)
                 for (position, _), output in zip(part, shown.unbind(dim=1), strict=True):
                     outputs[position].append(output)
-        found.append(torch.stack([_mean(torch.cat(output), average) for output in outputs]).cpu())
+        log_probs.append(torch.stack([_mean(torch.cat(output), average) for output in outputs]).cpu())
         indices.append(torch.tensor([viewed.index for viewed in window]))
         after_batch(len(window))
 
@@ -106,7 +106,7 @@ def predict_views(
             window, pixels_waiting = [], 0
     if window:
         finish(window)
-    return _ordered(found, indices)
+    return _ordered(log_probs, indices)
 
 
 def _outputs(model: nn.Module, pixels: Tensor, *, autocast: torch.dtype | None, flip: bool, average: str) -> Tensor:
@@ -127,16 +127,16 @@ def _mean(outputs: Tensor, average: str) -> Tensor:
     return (outputs.logsumexp(dim=0) - math.log(len(outputs))).float()
 
 
-def _ordered(found: list[Tensor], indices: list[Tensor]) -> Predictions:
-    if not found:
+def _ordered(log_probs: list[Tensor], indices: list[Tensor]) -> Predictions:
+    if not log_probs:
         return Predictions(torch.empty(0, 0), torch.empty(0, dtype=torch.int64))
     everything = torch.cat(indices)
     order = everything.argsort()
-    return Predictions(torch.cat(found)[order], everything[order])
+    return Predictions(torch.cat(log_probs)[order], everything[order])
 
 
 def gather_predictions(predictions: Predictions) -> Predictions | None:
-    """Put the ranks' shares together on the main one, each image once; None on the others."""
+    """Join the ranks' shares on the main one, each image once; return None on the others."""
     parts = distributed.gather(tuple(predictions))
     if parts is None:
         return None
@@ -146,7 +146,7 @@ def gather_predictions(predictions: Predictions) -> Predictions | None:
 
 
 def scores_of_predictions(predictions: Predictions, labels: Tensor) -> Scores:
-    """Loss and accuracies of predictions against the labels (N,) of the same images."""
+    """Return the scores of predictions, given the labels (N,) of the same images."""
     meter = Meter(torch.device("cpu"))
     if len(labels):
         log_probs = predictions.log_probs.double()
@@ -155,7 +155,7 @@ def scores_of_predictions(predictions: Predictions, labels: Tensor) -> Scores:
 
 
 def ensemble_predictions(members: Sequence[Predictions]) -> Predictions:
-    """The ensemble of several predictions of the same images: the mean of their probabilities."""
+    """Return an ensemble's predictions of the same images: the mean of the members' probabilities."""
     stacked = torch.stack([member.log_probs.double() for member in members])
     return Predictions((stacked.logsumexp(dim=0) - math.log(len(members))).float(), members[0].indices)
 
@@ -205,7 +205,7 @@ def predict_split(
                 on_bad_image=data.on_bad_image,  # type: ignore[arg-type]
                 cache_gb=data.cache_gb,
             )
-            found = predict(network, loader.epoch(0), after_batch=after_batch, **common)
+            predictions = predict(network, loader.epoch(0), after_batch=after_batch, **common)
             loader.close()
             bad = loader.bad_images
         else:
@@ -217,10 +217,10 @@ def predict_split(
             on_bad = bad.note if data.on_bad_image == "skip" else None
             images = view_images(split, share, plan, channels=data.channels, num_threads=threads, on_bad=on_bad)
             at_once = config.batch_size * size * size
-            found = predict_views(network, images, max_pixels=at_once, after_batch=after_batch, **common)
+            predictions = predict_views(network, images, max_pixels=at_once, after_batch=after_batch, **common)
     bad.share()
     bad.check()
-    return gather_predictions(found)
+    return gather_predictions(predictions)
 
 
 def _layout(prepare: Callable[[Tensor], Tensor], *, channels_last: bool) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def torchvision_model(
     arch: str, num_classes: int = 1000, *, in_channels: int = 3, weights: str | None = None, **options: Any
 ) -> nn.Module:
-    """The classifier that torchvision calls `arch`, such as convnext_tiny.
+    """Build the classifier that torchvision calls `arch`, such as convnext_tiny.
 
     In training googlenet and inception_v3 return NamedTuples: the logits, then those of the auxiliary heads.
 
@@ -77,7 +77,7 @@ def _from_torchvision(arch: str, arguments: dict[str, Any]) -> nn.Module:
 def timm_model(
     arch: str, num_classes: int = 1000, *, in_channels: int = 3, pretrained: bool = False, **options: Any
 ) -> nn.Module:
-    """The network that timm calls `arch`, such as resnet50d.
+    """Build the network that timm calls `arch`, such as resnet50d.
 
     Args:
         pretrained: start from the weights that timm publishes, which it downloads.

@@ -196,7 +196,7 @@ class AuxHead(nn.Module):
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, batch_norm: bool) -> nn.Sequential:
-    """A convolution, padded to keep the size before its stride, and its ReLU."""
+    """Return a convolution, padded to keep the size before its stride, and its ReLU."""
     padding = kernel // 2
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=not batch_norm)
     norm = [nn.BatchNorm2d(out_channels)] if batch_norm else []
@@ -204,5 +204,5 @@ def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, b
 
 
 def halve() -> nn.MaxPool2d:
-    """The paper's 3x3/2 max pooling: 112 -> 56 -> 28 -> 14 -> 7 by rounding up."""
+    """Return the paper's 3x3/2 max pooling: 112 -> 56 -> 28 -> 14 -> 7 by rounding up."""
     return nn.MaxPool2d(3, stride=2, ceil_mode=True)

@@ -11,7 +11,7 @@ from imgcls.models.layers import check_image_size
 
 
 def scaled_tanh(maps: Tensor) -> Tensor:
-    """The paper's squashing function, 1.7159 tanh(2x/3): slope near 1 at the origin, +-1 at x = +-1 (appendix A)."""
+    """Return 1.7159 tanh(2x/3), which the paper squashes by: slope near 1 at 0, and +-1 at x = +-1 (appendix A)."""
     return 1.7159 * torch.tanh(maps * (2 / 3))
 
 

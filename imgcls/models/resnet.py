@@ -160,7 +160,7 @@ def stage(
     stride: int,
     stride_in_3x3: bool,
 ) -> nn.Sequential:
-    """One of conv2_x ... conv5_x; only its first block halves the maps."""
+    """Return one of conv2_x ... conv5_x; only its first block halves the maps."""
     out_channels = width * block.expansion
     first = block(in_channels, width, stride=stride, stride_in_3x3=stride_in_3x3)
     rest = [block(out_channels, width, stride=1, stride_in_3x3=stride_in_3x3) for _ in range(num_blocks - 1)]

@@ -149,7 +149,7 @@ class VGG(nn.Module):
 
 
 def feature_layers(column: str, *, in_channels: int, batch_norm: bool) -> list[nn.Module]:
-    """The convolutional part of one column of table 1."""
+    """Return the convolutional part of one column of table 1."""
     layers: list[nn.Module] = []
     for stage in COLUMNS[column]:
         for row in stage:

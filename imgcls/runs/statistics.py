@@ -48,7 +48,7 @@ class Interval(NamedTuple):
 
 
 def confidence_interval(values: Sequence[float]) -> Interval:
-    """The mean of a few runs and the 95 % interval of the true mean, by Student's t (1908).
+    """Return the mean of a few runs and the 95 % interval of the true mean, by Student's t (1908).
 
     Raises:
         ValueError: fewer than two values, which have no spread.

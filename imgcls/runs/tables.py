@@ -59,12 +59,12 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     Raises:
         FileNotFoundError: a folder is not there.
     """
-    found = set()
+    runs = set()
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: there is no such folder; runs are in runs/<model>-<data>/<overrides>")
-        found |= {file.parent for file in folder.rglob(CONFIG)}
-    return sorted(found)
+        runs |= {file.parent for file in folder.rglob(CONFIG)}
+    return sorted(runs)
 
 
 def runs_table(directories: Iterable[Path]) -> str:

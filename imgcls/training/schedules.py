@@ -69,7 +69,7 @@ class Cosine(Constant):
     def __init__(self, *, warmup_epochs: float = 0, final_factor: float = 0.0) -> None:
         super().__init__(warmup_epochs=warmup_epochs)
         if not 0 <= final_factor <= 1:
-            raise ValueError(f"schedule.final_factor={final_factor} must lie between 0 and 1; it is a part of lr")
+            raise ValueError(f"schedule.final_factor={final_factor} must be between 0 and 1; it is a part of lr")
         self.final_factor = final_factor
 
     def factor(self, epoch: float, *, epochs: int) -> float:
@@ -128,4 +128,4 @@ class Plateau(Constant):
 
 def _check_factor(factor: float) -> None:
     if not 0 < factor <= 1:
-        raise ValueError(f"schedule.factor={factor} must lie above 0 and be at most 1")
+        raise ValueError(f"schedule.factor={factor} must be above 0 and at most 1")

@@ -58,7 +58,7 @@ def snapshot(trainer: "Trainer") -> dict[str, Any]:
 
 
 def load(trainer: "Trainer", saved: dict[str, Any]) -> None:
-    """Put the run back to where it was when the snapshot `saved` was taken."""
+    """Restore the run as it was when the snapshot `saved` was taken."""
     trainer.model.load_state_dict(saved["model"])
     if trainer.average is not None:
         trainer.average.model.load_state_dict(saved["average"])

@@ -35,13 +35,13 @@ def measure_loader(asked: argparse.Namespace) -> None:
 
 
 def _compare_decoders(data: list[bytes], asked: argparse.Namespace) -> None:
-    found, missing = peers(asked.image_size)
-    jobs = {peer.name: (peer, work_of(data, asked.image_size)) for peer in found}
+    present, missing = peers(asked.image_size)
+    jobs = {peer.name: (peer, work_of(data, asked.image_size)) for peer in present}
     if asked.pack:
         split = _of_pack(asked.pack)
         some = np.unique(np.linspace(0, len(split) - 1, len(data)).astype(np.int64))
         packed = [split.read(int(index)) for index in some]
-        ours = found[-1]
+        ours = present[-1]
         jobs[f"{ours.name}, from the pack"] = (ours, work_of(packed, asked.image_size))
         print(f"the pack: {np.mean([len(one) for one in packed]) / 1e3:.0f} KB a file")
     out = np.empty((CHUNK, asked.image_size, asked.image_size, 3), np.uint8)

@@ -19,7 +19,7 @@ from imgcls.models import build_model
 
 
 def measure_evaluate(asked: argparse.Namespace) -> None:
-    """What evaluate.py does for protocol=center, all of it, and torchvision's reference loop, both in float32."""
+    """Compare all that evaluate.py does for protocol=center with torchvision's reference loop, both in float32."""
     torch.set_num_threads(asked.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = compose([f"model={asked.arch}", "data=folder", f"data.num_threads={asked.threads}"])
@@ -30,9 +30,9 @@ def measure_evaluate(asked: argparse.Namespace) -> None:
     how = EvaluateConfig()
 
     def ours() -> int:
-        found = predict_split(member, split, Center(), how, device)
-        assert found is not None
-        return len(found.indices)
+        predictions = predict_split(member, split, Center(), how, device)
+        assert predictions is not None
+        return len(predictions.indices)
 
     wall: dict[str, list[float]] = {"torchvision's reference": [], "imgcls": []}
     # In another process: this one's setting of the memory allocator would speed it up too.
@@ -83,7 +83,7 @@ def measure_small(asked: argparse.Namespace) -> None:
 
 
 def usual_small_loader(split: Any, batch_size: int, workers: int) -> Any:
-    """The DataLoader of torchvision's MNIST examples, over the same images in memory."""
+    """Return the DataLoader of torchvision's MNIST examples, over the same images in memory."""
     from PIL import Image
     from torchvision import transforms
 
@@ -102,7 +102,7 @@ def usual_small_loader(split: Any, batch_size: int, workers: int) -> Any:
 
 
 def usual_small_loop(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], int]:
-    """The plain step of PyTorch's own examples, with the same network."""
+    """Return the plain loop of PyTorch's examples, with the same network."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     model.train()
 

@@ -30,7 +30,7 @@ class Work(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """A pipeline, by name; `run` turns a chunk of files to `out` (N, H, W, 3) uint8, or to tensors of its own."""
+    """A pipeline, by name; `run` turns a chunk of files to `out` (N, H, W, 3) uint8, or to new tensors."""
 
     name: str
     run: Callable[[Work, np.ndarray], object]
@@ -43,29 +43,29 @@ def plan(image_size: int) -> Plan:
 
 def peers(image_size: int) -> tuple[list[Peer], list[str]]:
     """All pipelines that can run here, the reference first; and in words, those that cannot and why."""
-    found = [torchvision_reference(image_size), torchvision_uint8(image_size)]
+    present = [torchvision_reference(image_size), torchvision_uint8(image_size)]
     missing = []
     try:
-        found.append(cv2_whole())
-        found.append(ffcv_algorithm())
+        present.append(cv2_whole())
+        present.append(ffcv_algorithm())
     except ImportError:
         missing.append("cv2 and FFCV's algorithm: pip install opencv-python-headless")
     except OSError as error:
         missing.append(f"FFCV's algorithm: {error}")
     try:
-        found.append(dali(image_size))
+        present.append(dali(image_size))
     except ImportError:
         missing.append("DALI: pip install nvidia-dali-cuda120")
-    found.append(ours_by_pillow(image_size))
+    present.append(ours_by_pillow(image_size))
     if native.available():
-        found.append(ours(image_size))
+        present.append(ours(image_size))
     else:
         missing.append(f"imgcls, native: {native.why_not()}")
-    return found, missing
+    return present, missing
 
 
 def torchvision_reference(image_size: int) -> Peer:
-    """The transforms of torchvision's own training example: Pillow, antialias, float, normalised."""
+    """Decode by the transforms of torchvision's training example: Pillow, antialias, float, normalised."""
     from torchvision import transforms
 
     transform: Callable[[Image.Image], torch.Tensor] = transforms.Compose(
@@ -113,7 +113,7 @@ def cv2_whole() -> Peer:
 
 
 def ffcv_algorithm() -> Peer:
-    """What FFCV's RandomResizedCropRGBImageDecoder does, in its own calls: TurboJPEG with the fast DCT, then cv2.
+    """Decode as FFCV's RandomResizedCropRGBImageDecoder does: TurboJPEG with the fast DCT, then cv2.
 
     FFCV 1.0's libffcv.cpp decodes whole by tjDecompress2 with TJFLAG_FASTDCT into a buffer that it keeps, then takes
     cv2.resize INTER_AREA of the box. Boxes and sizes are given to it here for nothing.
@@ -162,7 +162,7 @@ def dali(image_size: int) -> Peer:
     def source(name: str, dtype: Any) -> Any:
         return fn.external_source(source=lambda: inputs[name], batch=True, dtype=dtype)
 
-    # Neither pipelined nor asynchronous: a call does the work of its own chunk, and no other's.
+    # Neither pipelined nor asynchronous: a call does the work of its chunk, and no other's.
     @pipeline_def(batch_size=64, num_threads=1, device_id=None, exec_pipelined=False, exec_async=False)
     def pipeline() -> Any:
         crops = fn.decoders.image_slice(
@@ -192,7 +192,7 @@ def dali(image_size: int) -> Peer:
 
 
 def ours_by_pillow(image_size: int) -> Peer:
-    """This package without its native decoder."""
+    """Decode by this package without its native decoder."""
     planned = plan(image_size)
 
     def run(work: Work, out: np.ndarray) -> None:
@@ -205,7 +205,7 @@ def ours_by_pillow(image_size: int) -> Peer:
 
 
 def ours(image_size: int) -> Peer:
-    """This package, as a thread of its loader calls it."""
+    """Decode by this package, as a thread of its loader calls it."""
     space, planned = native.Workspace(), plan(image_size)
 
     def run(work: Work, out: np.ndarray) -> None:
@@ -292,7 +292,7 @@ class Files(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 @contextmanager
 def torchvision_evaluation(folder: str, arch: str, *, threads: int, workers: int) -> Iterator[Callable[[], int]]:
-    """The evaluation of torchvision's reference, in a process of its own: a call is a pass, and counts the images."""
+    """Run the evaluation of torchvision's reference in another process: a call is a pass, and counts the images."""
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=_evaluate_on_call, args=(there, folder, arch, threads, workers)
@@ -357,15 +357,15 @@ def _evaluate(model: torch.nn.Module, loader: Any, device: torch.device) -> int:
 
 def image_paths(folder: str) -> list[str]:
     """Every image file below a folder, sorted."""
-    found = [
+    files = [
         os.path.join(here, name)
         for here, _, names in os.walk(folder)
         for name in names
         if name.lower().endswith((".jpg", ".jpeg"))
     ]
-    if not found:
+    if not files:
         raise FileNotFoundError(f"--data {folder} holds no .jpg or .jpeg file; name a folder of photos")
-    return sorted(found)
+    return sorted(files)
 
 
 def _resize(cv2: Any, pixels: np.ndarray, box: np.ndarray, flip: bool, out: np.ndarray) -> None:

@@ -36,10 +36,10 @@ def take_turns(jobs: dict[str, list[Callable[[], object]]], *, rounds: int) -> d
 def print_table(seconds: dict[str, list[float]]) -> None:
     """Images/s by seconds an image, and the ratio to the first row: medians, the least and the greatest."""
     reference = next(iter(seconds.values()))
-    for name, found in seconds.items():
-        ratios = [one / other for one, other in zip(reference, found, strict=True)]
+    for name, times in seconds.items():
+        ratios = [one / other for one, other in zip(reference, times, strict=True)]
         print(
-            f"  {name:<38} {1 / statistics.median(found):>9,.0f} images/s   "
+            f"  {name:<38} {1 / statistics.median(times):>9,.0f} images/s   "
             f"{statistics.median(ratios):5.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 
@@ -49,13 +49,13 @@ def shown(rates: list[float]) -> str:
 
 
 def cpu_seconds() -> float:
-    """Of this process, its threads, and its children that have ended."""
+    """Return the CPU time of this process, its threads, and its children that have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now; the most it ever held, where the system does not tell."""
+    """Return the memory of this process now, or its peak where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")

@@ -23,7 +23,7 @@ from imgcls.training import Trainer, build_trainer, open_run_directory
 
 
 def measure_step(asked: argparse.Namespace) -> None:
-    """The step alone: forward, backward, optimizer, and what is done to a batch on the device, on noise."""
+    """Measure the step alone on noise: augmentation on the device, forward, backward, optimizer."""
     config = compose(asked.overrides)
     classes = config.data.num_classes or 1000
     config.data.source = {
@@ -40,7 +40,7 @@ def measure_step(asked: argparse.Namespace) -> None:
 
 
 def measure_train(asked: argparse.Namespace) -> None:
-    """The data alone, the step alone, and training; and what bounds it."""
+    """Measure the data alone, the step alone, and training, and print what bounds it."""
     config = compose(asked.overrides)
     with trainer_of(config) as trainer:
         step = step_of(trainer)
@@ -78,7 +78,7 @@ class Settings(NamedTuple):
 
 
 def verdict(data: float, step: float, whole: float, settings: Settings) -> str:
-    """One line: bound by data or by compute, by how much, and what to change; rates in images/s."""
+    """Return one line: bound by data or by compute, by how much, and what to change; rates in images/s."""
     if settings.device == "cpu" and whole < 0.9 * min(data, step):
         both = 1 / (1 / data + 1 / step)
         share = both / step
@@ -94,7 +94,7 @@ def verdict(data: float, step: float, whole: float, settings: Settings) -> str:
 
 
 def advice_on_data(settings: Settings) -> str:
-    """Which setting of the data to change first."""
+    """Return which setting of the data to change first."""
     if settings.data == "array":
         return "Change: batch_size (larger), for there is little work in each image"
     if not settings.native:
@@ -107,7 +107,7 @@ def advice_on_data(settings: Settings) -> str:
 
 
 def advice_on_compute(settings: Settings) -> str:
-    """Which setting of the computation to change first."""
+    """Return which setting of the computation to change first."""
     if settings.parts > 1:
         return f"Change: microbatch=null, if memory allows; a batch is computed in {settings.parts} parts"
     if not settings.channels_last:
@@ -142,7 +142,7 @@ def settings_of(config: Config, trainer: Trainer) -> Settings:
 
 @contextmanager
 def trainer_of(config: Config) -> Iterator[Trainer]:
-    """The trainer that train.py would build, in a directory that is gone afterwards."""
+    """Build the trainer that train.py would build, in a directory that is removed afterwards."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", default_num_threads())))
     config.tensorboard = False
     with (

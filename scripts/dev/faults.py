@@ -282,12 +282,12 @@ def kill_once(lab: Lab, run_dir: Path, tally: Tally) -> bool:
 
 
 def partials(run_dir: Path) -> set[tuple[str, int]]:
-    """Which files are half written, and since when."""
-    found = set()
+    """Return which files are half written, and since when."""
+    files = set()
     for file in run_dir.glob("*.partial"):
         with contextlib.suppress(FileNotFoundError):  # it is whole by now, and renamed
-            found.add((file.name, file.stat().st_mtime_ns))
-    return found
+            files.add((file.name, file.stat().st_mtime_ns))
+    return files
 
 
 def signals(lab: Lab, num: int) -> Tally:

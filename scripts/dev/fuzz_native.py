@@ -47,7 +47,7 @@ def small_jpegs() -> Iterator[bytes]:
 
 
 def tall_sampling(jpeg: bytes) -> bytes:
-    """A 4:2:2 file with its frame header changed to 4:4:0, which Pillow does not write; the blocks stay in place."""
+    """Return a 4:2:2 file with its frame header changed to 4:4:0, which Pillow does not write; the blocks stay."""
     header = jpeg.index(b"\xff\xc0")
     height, width = (int.from_bytes(jpeg[header + at : header + at + 2], "big") for at in (5, 7))
     columns, rows = -(-width // 16), -(-height // 8)
@@ -56,7 +56,7 @@ def tall_sampling(jpeg: bytes) -> bytes:
 
 
 def write_seeds(corpus: Path | None, folder: Path) -> None:
-    """Put all seeds into one folder."""
+    """Write all seeds into one folder."""
     seeds = list(small_jpegs())
     seeds += [tall_sampling(seed) for seed in seeds if b"\xff\xc0" in seed and b"\x03\x01\x21\x00" in seed]
     if corpus is not None:

@@ -123,10 +123,12 @@ def test_center_is_the_crop_of_validation() -> None:
         pytest.param(lambda: AlexNet(7), 227, id="AlexNet"),
         pytest.param(lambda: VGG(7, column="A"), 224, id="VGG", marks=pytest.mark.e2e),
         pytest.param(lambda: VGG(7, column="A"), 96, id="VGG at 96"),
-        pytest.param(lambda: ResNet(7, depth=18), 224, id="ResNet"),
+        pytest.param(lambda: ResNet(7, depth=18), 224, id="ResNet", marks=pytest.mark.e2e),
         pytest.param(lambda: GoogLeNet(7, aux_heads=False), 224, id="GoogLeNet"),
         pytest.param(lambda: LeNet5(7, in_channels=3), 32, id="LeNet5"),
-        pytest.param(lambda: torchvision.models.alexnet(num_classes=7), 224, id="torchvision's AlexNet"),
+        pytest.param(
+            lambda: torchvision.models.alexnet(num_classes=7), 224, id="torchvision's AlexNet", marks=pytest.mark.e2e
+        ),
         pytest.param(lambda: torchvision.models.resnet18(num_classes=7), 224, id="torchvision's ResNet"),
     ],
 )

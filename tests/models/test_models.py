@@ -144,6 +144,7 @@ def test_lenet5_has_61706_parameters_by_default() -> None:
     assert sum(parameter.numel() for parameter in LeNet5().parameters()) == 61_706
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "name, giga",
     [
@@ -638,6 +639,7 @@ def test_maps_of_other_sizes_are_averaged_over_the_regions_of_torchs_own_pooling
     assert torch.allclose(*gradients, atol=1e-6)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("network", [AlexNet, GoogLeNet, lambda: VGG(column="A"), lambda: ResNet(depth=18)])
 def test_no_gradient_is_one_that_cuda_refuses_to_compute_in_a_fixed_order(network) -> None:
     output = network().train()(torch.rand(2, 3, 96, 96))

@@ -20,7 +20,7 @@ class Crop(Protocol):
     def num_draws(self) -> int: ...
 
     def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
-        """Sizes (B, 2) as height, width and draws (B, num_draws) to boxes (B, 4): left, top, right, bottom."""
+        """Return boxes (B, 4), left, top, right, bottom, of sizes (B, 2), height, width, by draws (B, num_draws)."""
         ...
 
 

@@ -23,7 +23,7 @@ def uniforms(seed: int, epoch: int, indices: np.ndarray, num_draws: int, *, stre
 
 
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `num` samples in this epoch, as int64 indices."""
+    """Return the order of `num` samples in this epoch, as int64 indices."""
     key = stream_key(seed, epoch, ORDER)
     return np.random.Generator(np.random.Philox(key=key)).permutation(num)
 

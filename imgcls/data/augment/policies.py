@@ -70,7 +70,7 @@ class RandAugment:
 
 
 def make_policy(name: str | None, *, ops: int = 2, magnitude: int = 9) -> Policy | None:
-    """The policy of that name, or None for none.
+    """Return the policy of that name; None for None.
 
     Raises:
         ValueError: no policy has that name, or a number is out of its range.
@@ -95,7 +95,7 @@ def _affine(image: Image.Image, *inverse: float) -> Image.Image:
 
 
 def _shift(image: Image.Image, right: int, down: int) -> Image.Image:
-    return image.crop((-right, -down, image.width - right, image.height - down))  # beyond its edges lies black
+    return image.crop((-right, -down, image.width - right, image.height - down))  # black beyond its edges
 
 
 _ACTIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {

@@ -23,7 +23,7 @@ class Frame(NamedTuple):
 
 
 def read_frame(data: bytes) -> Frame | None:
-    """The frame of a file that `upper_rows` can shorten; None of any other, and of one without an end.
+    """Return the frame of a file that `upper_rows` can shorten; None for any other, and for one without an end.
 
     ITU T.81, annex B. The one without an end is left as it is for a decoder to refuse.
     """
@@ -57,7 +57,7 @@ def read_frame(data: bytes) -> Frame | None:
 
 
 def upper_rows(data: bytes, frame: Frame, rows: int) -> bytes:
-    """A file that decodes to the same pixels in its first `rows` rows at least, and has `height_of_upper_rows`."""
+    """Return a file of `height_of_upper_rows` that decodes to the same pixels in its first `rows` rows at least."""
     kept = height_of_upper_rows(frame.height, frame.block_rows, rows)
     if kept == frame.height:
         return data
@@ -65,5 +65,5 @@ def upper_rows(data: bytes, frame: Frame, rows: int) -> bytes:
 
 
 def height_of_upper_rows(height: int, block_rows: int, rows: int) -> int:
-    """How many rows have to be decoded so that the first `rows` are right."""
+    """Return how many rows have to be decoded so that the first `rows` are right."""
     return min(height, -(-(rows + CHROMA_REACH) // block_rows) * block_rows)

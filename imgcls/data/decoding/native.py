@@ -81,12 +81,12 @@ class Sizes(NamedTuple):
 
 
 def available() -> bool:
-    """Whether the native decoder can be used in this process."""
+    """Return True if the native decoder can be used in this process."""
     return not why_not()
 
 
 def why_not() -> str:
-    """Why the native decoder is not available and what to do about it; empty when it is available."""
+    """Return why the native decoder is not available and what to do about it; empty if it is available."""
     if os.environ.get("IMGCLS_NATIVE", "1") == "0":
         return "IMGCLS_NATIVE=0 switches the native decoder off"
     return _load().reason
@@ -120,12 +120,12 @@ class Workspace:
         blob = b"".join(name + b"\0" for name in names)
         if blob.count(0) != len(names):
             raise ValueError(f"a path holds a NUL: {next(name for name in names if 0 in name)!r}; rename the file")
-        found = _empty_sizes(len(names))
+        opened = _empty_sizes(len(names))
         self._held, self._num_files = (), 0
         code = self._library.imgcls_open_files(
-            self._handle, blob, len(names), max_pixels, found.sizes.ctypes.data, found.status.ctypes.data
+            self._handle, blob, len(names), max_pixels, opened.sizes.ctypes.data, opened.status.ctypes.data
         )
-        return self._opened(code, found)
+        return self._opened(code, opened)
 
     def open_bytes(self, data: Sequence[Any], *, max_pixels: int = MAX_PIXELS) -> Sizes:
         """Hold files given as bytes, memoryview or uint8 arrays, not copied, and read their sizes.
@@ -133,32 +133,32 @@ class Workspace:
         None stands for a file that could not be read.
         """
         pointers, lengths, held = _pointers(data)
-        found = _empty_sizes(len(data))
+        opened = _empty_sizes(len(data))
         code = self._library.imgcls_open_bytes(
             self._handle,
             pointers.ctypes.data,
             lengths.ctypes.data,
             len(data),
             max_pixels,
-            found.sizes.ctypes.data,
-            found.status.ctypes.data,
+            opened.sizes.ctypes.data,
+            opened.status.ctypes.data,
         )
         self._held = held
-        found.status[[position for position, item in enumerate(data) if item is None]] = Status.UNREADABLE
-        return self._opened(code, found)
+        opened.status[[position for position, item in enumerate(data) if item is None]] = Status.UNREADABLE
+        return self._opened(code, opened)
 
     def contents(self, index: int) -> bytes:
-        """A copy of one file's bytes, for Pillow; valid also where the status is not OK, empty if it was unreadable."""
+        """Return a copy of one file's bytes, for Pillow: also if its status is not OK; empty if it was unreadable."""
         if not 0 <= index < self._num_files:
-            raise ValueError(f"index={index} is not one of the {self._num_files} files held; open them first")
+            raise ValueError(f"index={index} is not one of the {self._num_files} open files; open them first")
         length = ctypes.c_int64()
         address = self._library.imgcls_contents(self._handle, index, ctypes.byref(length))
         return ctypes.string_at(address, length.value) if address else b""
 
     def decode(self, boxes: NDArray[np.float64], flips: NDArray[np.bool_], out: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """Decode the files held into `out` (N, H, W, C) and return their status, int32 (N).
+        """Decode the open files into `out` (N, H, W, C) and return their status, int32 (N).
 
-        Boxes (N, 4) are left, top, right, bottom in pixels of the source and lie inside it. Pixels around the box take
+        Boxes (N, 4) are left, top, right, bottom in pixels of the source, inside it. Pixels around the box take
         part in the antialiasing, as in Pillow's `resize(box=)`. Where the status is not OK, the image in `out` is
         left undefined.
 
@@ -170,7 +170,7 @@ class Workspace:
         flips = np.ascontiguousarray(flips, dtype=np.bool_)
         if boxes.shape != (count, 4) or flips.shape != (count,):
             raise ValueError(
-                f"boxes {boxes.shape} and flips {flips.shape} do not fit the {count} files held; "
+                f"boxes {boxes.shape} and flips {flips.shape} do not fit the {count} open files; "
                 f"pass ({count}, 4) and ({count},)"
             )
         if out.dtype != np.uint8 or out.ndim != 4 or out.shape[0] != count or not out.flags.c_contiguous:
@@ -199,21 +199,21 @@ class Workspace:
         return status
 
     def skim(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Only the entropy decoding of the files held, down to row `rows[i]`, and their status: for measuring."""
+        """Decode the entropy coding alone, down to row `rows[i]`, to measure it; return the files' status."""
         rows = np.ascontiguousarray(rows, dtype=np.int32)
         if rows.shape != (self._num_files,) or (rows < 1).any():
-            raise ValueError(f"rows {rows.shape} must be {self._num_files} positive numbers, one for each file held")
+            raise ValueError(f"rows {rows.shape} must be {self._num_files} positive numbers, one for each open file")
         status = np.empty(self._num_files, np.int32)
         code = self._library.imgcls_skim(self._handle, rows.ctypes.data, self._num_files, status.ctypes.data)
         assert code == 0, code
         return status
 
-    def _opened(self, code: int, found: Sizes) -> Sizes:
+    def _opened(self, code: int, opened: Sizes) -> Sizes:
         if code != 0:
             self._held, self._num_files = (), 0
-            raise MemoryError(f"no memory to hold {len(found.status)} files")
-        self._num_files = len(found.status)
-        return found
+            raise MemoryError(f"no memory to hold {len(opened.status)} files")
+        self._num_files = len(opened.status)
+        return opened
 
 
 def build(*, compiler: str | None = None, flags: Sequence[str] = (), output: Path | None = None) -> Path:
@@ -226,12 +226,12 @@ def build(*, compiler: str | None = None, flags: Sequence[str] = (), output: Pat
     if not _SOURCE.is_file():
         raise FileNotFoundError(f"{_SOURCE.name} is not beside native.py; run this in a checkout of the source")
     named = compiler or os.environ.get("CC", "cc")
-    found = shutil.which(named)
-    if found is None:
+    path = shutil.which(named)
+    if path is None:
         raise FileNotFoundError(f"no C compiler {named!r} on this machine; {_INSTALL}")
     output = output or _SOURCE.with_suffix(".so")
     part = output.with_name(f".{output.name}.{os.getpid()}")
-    command = [found, *_FLAGS, "-shared", *flags, "-o", str(part), str(_SOURCE), "-ljpeg", "-lm"]
+    command = [path, *_FLAGS, "-shared", *flags, "-o", str(part), str(_SOURCE), "-ljpeg", "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:

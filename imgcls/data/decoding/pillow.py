@@ -35,7 +35,7 @@ class BadImageError(ValueError):
 
 
 def read_size(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width, from the header alone.
+    """Return height and width, from the header alone.
 
     Raises:
         BadImageError: no image, or more than `MAX_PIXELS` pixels.
@@ -75,7 +75,7 @@ def decode_whole(data: bytes, channels: int, name: str) -> np.ndarray:
 
 
 def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
-    """An image as `decode_box` sees it where it does not `shrink`, to be kept for `resample_loaded`.
+    """Return an image as `decode_box` sees it where it does not `shrink`, to be kept for `resample_loaded`.
 
     Raises:
         BadImageError: a file that cannot be decoded whole.
@@ -92,7 +92,7 @@ def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
 
 
 def resample_loaded(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
-    """The same pixels as `decode_box` from what `load_whole` gave, where `decode_box` would not `shrink`."""
+    """Return the pixels of `decode_box`, from what `load_whole` gave, where `decode_box` would not `shrink`."""
     if block_rows := image.info.get("block_rows"):
         # Pillow 13 chooses the order of its two passes, and so how they round, by the height of the image.
         rows = _rows_needed(box, out, image.size)
@@ -124,7 +124,7 @@ def resample(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool
 
 
 def resample_box(pixels: np.ndarray, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
-    """The same crop as `decode_box` from pixels (H, W, C) uint8 that are already decoded."""
+    """Write the crop of `decode_box`, from pixels (H, W, C) uint8 that are decoded already."""
     left, top, right, bottom = np.asarray(box, np.float64)
     # Only the pixels that take part are made into an image: the box, and the filter's support around it.
     x0, x1 = _taking_part(left, right, out.shape[1], pixels.shape[1])
@@ -162,7 +162,7 @@ def _naming(name: str, what: str) -> Iterator[None]:
 
 
 def _without_rows_below(data: bytes, box: np.ndarray, out: np.ndarray) -> bytes:
-    # What lies below the box, and below the antialiasing's reach, need not be decoded.
+    # What is below the box, and beyond the antialiasing's reach, need not be decoded.
     frame = jpeg.read_frame(data)
     if frame is None or frame.height * frame.width > MAX_PIXELS:
         return data

@@ -106,13 +106,13 @@ class FileReader:
             self._own.space = self._native.Workspace()
         space: Workspace = self._own.space
         failures: Failures = []
-        found, status = self.files.open_in(space, indices)
+        native_sizes, status = self.files.open_in(space, indices)
         if (status == self._native.Status.UNREADABLE).any():
             # Read again, and still for the native decoder: Pillow's pixels may differ by a level.
             data, failures = self._read(indices)
-            found, status = space.open_bytes(data)
+            native_sizes, status = space.open_bytes(data)
         taken = status == 0
-        sizes[taken] = found[taken]
+        sizes[taken] = native_sizes[taken]
         others = np.flatnonzero(~taken & (status != self._native.Status.UNREADABLE))
         for_pillow.update({int(position): space.contents(int(position)) for position in others})
         return space, failures
@@ -243,7 +243,7 @@ def make_file_reader(files: FileSource, channels: int, *, cache_gb: float) -> Re
 
 
 def only_copies(images: np.ndarray, plan: Plan) -> bool:
-    """Whether the plan's boxes are of the output's own size, in whole pixels, whatever is drawn."""
+    """Return True if the plan's boxes have the output's size, in whole pixels, whatever is drawn."""
     if not isinstance(plan.crop, Whole | Pad | PadCrop) or not len(images):
         return False
     box = plan.boxes(0, np.zeros(1, np.int64), np.array([images.shape[1:3]]))[0]
@@ -251,13 +251,13 @@ def only_copies(images: np.ndarray, plan: Plan) -> bool:
 
 
 def windows_of(images: np.ndarray, plan: Plan, epoch: int, indices: np.ndarray) -> Windows:
-    """The windows of images `indices` (n,), of a plan whose crop `copies`."""
+    """Return the windows of images `indices` (n,), of a plan whose crop `copies`."""
     sizes = np.broadcast_to(np.array(images.shape[1:3]), (len(indices), 2))
     return Windows(plan.boxes(epoch, indices, sizes)[:, :2].astype(np.int64), plan.flips(epoch, indices))
 
 
 def describe_decoder() -> str:
-    """Which decoder reads JPEG files, and what to do for the fast one, in words."""
+    """Return which decoder reads JPEG files and, if it is the slow one, how to get the fast one."""
     try:
         from imgcls.data.decoding import native
     except ImportError as error:

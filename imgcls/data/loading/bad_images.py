@@ -61,6 +61,6 @@ class BadImages:
 
 
 def _describe(failures: Sequence[BadImageError]) -> str:
-    """The first few bad images, by name and reason."""
+    """Return the first few bad images, by name and reason."""
     shown = "; ".join(str(failure) for failure in failures[:3])
     return shown + (f"; and {len(failures) - 3} more" if len(failures) > 3 else "")

@@ -95,7 +95,7 @@ class Loader:
         return self.num_batches * self.batch_size if self.shuffle else len(self.split)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Generator[Batch, None, None]:
-        """The batches of an epoch from position `start` on; nothing before it is decoded.
+        """Yield the batches of an epoch from position `start` on; nothing before it is decoded.
 
         Raises:
             BadImageError: an image that cannot be decoded, where on_bad_image is raise.
@@ -137,7 +137,7 @@ class Loader:
         return order.reshape(-1, self.world_size, self.local_size)[:, self.rank].reshape(-1)
 
     def _free_slots(self) -> list["_Slot"]:
-        # An epoch that is begun while another is unfinished gets buffers of its own.
+        # An epoch that is begun while another is unfinished gets new buffers.
         num = min(self.prefetch + 1, max(1, self.num_batches))
         slots = [self._slots.pop() for _ in range(min(num, len(self._slots)))]
         pinned = self.device.type == "cuda"

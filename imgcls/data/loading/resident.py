@@ -1,4 +1,4 @@
-"""A small set that lies on the device whole: a batch is gathered there, and nothing is copied to it but an order."""
+"""A small set that is on the device as a whole: a batch is gathered there, and nothing is copied to it but an order."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Resident:
         self.labels = torch.from_numpy(labels).to(device)
 
     def batches(self, epoch: int, order: np.ndarray, *, batch_size: int, start: int) -> Iterator[Gathered]:
-        """The images of `order` (N,) in batches, from position `start` on; crops and flips drawn at once for all."""
+        """Yield batches of the images `order` (N,) from position `start` on; all crops and flips are drawn at once."""
         windows = windows_of(self.pixels, self.plan, epoch, order)
         device = self.images.device
         indices = torch.from_numpy(order).to(device)
@@ -57,7 +57,7 @@ class Resident:
 
 
 def make_resident(split: Split, plan: Plan, device: torch.device) -> Resident | None:
-    """Put a split on a GPU where its crops only copy pixels and it takes little of the memory there."""
+    """Copy a split to a GPU if its crops only copy pixels and it takes little of the memory there."""
     images = split.decoded
     if device.type != "cuda" or images is None or not only_copies(images, plan):
         return None

@@ -7,7 +7,7 @@ from imgcls.data.augment import GAMMA, mix_int, stream_key
 
 
 def uniforms_on_device(seed: int, epoch: int, indices: Tensor, num_draws: int, *, stream: int = 0) -> Tensor:
-    """The numbers of `uniforms`, computed where `indices` (B,) int64 lies: (B, num_draws) float64."""
+    """Return the numbers of `uniforms`, (B, num_draws) float64, on the device of `indices` (B,) int64."""
     base = _signed(mix_int(stream_key(seed, epoch, stream)))
     sample = _mix_tensor(indices * _signed(GAMMA) + base)
     steps = torch.arange(1, num_draws + 1, dtype=torch.int64, device=indices.device) * _signed(GAMMA)

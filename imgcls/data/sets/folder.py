@@ -54,10 +54,11 @@ def _existing_root(root: str | None) -> Path:
 
 def _existing_part(base: Path, name: str, key: str) -> Path:
     if not (path := base / name).is_dir():
-        found = sorted(entry.name for entry in os.scandir(base) if entry.is_dir())
-        held = f"it holds {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else "it holds no folder"
+        folders = sorted(entry.name for entry in os.scandir(base) if entry.is_dir())
+        shown = ", ".join(folders[:5]) + (", ..." if len(folders) > 5 else "")
+        holds = f"it holds {shown}" if folders else "it holds no folder"
         raise FileNotFoundError(
-            f"data.root={base} has no {name}/, {held}; the layout is {LAYOUT}. Give the folder above train/ and val/"
+            f"data.root={base} has no {name}/, {holds}; the layout is {LAYOUT}. Give the folder above train/ and val/"
             + (f", or set {key}" if key != "data.root" else "")
         )
     return path

@@ -33,14 +33,14 @@ class ImageNetClass(NamedTuple):
 
 @functools.cache
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
-    """The 1,000 classes of ILSVRC 2012 by class index."""
+    """Return the 1,000 classes of ILSVRC 2012 by class index."""
     with CLASSES_TABLE.open(newline="", encoding="utf-8") as file:
         return tuple(ImageNetClass(row["wnid"], int(row["devkit_id"]), row["name"]) for row in csv.DictReader(file))
 
 
 @functools.cache
 def wnids() -> tuple[str, ...]:
-    """The WordNet ids by class index: sorted."""
+    """Return the WordNet ids by class index: sorted."""
     return tuple(row.wnid for row in imagenet_classes())
 
 
@@ -51,7 +51,7 @@ def index_of_devkit_id() -> dict[int, int]:
 
 
 def readable_names(classes: Sequence[str]) -> list[str]:
-    """Names to show for classes: a WordNet id's own name where it is one of ImageNet's; others as they are.
+    """Return names to show for classes: for a WordNet id of ImageNet its name; others are returned as they are.
 
     Two classes of one name (crane, the bird and the machine) keep their WordNet ids.
     """
@@ -65,9 +65,9 @@ def readable_names(classes: Sequence[str]) -> list[str]:
 
 
 def validation_number(path: str) -> int | None:
-    """The number of an ImageNet validation image, 1 to 50000, from its file's name, or None for another file."""
-    found = re.search(r"ILSVRC2012_val_(\d{8})\.", path)
-    return int(found.group(1)) if found else None
+    """Return the number of an ImageNet validation image, 1 to 50000, from its file's name, or None for another file."""
+    match = re.search(r"ILSVRC2012_val_(\d{8})\.", path)
+    return int(match.group(1)) if match else None
 
 
 def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", channels: int = 3) -> ImageSet:

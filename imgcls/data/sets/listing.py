@@ -71,10 +71,10 @@ def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
     folders = [top]
     blobs, lengths, labels = [], [], []
     for label, name in enumerate(class_names):
-        found = _files_below(top, name, folders, above=[_identity(top)])
-        blobs.append(b"".join(found))
-        lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
-        labels.append(np.full(len(found), label, np.int32))
+        files = _files_below(top, name, folders, above=[_identity(top)])
+        blobs.append(b"".join(files))
+        lengths.append(np.fromiter(map(len, files), np.int64, len(files)))
+        labels.append(np.full(len(files), label, np.int32))
     return Listing(
         names=np.frombuffer(b"".join(blobs), np.uint8),
         offsets=np.concatenate([[0], *lengths]).cumsum(dtype=np.int64),
@@ -86,7 +86,7 @@ def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
 
 def _files_below(top: bytes, relative: bytes, folders: list[bytes], *, above: list[tuple[int, int]]) -> list[bytes]:
     # Hidden files are skipped: archives made on a Mac hold ._n01440764_1.JPEG beside each image, and it is no image.
-    found, inner = [], []
+    files, inner = [], []
     folders.append(top + b"/" + relative)
     here = _identity(folders[-1])
     if here in above:
@@ -98,10 +98,10 @@ def _files_below(top: bytes, relative: bytes, folders: list[bytes], *, above: li
             if _is_folder(entry):
                 inner.append(entry.name)
             elif entry.name.lower().endswith(EXTENSIONS):
-                found.append(relative + b"/" + entry.name)
+                files.append(relative + b"/" + entry.name)
     for name in inner:
-        found += _files_below(top, relative + b"/" + name, folders, above=[*above, here])
-    return sorted(found)
+        files += _files_below(top, relative + b"/" + name, folders, above=[*above, here])
+    return sorted(files)
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -112,8 +112,8 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 
 
 def _identity(folder: bytes) -> tuple[int, int]:
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _stamps(folders: list[bytes]) -> np.ndarray:

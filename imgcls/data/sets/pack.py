@@ -43,7 +43,7 @@ class Packed(NamedTuple):
 
 
 def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
-    """A pack that scripts/pack.py made.
+    """Open a pack that scripts/pack.py made.
 
     Raises:
         FileNotFoundError: there is none.
@@ -181,7 +181,7 @@ class _Entries:
         return sum(len(split) for _, split in self.parts)
 
     def read(self, index: int) -> tuple[bytes, str]:
-        """The bytes and the path of an image."""
+        """Return the bytes and the path of an image."""
         _, split, at = self._at(index)
         return split.read(at), split.path(at)
 
@@ -194,12 +194,12 @@ class _Entries:
         return np.concatenate([split.labels for _, split in self.parts]).astype(np.int32)
 
     def digest(self, about: dict[str, object]) -> bytes:
-        """Of what the pack will hold: what was begun with another digest is another pack."""
-        found = hashlib.sha256(json.dumps(about).encode())
-        found.update(self.labels().tobytes())
+        """Return a digest of what goes into the pack: what was begun with another digest is another pack."""
+        hasher = hashlib.sha256(json.dumps(about).encode())
+        hasher.update(self.labels().tobytes())
         for name in self.names():
-            found.update(name + b"\0")
-        return found.digest()
+            hasher.update(name + b"\0")
+        return hasher.digest()
 
     def _at(self, index: int) -> tuple[str, FileSplit, int]:
         second = index >= self.num_train
@@ -237,22 +237,22 @@ def _in_order(encode: Callable[[int], bytes], todo: Iterable[int], num_threads: 
 
 
 def _done(part: BinaryIO, noted: BinaryIO, digest: bytes, path: Path) -> list[int]:
-    # Lengths are noted after the images they tell of; what lies beyond them is encoded again.
+    # Lengths are written after their images; images beyond the last length are encoded again.
     noted.seek(0)
-    found, rest = noted.read(DIGEST_SIZE), noted.read()
-    if not found:
+    saved, rest = noted.read(DIGEST_SIZE), noted.read()
+    if not saved:
         noted.write(digest)
-    elif found != digest:
+    elif saved != digest:
         raise ValueError(
             f"{_part(path)} was begun from other images or with other settings; remove it and "
             f"{_part(path, '.lengths').name} to start from the beginning"
         )
     lengths = np.frombuffer(rest[: len(rest) // 4 * 4], "<u4")
     ends = _plain(lengths).cumsum(dtype=np.int64)
-    held = int((ends <= part.seek(0, os.SEEK_END)).sum())
-    part.truncate(int(ends[held - 1]) if held else 0)
-    noted.truncate(DIGEST_SIZE + 4 * held)
-    return lengths[:held].tolist()
+    kept = int((ends <= part.seek(0, os.SEEK_END)).sum())
+    part.truncate(int(ends[kept - 1]) if kept else 0)
+    noted.truncate(DIGEST_SIZE + 4 * kept)
+    return lengths[:kept].tolist()
 
 
 def _plain(lengths: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ Colour = tuple[int, int, int]
 
 
 def open_shapes(root: str | None = None, *, channels: int = 3) -> ImageSet:
-    """The drawn set, below `root` or the cache folder; drawn once, in seconds."""
+    """Open the drawn set, below `root` or the cache folder; it is drawn once, in seconds."""
     base = (Path(root).expanduser() if root else cache_folder()) / VERSION
     if not base.is_dir():
         draw_set(base)

@@ -64,7 +64,7 @@ class Split(Protocol):
 
     @property
     def decoded(self) -> np.ndarray | None:
-        """All images as one array (N, H, W, C) uint8, where they are held decoded; otherwise None."""
+        """All images as one array (N, H, W, C) uint8, if they are in memory decoded; otherwise None."""
         ...
 
 
@@ -359,19 +359,19 @@ class ImageSet:
         Raises:
             ValueError: the config names another number.
         """
-        found = len(self.classes)
-        if num_classes is not None and num_classes != found:
+        number = len(self.classes)
+        if num_classes is not None and num_classes != number:
             raise ValueError(
-                f"data.num_classes={num_classes} but the data has {found} classes "
+                f"data.num_classes={num_classes} but the data has {number} classes "
                 f"({', '.join(self.classes[:3])}, ...); set data.num_classes=null to follow the data"
             )
-        return found
+        return number
 
 
 def image_set_of_arrays(
     train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], classes: Sequence[str], *, name: str
 ) -> ImageSet:
-    """An image set from (images, labels) pairs held in memory; images (N, H, W, C) uint8."""
+    """Return an image set of (images, labels) pairs in memory; images are (N, H, W, C) uint8."""
     return ImageSet(
         train=ArraySplit(*train, name=f"{name}/train"),
         val=ArraySplit(*val, name=f"{name}/val"),

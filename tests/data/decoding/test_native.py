@@ -315,7 +315,7 @@ def test_wrong_arguments_are_refused_with_the_shapes_wanted() -> None:
     out.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         space.decode(boxes, flips, out)
-    with pytest.raises(ValueError, match="not one of the 2 files"):
+    with pytest.raises(ValueError, match="not one of the 2 open files"):
         space.contents(2)
     with pytest.raises(ValueError, match="NUL"):
         space.open_files(["a\0b"])
@@ -499,6 +499,7 @@ def test_an_unknown_word_shows_the_usage(checkout: Path) -> None:
     assert "usage" in done.stderr
 
 
+@pytest.mark.e2e
 @needs_native
 @pytest.mark.parametrize(
     ("pattern", "other", "said"),
