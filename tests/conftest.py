@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 20 training and 5 validation JPEGs, 40 px or so, told apart by their colour."""
+    """Three classes of 20 training and 5 validation JPEGs, 40 px or so, each of another colour."""
     root = tmp_path_factory.mktemp("tiny")
     draws = np.random.default_rng(0)
     for part, count in (("train", 20), ("val", 5)):

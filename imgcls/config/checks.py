@@ -61,6 +61,8 @@ def check_evaluation(config: EvaluateConfig) -> None:
                 f"compare=published: the published numbers are not of image_size={config.image_size} but of each "
                 "network's own; leave one of the two out"
             )
+    if config.network is not None:
+        raise ConfigError("network: there is no such key; describe the network in train.py's words, as model=resnet50")
     if config.average == "weights" and len(config.checkpoints) < 2:
         raise ConfigError("average=weights needs several checkpoints of one network: checkpoint=[a.pt,b.pt]")
 

@@ -39,9 +39,12 @@ def explain_disk_errors(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         if not _is_disk_error(error):
             raise
+        saved = sorted(run_dir.glob("*.pt"), key=lambda file: file.stat().st_mtime)
+        intact = f"{saved[-1]} is intact: " if saved else "nothing was saved before: "
+        again = "it resumes from there" if saved else "it starts from the beginning"
         raise DiskError(
-            f"{error.filename or run_dir}: {error.strerror}. The checkpoints there are intact; "
-            "make room and run the same command again, without overwrite=true: it resumes from them"
+            f"{error.filename or run_dir}: {error.strerror}; {intact}make room and run the same command again, "
+            f"without overwrite=true; {again}"
         ) from error
     finally:
         threading.excepthook = hook

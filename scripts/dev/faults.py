@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from hooked_run import run_with_hooks
 
+from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+
 if TYPE_CHECKING:
     from imgcls.data.sets import ImageSet, Split
     from imgcls.training import Trainer
@@ -293,7 +295,7 @@ def partials(run_dir: Path) -> set[tuple[str, int]]:
 def signals(lab: Lab, num: int) -> Tally:
     """Ask runs to stop at random moments: no step is lost, and the exit code says how it ended."""
     tally = Tally()
-    codes = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+    codes = {signal.SIGTERM: EXIT_REQUEUE, signal.SIGUSR1: EXIT_REQUEUE, signal.SIGINT: EXIT_INTERRUPTED}
     for _ in range(num):
         run_dir = lab.new_dir("asked")
         number = lab.draws.choice(list(codes))
@@ -308,7 +310,7 @@ def signals(lab: Lab, num: int) -> Tally:
                 tally.wrong.append(f"{run_dir.name}: {number.name} ends with {ended.code}: {ended.output[-500:]}")
         elif ended.code == 0:
             tally.note("over before the signal")
-        elif ended.code in (-number, 130):
+        elif ended.code in (-number, EXIT_INTERRUPTED):
             tally.note("ended before the first step")
         else:
             tally.wrong.append(f"{run_dir.name}: {number.name} ends with {ended.code}: {ended.output[-1500:]}")

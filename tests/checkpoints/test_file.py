@@ -196,7 +196,7 @@ def test_an_error_of_the_background_surfaces_at_the_next_write_with_the_file_and
     writer.wait()
 
 
-def test_a_full_disk_is_told_with_the_way_out() -> None:
+def test_a_full_disk_is_explained_with_the_way_out() -> None:
     words = r"runs/a: No space .* run the same command again"
     with pytest.raises(DiskError, match=words), explain_disk_errors(Path("runs/a")):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,4 +1,4 @@
-"""`python train.py ...` as a user runs it, each in a process of its own."""
+"""`python train.py ...` as a user runs it, each in a new process."""
 
 import json
 import os

@@ -49,7 +49,7 @@ def _one_thread(monkeypatch, cache):
         ({"data": "array"}, r"batch_size \(larger\)"),
     ],
 )
-def test_a_run_short_of_data_is_told_by_how_much_and_what_to_change(changes, advice):
+def test_a_run_short_of_data_says_by_how_much_and_what_to_change(changes, advice):
     line = verdict(1000, 2500, 990, SETTINGS._replace(**changes))
     assert line.startswith("bound by data: the step could do 2.50 times what is decoded. Change: ")
     assert advice.replace("\\", "") in line
@@ -65,7 +65,7 @@ def test_a_run_short_of_data_is_told_by_how_much_and_what_to_change(changes, adv
         ({}, "a larger batch_size"),
     ],
 )
-def test_a_run_short_of_compute_is_told_by_how_much_and_what_to_change(changes, advice):
+def test_a_run_short_of_compute_says_by_how_much_and_what_to_change(changes, advice):
     line = verdict(3000, 1000, 990, SETTINGS._replace(**changes))
     assert line.startswith("bound by compute: the data would do for 3.00 times the step. Change: ")
     assert advice in line
@@ -81,12 +81,12 @@ def test_on_a_cpu_data_and_step_share_the_cores_and_the_larger_share_is_named():
 
 
 def test_jobs_take_turns_in_every_round_and_the_first_only_warms_up():
-    told = []
-    jobs = {name: [lambda name=name, piece=piece: told.append((name, piece)) for piece in (0, 1)] for name in "ab"}
+    calls = []
+    jobs = {name: [lambda name=name, piece=piece: calls.append((name, piece)) for piece in (0, 1)] for name in "ab"}
     seconds = take_turns(jobs, rounds=2)
     assert [len(seconds[name]) for name in "ab"] == [2, 2]
-    assert sorted(told) == sorted([(name, piece) for name in "ab" for piece in (0, 1)] * 3)
-    assert {told[0][0], told[1][0]} == {"a", "b"}
+    assert sorted(calls) == sorted([(name, piece) for name in "ab" for piece in (0, 1)] * 3)
+    assert {calls[0][0], calls[1][0]} == {"a", "b"}
 
 
 def test_a_table_shows_medians_and_ratios_to_its_first_row(capsys):
@@ -166,11 +166,11 @@ def test_evaluate_sets_the_whole_test_beside_torchvisions(tiny_folder, capsys):
     assert ours.split()[0] == "imgcls"
 
 
-def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+def test_mistakes_are_one_line(tmp_path, capsys):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/1.jpg").write_bytes(b"no image")
     (tmp_path / "none").mkdir()
-    for words, told in [
+    for words, expected in [
         (["loader", "--data", str(tmp_path / "none")], "holds no .jpg or .jpeg file; name a folder of photos"),
         (["loader", "--data", str(tmp_path / "bad")], "none of the images that were taken can be decoded"),
         (["loader", "--data", str(tmp_path / "bad"), "--images", "0"], "--images 0; use 1 or more"),
@@ -179,7 +179,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
-        assert told in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 def test_noise_has_every_class_and_the_size_asked_for():

@@ -215,7 +215,7 @@ def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
     assert [error.name.endswith("bad.png") for error in errors] == [True]
 
 
-def test_a_loss_of_hundreds_is_told_not_infinite() -> None:
+def test_a_loss_of_hundreds_is_a_number_not_infinite() -> None:
     # Probabilities below the smallest number: what a network just begun gives.
     class Certain(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

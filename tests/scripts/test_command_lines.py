@@ -67,6 +67,7 @@ MISTAKES = [
     ([EVALUATE, "checkpoint=a.pt", "protocol.flp=true"], "protocol.flp: there is no such key (did you mean flip?)"),
     ([EVALUATE, "checkpoint=a.pt", "batch_sise=3"], "batch_sise: there is no such key (did you mean batch_size?)"),
     ([EVALUATE, "checkpoint=a.pt", "+fresch=true"], "fresch: there is no such key (did you mean fresh?)"),
+    ([EVALUATE, "checkpoint=a.pt", "network=resnet18"], "network: there is no such key; describe the network"),
     ([EVALUATE, "checkpoint=a.pt", "average=weights"], "average=weights needs several checkpoints"),
     ([EVALUATE, "checkpoint=a.pt", "average=median"], "average=median is none of softmax, weights"),
     ([EVALUATE, "checkpoint=a.pt", "compare=papers"], "compare=papers is none of published"),

@@ -137,7 +137,7 @@ def test_alexnets_crop_is_one_of_30_by_30_places():
     assert set(boxes[:, 0]) == set(boxes[:, 1]) == set(range(30))
 
 
-def test_alexnets_crop_of_a_wide_image_lies_in_its_central_square():
+def test_alexnets_crop_of_a_wide_image_is_in_its_central_square():
     num = 20_000
     draws = keyed_random.uniforms(0, 0, np.arange(num), 2)
     sizes = np.tile([256, 300], (num, 1))

@@ -77,7 +77,7 @@ def test_a_header_cut_off_anywhere_is_no_frame():
         assert jpeg.read_frame(data[:length]) is None
 
 
-def test_a_file_without_an_end_is_refused_though_the_box_lies_above_what_is_missing():
+def test_a_file_without_an_end_is_refused_though_the_box_is_above_what_is_missing():
     data = encoded(noise(200, 200))[:-2000]
     with pytest.raises(BadImageError, match="truncated"):
         decode_box(data, np.array([0, 0, 10, 10]), np.empty((8, 8, 3), np.uint8), flip=False, name="a.jpg")

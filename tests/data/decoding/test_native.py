@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 
 def photo(height: int, width: int, *, seed: int = 0) -> Image.Image:
-    """Smooth colours with edges and grain, so that every pixel and channel is told apart."""
+    """Smooth colours with edges and grain, so that every pixel and channel differs from the others."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / (5 + c) + y / (9 - c) + c) + 0.5 * ((x // 11 + y // 7) % 2) for c in range(3)]

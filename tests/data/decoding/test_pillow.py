@@ -207,6 +207,6 @@ def test_real_odd_files_are_decoded_or_named_as_their_manifest_says(monkeypatch,
     out = decoded(data, (0, 0, width, height), 64)
     with Image.open(io.BytesIO(data)) as image:
         if image.mode.startswith("I"):
-            return  # Pillow's own conversion clips 16 bits; ours is held to the numbers above
+            return  # Pillow's own conversion clips 16 bits; ours is compared with the numbers above
         expected = image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
     assert np.abs(out.astype(int) - np.asarray(expected)).mean() < 1

@@ -21,7 +21,7 @@ def note(bad: BadImages, *positions: int) -> None:
         bad.note(position, BadImageError(f"{position}.jpg", "cannot be decoded: truncated"))
 
 
-def test_an_image_counts_once_and_is_told_once(bad, caplog):
+def test_an_image_counts_once_and_is_logged_once(bad, caplog):
     with caplog.at_level(logging.WARNING):
         note(bad, 5, 7, 5, 5)
     assert len(bad) == 2
@@ -52,7 +52,7 @@ def test_what_another_rank_found_counts_and_what_both_found_counts_once(bad, mon
     monkeypatch.setattr(distributed, "gather", lambda own: [own, [7, 8, 9]] if is_main else None)
     monkeypatch.setattr(distributed, "from_main", lambda value: value if is_main else [5, 7, 8, 9])
     note(bad, 7, 5)
-    bad.add([7])  # a rollback's; 5 is still to be told
+    bad.add([7])  # a rollback's; 5 is still to be logged
     assert bad.share() == [5, 7, 8, 9]
     with pytest.raises(ValueError, match=r"4 of 300 images are bad"):
         bad.check()

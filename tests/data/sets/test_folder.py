@@ -207,7 +207,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     assert listed(tmp_path / "set") == ["a/1.jpg"]
 
 
-def test_a_user_without_a_home_folder_lists_all_the_same_and_is_told_where_sets_may_be_kept(tmp_path, monkeypatch):
+def test_a_user_without_a_home_folder_lists_all_the_same_and_learns_where_sets_may_be_kept(tmp_path, monkeypatch):
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
