@@ -153,6 +153,7 @@ def build_trainer(
             "classes": images.classes,
             "data": images.identity(),
             "data_root": config.data.root,
+            "metrics": ", ".join(METRICS),
             "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
             "code": code_version(),
         },

@@ -80,14 +80,15 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
     """Load the newest checkpoint of the run's directory, if any; return the length of its event files.
 
     Raises:
-        ValueError: the directory belongs to a run on other data or in another precision.
+        ValueError: the directory belongs to a run on other data, in another precision, or with other metrics.
     """
     saved = trainer.checkpoints.latest()
     if saved is None:
         return None
-    run_dir, key = trainer.checkpoints.run_dir, "precision"
-    check_same_run(run_dir, "data set", saved["data"], trainer.description["data"])
-    check_same_run(run_dir, key, {key: saved[key]}, {key: trainer.description[key]})
+    run_dir, description = trainer.checkpoints.run_dir, trainer.description
+    check_same_run(run_dir, "data set", saved["data"], description["data"])
+    check_same_run(run_dir, "precision", {"precision": saved["precision"]}, {"precision": description["precision"]})
+    check_same_run(run_dir, "release of imgcls", {"metrics": saved.get("metrics")}, {"metrics": description["metrics"]})
     load(trainer, saved)
     log.info("going on after step %d, epoch %d", trainer.state.step, trainer.state.epoch)
     return saved["events"]

@@ -232,6 +232,15 @@ def test_a_run_is_not_resumed_in_another_precision(tiny_config: Make, train: Tra
         train(tiny_config())
 
 
+def test_a_run_is_not_resumed_by_a_release_with_other_metrics(tiny_config: Make, train: Train, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny_config(), before=stop_at_step(7))
+    file = tmp_path / "run/last.pt"
+    save_checkpoint(load_checkpoint(file) | {"metrics": "loss"}, file)
+    with pytest.raises(ValueError, match=r"another release of imgcls \(metrics: loss there, loss, top1, top5 now\)"):
+        train(tiny_config())
+
+
 def test_ranks_that_read_different_runs_are_refused(tiny_config: Make, train: Train, monkeypatch) -> None:
     monkeypatch.setattr(distributed, "agree", lambda flag: max(flag, 9))
     with pytest.raises(CheckpointError, match=r"not the same on all ranks.*a disk that all nodes share"):
