@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from imgcls import distributed
-from imgcls.config import EvaluateConfig, build_component, consequential, data_of_test, locate
-from imgcls.config.schema import DataConfig
+from imgcls.config import DataConfig, EvaluateConfig, build_component, consequential, data_of_test, locate
 from imgcls.data.sets import ImageSet, Split, open_image_set, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions

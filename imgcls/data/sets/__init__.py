@@ -1,6 +1,7 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
 from imgcls.data.sets.factory import open_image_set
+from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.imagenet import (
     imagenet_classes,
@@ -15,7 +16,7 @@ from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, 
 from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder, pack_names
 from imgcls.data.sets.pack import Packed, make_pack, open_pack
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
-from imgcls.data.sets.splits import ArraySplit, FileSplit, FolderSplit, ImageSet, PackSplit, Split
+from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
 
 __all__ = [
     "CLASSES",

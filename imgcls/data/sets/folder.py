@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder
-from imgcls.data.sets.splits import FolderSplit, ImageSet
+from imgcls.data.sets.splits import ImageSet
 from imgcls.errors import did_you_mean
 
 LAYOUT = "one folder per class, as train/<class>/*.JPEG and val/<class>/*.JPEG"

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.folder import _check_listing, _existing_part, _existing_root, open_folder
 from imgcls.data.sets.listing import list_folder
-from imgcls.data.sets.splits import FolderSplit, ImageSet
+from imgcls.data.sets.splits import ImageSet
 
 CLASSES_TABLE = Path(__file__).with_name("imagenet_classes.csv")
 

@@ -24,7 +24,8 @@ from filelock import Timeout
 from PIL import Image
 
 from imgcls.data.decoding import BadImageError, jpeg, load_whole
-from imgcls.data.sets.splits import FileSplit, ImageSet, PackSplit
+from imgcls.data.sets.files import FileSplit, PackSplit
+from imgcls.data.sets.splits import ImageSet
 from imgcls.runs import lock_file
 
 log = logging.getLogger(__name__)
