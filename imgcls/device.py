@@ -48,7 +48,9 @@ def set_determinism(config: Config, device: torch.device) -> None:
     """
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.backends.cudnn.deterministic = config.deterministic
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic or torch.are_deterministic_algorithms_enabled():
+        # It imports torch.compile's machinery, which takes as long as all the rest of torch.
+        torch.use_deterministic_algorithms(config.deterministic)
     if config.deterministic and device.type == "cuda":
         # cuBLAS reads it before its first product; with workspaces that it chooses the order of its sums varies.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

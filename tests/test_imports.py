@@ -35,11 +35,11 @@ print({{"torch", "torchvision"}} & set(sys.modules))
 
 
 @pytest.mark.e2e
-def test_a_default_run_with_tensorboard_imports_no_torchvision(tmp_path: Path) -> None:
-    # torch._dynamo cannot be avoided: torch.optim imports it in every first step.
+def test_a_default_run_with_tensorboard_imports_neither_torchvision_nor_dynamo(tmp_path: Path) -> None:
     code = f"""
 import atexit, runpy, sys
-atexit.register(lambda: print({{"torchvision", "matplotlib", "scipy"}} & set(sys.modules)))
+slow = {{"torchvision", "torch._dynamo", "torch._inductor", "matplotlib", "scipy"}}
+atexit.register(lambda: print(slow & set(sys.modules)))
 sys.argv = ["train.py", "model=lenet5", "image_size=32", "epochs=1", "max_steps=2", "hydra.run.dir=run"]
 runpy.run_path({str(CONF_DIR.parent / "train.py")!r}, run_name="__main__")
 """

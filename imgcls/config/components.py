@@ -163,8 +163,17 @@ TRUSTED = {
 }
 
 
-def build_component(key: str, node: dict[str, Any], *arguments: Any, **more: Any) -> Any:
+def build_component(
+    key: str,
+    node: dict[str, Any],
+    *arguments: Any,
+    adapt: Callable[[Any], Any] = lambda factory: factory,
+    **more: Any,
+) -> Any:
     """Call the `_target_` of the plug `key` with its settings, positional `arguments` and keywords `more`.
+
+    Args:
+        adapt: given the target, returns what to call instead, with the same signature.
 
     Raises:
         ConfigError: the target is not trusted, does not exist, lacks a setting, or does not take one or its value.
@@ -174,7 +183,7 @@ def build_component(key: str, node: dict[str, Any], *arguments: Any, **more: Any
     settings = {name: value for name, value in node.items() if not name.startswith("_")}
     check_settings(key, target, factory, settings, num_given=len(arguments), given=more)
     try:
-        return factory(*arguments, **copy.deepcopy(settings), **more)
+        return adapt(factory)(*arguments, **copy.deepcopy(settings), **more)
     except (ValueError, OSError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
 

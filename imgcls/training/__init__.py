@@ -7,7 +7,7 @@ from imgcls.training.divergence import DivergedError, StuckError
 from imgcls.training.factory import build_optimizer, build_schedule, build_trainer, open_run_directory
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import OutOfMemory, out_of_memory_text
-from imgcls.training.optim import WeightAverage, parameter_groups, set_lr
+from imgcls.training.optim import WeightAverage, parameter_groups, set_lr, without_dynamo
 from imgcls.training.schedules import Constant, Cosine, Plateau, Step
 from imgcls.training.state import State
 from imgcls.training.trainer import Trainer
@@ -33,4 +33,5 @@ __all__ = [
     "parameter_groups",
     "set_lr",
     "validate",
+    "without_dynamo",
 ]

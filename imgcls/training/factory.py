@@ -26,7 +26,7 @@ from imgcls.models import build_model, find_heads, is_head
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
-from imgcls.training.optim import WeightAverage, parameter_groups
+from imgcls.training.optim import WeightAverage, parameter_groups, without_dynamo
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
@@ -60,7 +60,7 @@ def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
     if "fused" in parameters and settings.get("fused") is None:
         settings["fused"] = True
-    built = build_component("optimizer", settings, groups)
+    built = build_component("optimizer", settings, groups, adapt=without_dynamo)
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
     return built

@@ -1,11 +1,27 @@
 """Learning rates, the parameters that decay, and the average of the weights."""
 
 import copy
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+
+def without_dynamo(kind: type[Optimizer]) -> type[Optimizer]:
+    """Return an optimizer of torch's as a subclass that does the same without importing torch._dynamo.
+
+    torch (2.11 to 2.15) wraps the methods of its optimizers so that torch.compile leaves them out, and the wrappers
+    import its compiler, which takes as long as all the rest of torch. The subclass has the methods that they wrap, and
+    what the wrapper of `step` does besides: no gradients. Optimizers from elsewhere are returned as they are.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer) and kind.__module__.startswith("torch.optim")):
+        return kind
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> float:

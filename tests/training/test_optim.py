@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from imgcls.training import Constant, Cosine, Plateau, Step, WeightAverage, parameter_groups, set_lr
+from imgcls.training import Constant, Cosine, Plateau, Step, WeightAverage, parameter_groups, set_lr, without_dynamo
 
 
 def test_plateau_divides_lr_by_ten_after_its_patience_and_waits_again() -> None:
@@ -81,6 +81,52 @@ def test_set_lr_scales_from_the_first_lr_however_often_it_is_called() -> None:
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": 0.2}], lr=0.1)
     set_lr(optimizer, 0.1)
     assert set_lr(optimizer, 0.5) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "fused": True, "weight_decay": 0.01}),
+        (torch.optim.AdamW, {"weight_decay": 0.1, "fused": True}),
+        (torch.optim.RMSprop, {"momentum": 0.9}),
+        (torch.optim.LBFGS, {}),
+    ],
+)
+def test_an_optimizer_without_dynamo_steps_as_torchs_own(kind: type[torch.optim.Optimizer], settings: dict) -> None:
+    weights = []
+    for cls in (kind, without_dynamo(kind)):
+        layer = nn.Linear(5, 3)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view(parameter.shape))
+        optimizer = cls(layer.parameters(), lr=0.1, **settings)
+        steps = []
+        optimizer.register_step_post_hook(lambda *_, steps=steps: steps.append(1))
+        for number in range(4):
+
+            def loss(layer: nn.Module = layer, optimizer: torch.optim.Optimizer = optimizer) -> torch.Tensor:
+                optimizer.zero_grad()
+                error = layer(torch.linspace(0, 1, 10).view(2, 5)).square().sum()
+                error.backward()
+                return error
+
+            with torch.enable_grad():
+                optimizer.step(loss)
+            if number == 1:
+                saved = optimizer.state_dict()
+                optimizer = cls(layer.parameters(), lr=0.5, **settings)
+                optimizer.load_state_dict(saved)
+        assert len(steps) == 2
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in layer.parameters()]))
+    assert torch.equal(*weights)
+    assert without_dynamo(kind).__name__ == kind.__name__
+
+
+def test_an_optimizer_from_elsewhere_stays_as_it_is() -> None:
+    class Other(torch.optim.SGD):
+        pass
+
+    assert without_dynamo(Other) is Other
 
 
 def test_norms_and_biases_do_not_decay_when_asked() -> None:
