@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from imgcls.checkpoints import CheckpointError, checksum, load_checkpoint
 from imgcls.config import Config, build_component, consequential, from_flat
+from imgcls.data.augment import Crop
 from imgcls.data.on_device import Normalise, input_statistics
 from imgcls.data.sets import wnids
 from imgcls.device import keep_freed_memory
@@ -177,8 +177,10 @@ def average_weights(paths: list[str]) -> Member:
 
 
 def folder_of_several(paths: list[str], kind: str) -> Path:
+    """Return the folder for the results of several checkpoints together."""
     return Path("runs") / "evaluate" / f"{kind}-{hashlib.sha256(repr(sorted(paths)).encode()).hexdigest()[:8]}"
 
 
-def validation_crop(member: Member) -> Any:
+def validation_crop(member: Member) -> Crop:
+    """Build the crop that the network was validated on."""
     return build_component("augment.eval_crop", member.config.augment.eval_crop)

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from imgcls.config import build_component
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import view_images
 from imgcls.data.sets import FolderSplit, readable_names
@@ -17,7 +16,7 @@ from imgcls.environment import default_num_threads
 from imgcls.inference.charts import Curve, draw_curves
 from imgcls.inference.figures import Captioned, contact_sheet, filter_grid, heat_overlay
 from imgcls.inference.gradcam import grad_cam
-from imgcls.inference.network import Member, known_classes
+from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.protocols import Center
 from imgcls.metrics import METRICS, PERCENTS
 from imgcls.models import first_convolution
@@ -129,7 +128,7 @@ def plot_gradcam(
     if class_name is not None and class_name not in [*classes, *shown]:
         raise ValueError(f"class={class_name} is none that the network knows: {', '.join(shown[:10])}, ...")
     wanted = None if class_name is None else (classes if class_name in classes else shown).index(class_name)
-    crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
+    crop = validation_crop(member)
     size, prepare = member.config.image_size, member.prepare(device)
     bad: list[BadImageError] = []
     items = []

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from imgcls.config import build_component
 from imgcls.data.decoding import BadImageError, decode_whole
 from imgcls.data.loading import view_images
 from imgcls.data.sets import EXTENSIONS, FolderSplit, readable_names
 from imgcls.environment import default_num_threads
 from imgcls.inference.figures import Captioned, contact_sheet
-from imgcls.inference.network import Member, known_classes
+from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.predictor import predict_views
 from imgcls.inference.protocols import TestProtocol
 
@@ -104,7 +103,7 @@ def predict_files(
     """Predict the classes of image files, in their order, and name those that cannot be decoded."""
     network = protocol.prepare(member.build(device))
     size, channels = member.config.image_size, member.config.data.channels
-    crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
+    crop = validation_crop(member)
     bad: list[BadImageError] = []
     images = view_images(
         FolderSplit.of_files(files),

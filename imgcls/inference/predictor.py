@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgcls import distributed
-from imgcls.config import EvaluateConfig, build_component
+from imgcls.config import EvaluateConfig
 from imgcls.data.loading import BadImages, Batch, Loader, Viewed, view_images
 from imgcls.data.sets import Split
 from imgcls.device import autocast_dtype
 from imgcls.environment import default_num_threads
 from imgcls.inference.fused_batch_norm import fuse_batch_norms
-from imgcls.inference.network import Member
+from imgcls.inference.network import Member, validation_crop
 from imgcls.inference.protocols import TestProtocol
 from imgcls.metrics import Meter, Scores
 from imgcls.runs import Progress
@@ -171,7 +171,7 @@ def predict_split(
     trial = torch.randint(0, 256, (2, size, size, data.channels), generator=torch.Generator().manual_seed(0))
     network = fuse_batch_norms(network, prepare(trial.to(device, torch.uint8)))
     network = protocol.prepare(network)
-    crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
+    crop = validation_crop(member)
     rank, ranks = distributed.rank(), distributed.world_size()
     threads = data.num_threads or default_num_threads()
     common: dict[str, Any] = {
