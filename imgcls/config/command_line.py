@@ -52,7 +52,6 @@ def command_line(
     Returns:
         The outcomes of a sweep's jobs in this process; empty after a single run.
     """
-    register()
     outcomes: list[Outcome] = []
     network: list[str] = []
 
@@ -77,6 +76,7 @@ def command_line(
 
     try:
         with _interruptible_imports():
+            register()
             words = plain_words(sys.argv[1:], kind)
             if kind is EvaluateConfig:
                 network, words = split_network(words)

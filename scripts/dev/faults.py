@@ -134,6 +134,8 @@ class Child:
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
+        except KeyboardInterrupt:  # before train.py handles it: Python itself ends with this code
+            code = EXIT_INTERRUPTED
         except BaseException:
             traceback.print_exc()
         finally:

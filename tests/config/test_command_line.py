@@ -1,5 +1,6 @@
 """`python train.py ...` as a user runs it, each in a new process."""
 
+import importlib
 import json
 import os
 import signal
@@ -152,6 +153,20 @@ def test_ctrl_c_while_torch_is_imported_is_one_word(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, preexec_fn=restore_ctrl_c
     )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_before_the_command_line_is_read_is_one_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    module = importlib.import_module("imgcls.config.command_line")  # the room's face has a function of that name
+    monkeypatch.setattr(module, "register", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        module.command_line(lambda config, run_dir: None)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_ctrl_c_outside_an_import_is_pythons_own_and_the_handler_goes(request: pytest.FixtureRequest) -> None:
