@@ -6,7 +6,7 @@ Imports no torch, so that help and every config error come at once. Hydra and Om
 from imgcls.config.command_line import command_line
 from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
-from imgcls.config.console import Console
+from imgcls.config.console import Console, LogFile
 from imgcls.config.identity import consequential, flatten, from_flat
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
@@ -16,6 +16,7 @@ __all__ = [
     "Console",
     "DataConfig",
     "EvaluateConfig",
+    "LogFile",
     "ScriptParser",
     "add_network",
     "any_names",

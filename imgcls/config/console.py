@@ -1,4 +1,4 @@
-"""The log on the terminal."""
+"""The log on the terminal and in its file."""
 
 import logging
 import os
@@ -16,3 +16,17 @@ class Console(logging.StreamHandler):
             os.close(nowhere)
         else:
             super().handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """Log lines in a file. If its disk is full, one line on stderr says so, and the run continues without the file."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            print(f"{self.baseFilename}: {error.strerror}; log lines are missing there", file=sys.stderr)
