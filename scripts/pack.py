@@ -14,12 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from imgcls.data.sets import Packed, make_pack, open_folder
+from imgcls.data.sets import PackSummary, make_pack, open_folder
 from imgcls.environment import default_num_threads
 from imgcls.errors import EXIT_INTERRUPTED
 
 
-def main(arguments: list[str] | None = None) -> Packed:
+def main(arguments: list[str] | None = None) -> PackSummary:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", help="the folder that holds train/ and val/")
     parser.add_argument("pack", type=Path, help="the file to write")

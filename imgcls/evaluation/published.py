@@ -29,7 +29,7 @@ TRAINED_BAND = 1.0
 NUM_IMAGES = 50_000
 
 
-class Published(NamedTuple):
+class PublishedResult(NamedTuple):
     """A published result: `scores` in percent by the metrics' names, None if that metric was not published."""
 
     model: str
@@ -61,10 +61,10 @@ class Comparison(NamedTuple):
 
 
 @functools.cache
-def published_results() -> tuple[Published, ...]:
+def published_results() -> tuple[PublishedResult, ...]:
     with PUBLISHED_TABLE.open(newline="", encoding="utf-8") as file:
         return tuple(
-            Published(
+            PublishedResult(
                 row["model"],
                 row["protocol"],
                 {name: float(cell) if (cell := row.get(name)) else None for name in PERCENTS},
@@ -75,7 +75,7 @@ def published_results() -> tuple[Published, ...]:
         )
 
 
-def find_published(*, model: str, protocol: str, weights: str | None) -> Published:
+def find_published(*, model: str, protocol: str, weights: str | None) -> PublishedResult:
     """Return the published result of `model` under `protocol`.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 
 from imgcls.data.decoding import BadImageError
 from imgcls.data.sets import Split, readable_names, validation_number
-from imgcls.inference import Captioned, Predictions, contact_sheet, scores_of_predictions
+from imgcls.inference import CaptionedImage, Predictions, contact_sheet, scores_of_predictions
 from imgcls.metrics import Scores
 
 
@@ -116,7 +116,7 @@ class Report:
             index, label = int(self.indices[row]), self.labels[row]
             own = float(self.predictions.log_probs[row, label].exp())
             items.append(
-                Captioned(
+                CaptionedImage(
                     pixels_of(self.split, index),
                     [
                         (f"{self.names[self.top[row, 0]]} {100 * self.top_probs[row, 0]:.0f} %", False),

@@ -1,9 +1,9 @@
 """Inference: open a network, test protocols, predictions, exports and pictures."""
 
 from imgcls.inference.charts import draw_confusion_matrix
-from imgcls.inference.export import ExportError, Packaged, export_network, write_pt2
+from imgcls.inference.export import DeployedNetwork, ExportError, export_network, write_pt2
 from imgcls.inference.figures import (
-    Captioned,
+    CaptionedImage,
     contact_sheet,
     filter_grid,
 )
@@ -24,7 +24,7 @@ from imgcls.inference.network import (
 from imgcls.inference.plots import distinct_names, plot_filters, plot_gradcam, plot_runs, read_curves
 from imgcls.inference.predict import (
     FORMATS,
-    Guess,
+    ClassProbability,
     Prediction,
     as_csv,
     as_json,
@@ -51,14 +51,14 @@ from imgcls.inference.protocols import (
 
 __all__ = [
     "FORMATS",
-    "Captioned",
+    "CaptionedImage",
     "Center",
+    "ClassProbability",
     "Dense",
+    "DeployedNetwork",
     "ExportError",
     "GoogLeNet144",
-    "Guess",
     "Member",
-    "Packaged",
     "Prediction",
     "Predictions",
     "TenCrop",

@@ -20,7 +20,7 @@ from imgcls.startup import check_export_file
 TOLERANCE = 1e-4
 
 
-class Packaged(nn.Module):
+class DeployedNetwork(nn.Module):
     """A network with what comes before and after it: images (B, C, H, W) to logits or probabilities (B, K)."""
 
     def __init__(self, network: nn.Module, normalise: Normalise | None, *, softmax: bool) -> None:
@@ -57,16 +57,16 @@ def export_network(member: Member, file: Path, *, normalise: bool, softmax: bool
     device = torch.device("cpu")
     network = member.build(device, channels_last=False)
     before = Normalise(**input_statistics(member.config)) if normalise else None
-    packaged = Packaged(network, before, softmax=softmax).eval()
+    deployed = DeployedNetwork(network, before, softmax=softmax).eval()
     facts = metadata(member, normalise=normalise, softmax=softmax)
     channels, size = member.config.data.channels, member.config.image_size
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, channels, size, size, generator=generator)
     file.parent.mkdir(parents=True, exist_ok=True)
     write = {".pt2": write_pt2, ".onnx": write_onnx, ".safetensors": write_safetensors}[file.suffix]
-    outputs = write(packaged, file, images, facts, opset)
+    outputs = write(deployed, file, images, facts, opset)
     with torch.inference_mode():
-        wanted = [packaged(images), packaged(images[:1])]  # two batch sizes: the batch is dynamic
+        wanted = [deployed(images), deployed(images[:1])]  # two batch sizes: the batch is dynamic
     difference = max(_difference(one, other) for one, other in zip(outputs, wanted, strict=True))
     if not difference <= TOLERANCE:
         raise ExportError(
@@ -105,11 +105,13 @@ def metadata(member: Member, *, normalise: bool, softmax: bool) -> dict[str, str
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in spec.items()}
 
 
-def write_pt2(packaged: Packaged, file: Path, images: Tensor, facts: dict[str, str], opset: int | None) -> list[Tensor]:
+def write_pt2(
+    deployed: DeployedNetwork, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
+) -> list[Tensor]:
     """Write a torch.export program with metadata.json inside; return what it gives for the images and the first."""
     del opset
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(packaged, (images,), dynamic_shapes={"images": {0: batch}})
+    program = torch.export.export(deployed, (images,), dynamic_shapes={"images": {0: batch}})
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(facts)})
     loaded = torch.export.load(file).module()
     with torch.inference_mode():
@@ -117,7 +119,7 @@ def write_pt2(packaged: Packaged, file: Path, images: Tensor, facts: dict[str, s
 
 
 def write_onnx(
-    packaged: Packaged, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
+    deployed: DeployedNetwork, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
 ) -> list[Tensor]:
     """Write ONNX with its metadata_props; return what onnxruntime gives for the images and the first."""
     onnx = _needed("onnx", file)
@@ -130,11 +132,11 @@ def write_onnx(
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         program = torch.onnx.export(
-            packaged,
+            deployed,
             (images,),
             dynamo=True,
             input_names=["images"],
-            output_names=["probabilities" if packaged.softmax else "logits"],
+            output_names=["probabilities" if deployed.softmax else "logits"],
             opset_version=opset,
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
             external_data=False,
@@ -157,21 +159,21 @@ def write_onnx(
 
 
 def write_safetensors(
-    packaged: Packaged, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
+    deployed: DeployedNetwork, file: Path, images: Tensor, facts: dict[str, str], opset: int | None
 ) -> list[Tensor]:
     """Write the weights alone with their metadata; return what the network gives with the weights read back."""
     del opset
     _needed("safetensors", file)
     safetensors = importlib.import_module("safetensors.torch")
-    state = {name: value.contiguous() for name, value in packaged.network.state_dict().items()}
+    state = {name: value.contiguous() for name, value in deployed.network.state_dict().items()}
     safetensors.save_file(state, str(file), metadata=facts)
     before = {name: value.clone() for name, value in state.items()}
-    for value in packaged.network.state_dict().values():
+    for value in deployed.network.state_dict().values():
         value.zero_()
-    packaged.network.load_state_dict(safetensors.load_file(str(file)))
+    deployed.network.load_state_dict(safetensors.load_file(str(file)))
     with torch.inference_mode():
-        outputs = [packaged(images), packaged(images[:1])]
-    packaged.network.load_state_dict(before)
+        outputs = [deployed(images), deployed(images[:1])]
+    deployed.network.load_state_dict(before)
     return outputs
 
 

@@ -15,14 +15,14 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-class Captioned(NamedTuple):
+class CaptionedImage(NamedTuple):
     """An image (H, W, C) uint8 and the lines below it: text, and whether it is good news, bad news or neither."""
 
     pixels: np.ndarray
     lines: Sequence[tuple[str, bool | None]]
 
 
-def contact_sheet(items: Sequence[Captioned], *, columns: int | None = None, thumbnail: int = 200) -> Image.Image:
+def contact_sheet(items: Sequence[CaptionedImage], *, columns: int | None = None, thumbnail: int = 200) -> Image.Image:
     """Lay images out in a grid, each with its lines of text, cut where they are too long."""
     columns = columns or max(1, min(6, math.ceil(math.sqrt(len(items)))))
     text = font(13)

@@ -14,7 +14,7 @@ from imgcls.data.loading import view_images
 from imgcls.data.sets import FolderSplit, readable_names
 from imgcls.environment import default_num_threads
 from imgcls.inference.charts import Curve, draw_curves
-from imgcls.inference.figures import Captioned, contact_sheet, filter_grid, heat_overlay
+from imgcls.inference.figures import CaptionedImage, contact_sheet, filter_grid, heat_overlay
 from imgcls.inference.gradcam import grad_cam
 from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.protocols import Center
@@ -148,8 +148,8 @@ def plot_gradcam(
         chosen = int(probabilities.argmax()) if wanted is None else wanted
         heat = grad_cam(network, given, torch.tensor([chosen], device=device))[0].cpu().numpy()
         overlay = heat_overlay(pixels, heat)
-        items.append(Captioned(pixels, [(Path(files[viewed.index]).name, None)]))
-        items.append(Captioned(overlay, [(f"{100 * float(probabilities[chosen]):.0f} %  {shown[chosen]}", None)]))
+        items.append(CaptionedImage(pixels, [(Path(files[viewed.index]).name, None)]))
+        items.append(CaptionedImage(overlay, [(f"{100 * float(probabilities[chosen]):.0f} %  {shown[chosen]}", None)]))
     if not items:
         raise ValueError("none of the images can be read")
     return contact_sheet(items, columns=min(6, len(items))), bad

@@ -15,7 +15,7 @@ from imgcls.data.decoding import BadImageError, decode_whole
 from imgcls.data.loading import view_images
 from imgcls.data.sets import EXTENSIONS, FolderSplit, readable_names
 from imgcls.environment import default_num_threads
-from imgcls.inference.figures import Captioned, contact_sheet
+from imgcls.inference.figures import CaptionedImage, contact_sheet
 from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.predictor import predict_views
 from imgcls.inference.protocols import TestProtocol
@@ -28,7 +28,7 @@ class ImageFiles(NamedTuple):
     passed_over: list[str]
 
 
-class Guess(NamedTuple):
+class ClassProbability(NamedTuple):
     """A class that the network names, with its probability."""
 
     class_name: str
@@ -40,7 +40,7 @@ class Prediction(NamedTuple):
     """An image file and its most probable classes, the most probable first."""
 
     path: str
-    guesses: list[Guess]
+    guesses: list[ClassProbability]
 
 
 def find_images(words: Sequence[str], listed: Iterable[str] = ()) -> ImageFiles:
@@ -123,41 +123,40 @@ def predict_files(
         average=protocol.average,
     )
     classes = known_classes(member)
-    shown = readable_names(classes)
+    names = readable_names(classes)
     best = predictions.log_probs.topk(min(top, len(classes)), dim=1) if len(predictions.indices) else None
-    seen = []
+    predicted = []
     for row, index in enumerate(predictions.indices.tolist()):
         assert best is not None
         pairs = zip(best.indices[row].tolist(), best.values[row].exp().tolist(), strict=True)
-        seen.append(
-            Prediction(str(files[index]), [Guess(classes[k], shown[k], probability) for k, probability in pairs])
-        )
-    return seen, bad
+        guesses = [ClassProbability(classes[k], names[k], probability) for k, probability in pairs]
+        predicted.append(Prediction(str(files[index]), guesses))
+    return predicted, bad
 
 
-def as_table(seen: Sequence[Prediction]) -> str:
+def as_table(predictions: Sequence[Prediction]) -> str:
     """Return a line for each image: its path, and the classes in percent."""
-    width = max((len(image.path) for image in seen), default=0)
+    width = max((len(image.path) for image in predictions), default=0)
     return "\n".join(
         f"{image.path:<{width}}  "
         + "  ".join(f"{guess.name} {100 * guess.probability:.1f} %" for guess in image.guesses)
-        for image in seen
+        for image in predictions
     )
 
 
-def as_csv(seen: Sequence[Prediction]) -> str:
+def as_csv(predictions: Sequence[Prediction]) -> str:
     """Return a row for each image, with a header: path, and class, name and probability of each rank."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    ranks = range(1, max((len(image.guesses) for image in seen), default=0) + 1)
+    ranks = range(1, max((len(image.guesses) for image in predictions), default=0) + 1)
     writer.writerow(["path", *(f"{part}{rank}" for rank in ranks for part in ("class", "name", "probability"))])
-    for image in seen:
+    for image in predictions:
         cells = [cell for guess in image.guesses for cell in (guess.class_name, guess.name, f"{guess.probability:.6f}")]
         writer.writerow([image.path, *cells])
     return text.getvalue().rstrip("\n")
 
 
-def as_json(seen: Sequence[Prediction]) -> str:
+def as_json(predictions: Sequence[Prediction]) -> str:
     """Return a JSON list of images, each with its path and its classes."""
     rows: list[dict[str, Any]] = [
         {
@@ -167,7 +166,7 @@ def as_json(seen: Sequence[Prediction]) -> str:
                 for guess in image.guesses
             ],
         }
-        for image in seen
+        for image in predictions
     ]
     return json.dumps(rows, indent=2)
 
@@ -175,15 +174,15 @@ def as_json(seen: Sequence[Prediction]) -> str:
 FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
 
 
-def save_contact_sheet(seen: Sequence[Prediction], file: Path) -> None:
+def save_contact_sheet(predictions: Sequence[Prediction], file: Path) -> None:
     """Draw the images with their classes below them into a PNG."""
     items = []
-    for image in seen:
+    for image in predictions:
         pixels = decode_whole(Path(image.path).read_bytes(), 3, image.path)
         lines: list[tuple[str, bool | None]] = [(Path(image.path).name, None)]
         lines += [
             (f"{100 * guess.probability:.0f} %  {guess.name}", True if rank == 0 else None)
             for rank, guess in enumerate(image.guesses)
         ]
-        items.append(Captioned(pixels, lines))
+        items.append(CaptionedImage(pixels, lines))
     contact_sheet(items).save(file)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imgcls import distributed
 from imgcls.config import EvaluateConfig
-from imgcls.data.loading import BadImages, Batch, Loader, Viewed, view_images
+from imgcls.data.loading import BadImages, Batch, ImageViews, Loader, view_images
 from imgcls.data.sets import Split
 from imgcls.device import autocast_dtype
 from imgcls.environment import default_num_threads
@@ -57,7 +57,7 @@ def predict(
 @torch.inference_mode()
 def predict_views(
     model: nn.Module,
-    images: Iterable[Viewed],
+    images: Iterable[ImageViews],
     *,
     prepare: Callable[[Tensor], Tensor],
     device: torch.device,
@@ -77,7 +77,7 @@ def predict_views(
     log_probs: list[Tensor] = []
     indices: list[Tensor] = []
 
-    def finish(window: list[Viewed]) -> None:
+    def finish(window: list[ImageViews]) -> None:
         by_size: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
         for position, viewed in enumerate(window):
             for view in viewed.views:
@@ -95,7 +95,7 @@ def predict_views(
         indices.append(torch.tensor([viewed.index for viewed in window]))
         after_batch(len(window))
 
-    window: list[Viewed] = []
+    window: list[ImageViews] = []
     pixels_waiting = 0
     for viewed in images:
         window.append(viewed)

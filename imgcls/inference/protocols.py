@@ -118,7 +118,7 @@ class TenCrop(TestProtocol):
             short = scaled_side(own.short_side, own.at_image_size, image_size)
         else:
             short = _checked_side(self.short_side, image_size, "protocol.short_side")
-        image = _Resized(height, width, short)
+        image = _ResizedImage(height, width, short)
         (top, left), (rows, columns) = (image.square(0.5), (short, short)) if self.of_square else ((0, 0), image.sides)
         return [
             image.window(top + y, left + x, image_size, out=image_size)
@@ -147,7 +147,7 @@ class GoogLeNet144(TestProtocol):
         views = []
         for scale in self.scales:
             short = _checked_side(scale, image_size, "protocol.scales")
-            image = _Resized(height, width, short)
+            image = _ResizedImage(height, width, short)
             for place in (0.0, 0.5, 1.0):
                 top, left = image.square(place)
                 views += [
@@ -177,14 +177,14 @@ class Dense(TestProtocol):
     def views(self, height: int, width: int, *, image_size: int, crop: Crop) -> list[View]:
         del crop
         shorts = [_checked_side(scale, image_size, "protocol.scales") for scale in self.scales]
-        sizes = [_Resized(height, width, short).sides for short in shorts]
+        sizes = [_ResizedImage(height, width, short).sides for short in shorts]
         return [View(0.0, 0.0, float(width), float(height), rows, columns) for rows, columns in sizes]
 
     def prepare(self, network: nn.Module) -> nn.Module:
         return fully_convolutional(network)
 
 
-class _Resized:
+class _ResizedImage:
     """An image of height x width, resized so that its shorter side is `short`."""
 
     def __init__(self, height: int, width: int, short: int) -> None:

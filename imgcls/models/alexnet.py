@@ -6,7 +6,14 @@ Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convoluti
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.layers import DenseHead, Unpublished, average_to, check_image_size, local_response_norm, rectify
+from imgcls.models.layers import (
+    DenseHead,
+    NoPublishedWeights,
+    average_to,
+    check_image_size,
+    local_response_norm,
+    rectify,
+)
 
 INITIALISATIONS = ("paper", "he")
 
@@ -32,7 +39,7 @@ class AlexNet(nn.Module):
     """
 
     arch = "alexnet"
-    unpublished = Unpublished(
+    unpublished = NoPublishedWeights(
         "torchvision publishes none for this AlexNet; its own is another network",
         ("model=torchvision", "model.arch=alexnet"),
     )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.layers import LocalResponseNorm, Unpublished, average_to, check_image_size
+from imgcls.models.layers import LocalResponseNorm, NoPublishedWeights, average_to, check_image_size
 
 
 class GoogLeNetOutput(NamedTuple):
@@ -63,7 +63,7 @@ class GoogLeNet(nn.Module):
     """
 
     arch = "googlenet"
-    unpublished = Unpublished(
+    unpublished = NoPublishedWeights(
         "torchvision publishes none for this GoogLeNet; its own is another network",
         ("model=torchvision", "model.arch=googlenet"),
     )

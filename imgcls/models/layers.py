@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Unpublished(NamedTuple):
+class NoPublishedWeights(NamedTuple):
     """Why torchvision's weights do not fit a network, and the overrides that choose a network which they fit."""
 
     reason: str

@@ -8,7 +8,7 @@ The names of the layers are those of torchvision's resnet18 ... resnet152, so th
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgcls.models.layers import Unpublished, check_image_size
+from imgcls.models.layers import NoPublishedWeights, check_image_size
 
 
 class BasicBlock(nn.Module):
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
         self.unpublished = (
             None
             if stride_in_3x3 or block is BasicBlock
-            else Unpublished(
+            else NoPublishedWeights(
                 f"the published resnet{depth} halves its maps in the 3x3 (v1.5), the paper's in the 1x1 before; add",
                 ("model.stride_in_3x3=true",),
             )

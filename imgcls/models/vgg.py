@@ -6,7 +6,7 @@ The names of the layers are those of torchvision's vgg11 ... vgg19_bn, so that i
 
 from torch import Tensor, nn
 
-from imgcls.models.layers import DenseHead, LocalResponseNorm, Unpublished, average_to, check_image_size
+from imgcls.models.layers import DenseHead, LocalResponseNorm, NoPublishedWeights, average_to, check_image_size
 
 # Table 1, a row for each stage: (kernel, channels) of each convolution, or "LRN". A 2x2 max pooling ends a stage.
 COLUMNS: dict[str, list[list[tuple[int, int] | str]]] = {
@@ -95,7 +95,7 @@ class VGG(nn.Module):
         self.unpublished = (
             None
             if column in NAMES
-            else Unpublished(
+            else NoPublishedWeights(
                 f"torchvision publishes none for this VGG (column {column}); it has A, B, D and E",
                 ("model=vgg16",),
             )

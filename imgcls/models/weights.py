@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.checkpoints import CheckpointError, load_checkpoint
-from imgcls.models.layers import Unpublished
+from imgcls.models.layers import NoPublishedWeights
 
 FIRST_PUBLISHED = "IMAGENET1K_V1"  # what `torchvision` alone means: the weights whose recipe is nearest to the papers'
 
@@ -43,7 +43,7 @@ def published_arch(network: nn.Module) -> str:
         UnpublishedError: torchvision publishes no weights that fit it.
     """
     name = type(network).__name__
-    nothing = Unpublished(
+    nothing = NoPublishedWeights(
         f"torchvision publishes none for this {name}; it has VGG-11, 13, 16, 19, ResNet, and its own networks",
         ("model=torchvision",),
     )

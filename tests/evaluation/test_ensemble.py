@@ -16,6 +16,7 @@ from imgcls.inference import Center, Predictions, average_weights, ensemble_pred
 from .helpers import CPU, config_of, forbidden, run
 
 
+@pytest.mark.e2e
 def test_an_ensemble_reports_its_members_its_gain_and_which_differ(
     run_dir: Path, other_run_dir: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imgcls.checkpoints import save_checkpoint
 from imgcls.config import compose, consequential
-from imgcls.inference import ExportError, Member, Packaged, export, export_network, open_checkpoint, write_pt2
+from imgcls.inference import DeployedNetwork, ExportError, Member, export, export_network, open_checkpoint, write_pt2
 from imgcls.models import build_model
 
 CPU = torch.device("cpu")
@@ -34,6 +34,7 @@ def expected(member: Member, pixels: Tensor) -> Tensor:
     return member.build(CPU)((pixels - 0.3) / 0.2).softmax(dim=1)
 
 
+@pytest.mark.e2e
 @torch.inference_mode()
 def test_a_pt2_program_takes_any_batch_and_says_what_it_is(member: Member, tmp_path: Path) -> None:
     file = tmp_path / "new/model.pt2"
@@ -116,7 +117,7 @@ def test_a_file_that_computes_something_else_is_refused(
 ) -> None:
     really = write_pt2
 
-    def wrong(packaged: Packaged, *rest: object) -> list[Tensor]:
+    def wrong(packaged: DeployedNetwork, *rest: object) -> list[Tensor]:
         return [output * 1.001 for output in really(packaged, *rest)]  # type: ignore[arg-type]
 
     monkeypatch.setattr(export, "write_pt2", wrong)

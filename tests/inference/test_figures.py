@@ -14,14 +14,22 @@ from PIL import Image
 from torch import nn
 
 from imgcls.environment import CONF_DIR
-from imgcls.inference import Captioned, contact_sheet, distinct_names, filter_grid, grad_cam, plot_filters, read_curves
+from imgcls.inference import (
+    CaptionedImage,
+    contact_sheet,
+    distinct_names,
+    filter_grid,
+    grad_cam,
+    plot_filters,
+    read_curves,
+)
 from imgcls.inference.figures import font, shortened
 from imgcls.models import VGG, AlexNet, GoogLeNet, ResNet
 
 
 def test_a_sheet_holds_every_image() -> None:
     shades = [np.full((20, 30, 1), 40 * k, np.uint8) for k in range(5)]
-    page = contact_sheet([Captioned(shade, [("a line " * 20, True)]) for shade in shades], thumbnail=90)
+    page = contact_sheet([CaptionedImage(shade, [("a line " * 20, True)]) for shade in shades], thumbnail=90)
     colours = {value for _, value in page.getcolors(10**6) or []}
     for k in range(5):
         assert (40 * k,) * 3 in colours

@@ -19,7 +19,7 @@ from imgcls.data.decoding import BadImageError
 from imgcls.environment import CONF_DIR
 from imgcls.inference import (
     Center,
-    Guess,
+    ClassProbability,
     Prediction,
     TenCrop,
     as_csv,
@@ -36,8 +36,8 @@ from imgcls.inference import (
 
 CPU = torch.device("cpu")
 SEEN = [
-    Prediction("a,b.png", [Guess("n01", "tench", 0.75), Guess("n02", "goldfish", 0.25)]),
-    Prediction("long/name.png", [Guess("n02", "goldfish", 1.0), Guess("n01", "tench", 0.0)]),
+    Prediction("a,b.png", [ClassProbability("n01", "tench", 0.75), ClassProbability("n02", "goldfish", 0.25)]),
+    Prediction("long/name.png", [ClassProbability("n02", "goldfish", 1.0), ClassProbability("n01", "tench", 0.0)]),
 ]
 
 

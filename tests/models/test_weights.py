@@ -36,6 +36,7 @@ def small(network: nn.Module) -> torch.Tensor:
     return network.eval()(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("arch, depth", [("resnet18", 18), ("resnet34", 34), ("resnet50", 50)])
 @torch.inference_mode()
 def test_resnets_take_torchvisions_weights_and_give_its_logits(arch: str, depth: int) -> None:

@@ -49,6 +49,7 @@ def test_rollback_goes_back_to_the_start_of_the_epoch_with_a_smaller_lr(
     assert {file.name for file in (tmp_path / "run").glob("epoch_*")} == {"epoch_0003.pt"}
 
 
+@pytest.mark.e2e
 def test_a_run_that_may_roll_back_only_after_a_resume_goes_back_to_where_it_was_resumed(
     tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_run_that_went_back_and_was_stopped_equals_the_one_that_only_went_back
     assert differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
+@pytest.mark.e2e
 def test_a_run_killed_after_it_went_back_equals_the_one_that_only_went_back(
     tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
@@ -149,6 +151,7 @@ def test_one_reading_at_chance_is_not_called_stuck(
         assert ("has stayed" in caplog.text) == warned
 
 
+@pytest.mark.e2e
 def test_a_loss_that_falls_is_not_called_stuck(
     tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,7 +50,8 @@ def test_out_of_memory_that_does_not_come_again_says_so(tiny_config: Make, train
         train(tiny_config(), before=lambda trainer: trainer.before_validation.append(run_out))
 
 
-@pytest.mark.parametrize("batch_norm", [False, pytest.param(True, marks=pytest.mark.e2e)])
+@pytest.mark.e2e
+@pytest.mark.parametrize("batch_norm", [False, True])
 def test_microbatch_auto_finds_what_fits_and_leaves_everything_else_as_it_was(
     batch_norm: bool, tiny_config: Make, tiny_folder: Path, train: Train, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -46,8 +46,14 @@ NETWORKS = ["lenet5", "alexnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "
 @pytest.mark.parametrize(
     "model, recipe",
     [
-        *[(model, "own") for model in NETWORKS],
+        ("lenet5", "own"),
+        ("resnet18", "own"),
         ("resnet18", "modern"),
+        *[
+            pytest.param(model, "own", marks=pytest.mark.e2e)
+            for model in NETWORKS
+            if model not in ("lenet5", "resnet18")
+        ],
         *[pytest.param(model, "modern", marks=pytest.mark.e2e) for model in NETWORKS if model != "resnet18"],
     ],
 )

@@ -113,6 +113,7 @@ def test_a_broken_image_ends_the_run_after_its_last_step_and_loses_none(
     assert same(whole["weights"], train(tiny_config(), "cut")["weights"])
 
 
+@pytest.mark.e2e
 def test_a_command_that_fails_before_it_trains_costs_no_earlier_run(
     tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:

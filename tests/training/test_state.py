@@ -59,6 +59,7 @@ def test_a_run_stopped_at_any_step_and_resumed_equals_the_unbroken_one(
     assert checksum(last) == checksum(other)
 
 
+@pytest.mark.e2e
 def test_a_run_killed_between_checkpoints_goes_back_to_the_last_and_logs_no_step_twice(
     tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
@@ -118,7 +119,8 @@ def test_a_run_of_max_steps_killed_before_its_results_are_written_trains_and_val
     assert (again["epochs"], again["val_top1"]) == (whole["epochs"], whole["val_top1"])
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(7, marks=pytest.mark.e2e)])
+@pytest.mark.e2e
+@pytest.mark.parametrize("step", [3, 7])
 def test_dropout_and_loss_scaling_go_on_where_they_were(
     step: int, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:

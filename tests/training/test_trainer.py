@@ -59,6 +59,7 @@ def test_max_steps_ends_with_a_validation(tiny_config: Make, train: Train) -> No
     assert results["epochs"] == 2
 
 
+@pytest.mark.e2e
 def test_gradient_clipping_bounds_the_step(tiny_config: Make, train: Train) -> None:
     free = train(tiny_config("max_steps=1", "schedule=constant", "optimizer.weight_decay=0"), "free")
     start = train(tiny_config("max_steps=1", "optimizer.lr=0"), "start")
@@ -81,6 +82,7 @@ def test_the_best_epoch_is_the_one_kept(tiny_config: Make, train: Train, tmp_pat
     assert load_checkpoint(tmp_path / "run/best.pt")["epoch"] == results["best_epoch"]
 
 
+@pytest.mark.e2e
 def test_the_best_epoch_is_chosen_by_the_metric_asked_for(tiny_config: Make, train: Train, tmp_path: Path) -> None:
     results = train(tiny_config("epochs=5", "checkpoint.best_metric=loss"))
     losses = {int(row["epoch"]): float(row["val/loss"]) for row in rows(tmp_path / "run") if row["val/loss"]}

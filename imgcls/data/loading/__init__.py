@@ -4,15 +4,15 @@ from imgcls.data.loading.bad_images import BadImages
 from imgcls.data.loading.factory import build_loaders
 from imgcls.data.loading.loader import Batch, Loader
 from imgcls.data.loading.resident import Resident, make_resident
-from imgcls.data.loading.views import View, Viewed, view_images
+from imgcls.data.loading.views import ImageViews, View, view_images
 
 __all__ = [
     "BadImages",
     "Batch",
+    "ImageViews",
     "Loader",
     "Resident",
     "View",
-    "Viewed",
     "build_loaders",
     "make_resident",
     "view_images",

@@ -13,7 +13,7 @@ from imgcls.data.sets import Split
 MOST_OF_MEMORY = 0.1  # what a set may take of the device's free memory: a small set, and the rest for training
 
 
-class Gathered(NamedTuple):
+class ResidentBatch(NamedTuple):
     """Images (B, H, W, C) uint8, labels (B,) and indices (B,) int64."""
 
     images: Tensor
@@ -34,7 +34,7 @@ class Resident:
         self.images = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         self.labels = torch.from_numpy(labels).to(device)
 
-    def batches(self, epoch: int, order: np.ndarray, *, batch_size: int, start: int) -> Iterator[Gathered]:
+    def batches(self, epoch: int, order: np.ndarray, *, batch_size: int, start: int) -> Iterator[ResidentBatch]:
         """Yield batches of the images `order` (N,) from position `start` on; all crops and flips are drawn at once."""
         windows = windows_of(self.pixels, self.plan, epoch, order)
         device = self.images.device
@@ -44,7 +44,7 @@ class Resident:
         for first in range(start * batch_size, len(order), batch_size):
             part = slice(first, first + batch_size)
             images = self._crop(indices[part], lefts[part], tops[part], flips[part])
-            yield Gathered(images, self.labels[indices[part]], indices[part])
+            yield ResidentBatch(images, self.labels[indices[part]], indices[part])
 
     def _crop(self, indices: Tensor, lefts: Tensor, tops: Tensor, flips: Tensor) -> Tensor:
         side, (height, width) = self.plan.image_size, self.size

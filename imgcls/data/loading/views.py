@@ -22,7 +22,7 @@ class View(NamedTuple):
     columns: int
 
 
-class Viewed(NamedTuple):
+class ImageViews(NamedTuple):
     """An image by its position in the split, and its views, each (H, W, C) uint8."""
 
     index: int
@@ -38,7 +38,7 @@ def view_images(
     num_threads: int,
     ahead: int = 4,
     on_bad: Callable[[int, BadImageError], None] | None = None,
-) -> Iterator[Viewed]:
+) -> Iterator[ImageViews]:
     """Decode images `indices` of `split` in order, in threads, and show the views that `plan(height, width)` asks for.
 
     Args:
@@ -75,7 +75,7 @@ def view_images(
                         raise
                     on_bad(index, error)
                     continue
-                yield Viewed(index, views)
+                yield ImageViews(index, views)
         finally:
             for _, future in coming:
                 future.cancel()

@@ -1,6 +1,6 @@
 """What is done to a batch on the device: normalisation, and the augmentations that are cheaper there than per image."""
 
-from imgcls.data.on_device.augment import Augment, Augmented, BatchAugmentation, BatchKey, build_augmentations
+from imgcls.data.on_device.augment import Augment, AugmentedBatch, BatchAugmentation, BatchKey, build_augmentations
 from imgcls.data.on_device.colour import PCA_AXES, PCA_SCALES, ColourJitter, PcaShift, turn_hue
 from imgcls.data.on_device.erasing import RandomErasing
 from imgcls.data.on_device.keyed_random import uniforms_on_device
@@ -11,7 +11,7 @@ __all__ = [
     "PCA_AXES",
     "PCA_SCALES",
     "Augment",
-    "Augmented",
+    "AugmentedBatch",
     "BatchAugmentation",
     "BatchKey",
     "ColourJitter",

@@ -11,7 +11,7 @@ from imgcls.data.on_device.keyed_random import uniforms_on_device
 from imgcls.data.on_device.normalise import Normalise
 
 
-class Augmented(NamedTuple):
+class AugmentedBatch(NamedTuple):
     """Images (B, C, H, W) float, channels last in memory; targets (B,) int64, or (B, K) float if images are mixed."""
 
     images: Tensor
@@ -39,7 +39,7 @@ class BatchAugmentation(Protocol):
 
     after_normalising: bool  # False: images are RGB in 0..1, and grey images skip it
 
-    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> Augmented:
+    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> AugmentedBatch:
         """Change images (B, C, H, W) and targets; never wait for the device."""
         ...
 
@@ -68,11 +68,13 @@ class Augment:
         self.before = [one for one in augmentations if not one.after_normalising]
         self.after = [one for one in augmentations if one.after_normalising]
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, epoch: int, num_classes: int) -> Augmented:
+    def __call__(
+        self, images: Tensor, labels: Tensor, indices: Tensor, *, epoch: int, num_classes: int
+    ) -> AugmentedBatch:
         """Return the augmented batch of images (B, H, W, C) uint8, labels (B,), indices (B,): all on one device."""
         self.normalise.to(images.device)
         key = BatchKey(self.seed, epoch, indices, num_classes)
-        batch = Augmented(images.permute(0, 3, 1, 2).float() / 255, labels)
+        batch = AugmentedBatch(images.permute(0, 3, 1, 2).float() / 255, labels)
         if batch.images.shape[1] == 3:
             for augmentation in self.before:
                 batch = augmentation(*batch, key)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imgcls.data.augment import keyed_random
-from imgcls.data.on_device.augment import Augmented, BatchKey, check_setting
+from imgcls.data.on_device.augment import AugmentedBatch, BatchKey, check_setting
 
 # Eigenvalues and eigenvectors of the covariance of the RGB values of ImageNet's training pixels, in 0..1, as Facebook's
 # fb.resnet.torch published them and all have used since: rows of PCA_AXES are red, green, blue.
@@ -38,10 +38,10 @@ class ColourJitter:
         self.saturation = check_setting("saturation", saturation, 1)
         self.hue = check_setting("hue", hue, 0.5)
 
-    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> Augmented:
+    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> AugmentedBatch:
         """Change images (B, 3, H, W) in 0..1; the targets stay."""
         if not (self.brightness or self.contrast or self.saturation or self.hue):
-            return Augmented(images, targets)
+            return AugmentedBatch(images, targets)
         draws = key.uniforms(4, stream=keyed_random.COLOUR)
         spread = (2 * draws - 1)[..., None, None, None]  # (B, 4, 1, 1, 1) in -1..1
         if self.brightness:
@@ -53,7 +53,7 @@ class ColourJitter:
             images = torch.lerp(luma(images), images, 1 + self.saturation * spread[:, 2]).clamp(0, 1)
         if self.hue:
             images = turn_hue(images, self.hue * spread[:, 3, :, :, 0])
-        return Augmented(images, targets)
+        return AugmentedBatch(images, targets)
 
 
 class PcaShift:
@@ -73,12 +73,12 @@ class PcaShift:
     def __init__(self, std: float = 0.0) -> None:
         self.std = check_setting("std", std, math.inf)
 
-    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> Augmented:
+    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> AugmentedBatch:
         """Change images (B, 3, H, W) in 0..1; the targets stay."""
         if self.std:
             draws = key.uniforms(8, stream=keyed_random.COLOUR)[:, 4:]  # the first four are ColourJitter's
             images = images + pca_shift(_normal(draws)[:, :3] * self.std)
-        return Augmented(images, targets)
+        return AugmentedBatch(images, targets)
 
 
 def luma(images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imgcls.data.augment import keyed_random, stream_key
-from imgcls.data.on_device.augment import Augmented, BatchKey, box_mask, check_setting
+from imgcls.data.on_device.augment import AugmentedBatch, BatchKey, box_mask, check_setting
 
 NUM_NOISE_IMAGES = 64
 
@@ -34,10 +34,10 @@ class RandomErasing:
         self.probability = check_setting("probability", probability, 1)
         self._noise: tuple[object, Tensor] | None = None
 
-    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> Augmented:
+    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> AugmentedBatch:
         """Change images (B, C, H, W); the targets stay."""
         if not self.probability:
-            return Augmented(images, targets)
+            return AugmentedBatch(images, targets)
         draws = key.uniforms(6, stream=keyed_random.ERASE)
         area = 0.02 + (1 / 3 - 0.02) * draws[:, 1]
         aspect = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draws[:, 2])
@@ -45,7 +45,7 @@ class RandomErasing:
         inside = box_mask(images.shape, draws[:, 3] * (1 - tall), draws[:, 4] * (1 - wide), tall, wide)
         inside &= (draws[:, 0] < self.probability)[:, None, None, None]
         noise = self.draw_noise(images, key)[(draws[:, 5] * NUM_NOISE_IMAGES).long()].permute(0, 3, 1, 2)
-        return Augmented(torch.where(inside, noise, images), targets)
+        return AugmentedBatch(torch.where(inside, noise, images), targets)
 
     def draw_noise(self, images: Tensor, key: BatchKey) -> Tensor:
         """Return the noise images of an epoch, (64, H, W, C) like `images` (B, C, H, W): drawn at its first batch."""

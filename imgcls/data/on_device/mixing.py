@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.data.augment import keyed_random
-from imgcls.data.on_device.augment import Augmented, BatchKey, box_mask, check_setting
+from imgcls.data.on_device.augment import AugmentedBatch, BatchKey, box_mask, check_setting
 
 MAX_ALPHA = 8  # of Beta(alpha, alpha): at 10 the variance of its tabled quantiles is 1 % off, at 20 fourfold
 
@@ -29,10 +29,10 @@ class Mix:
         self.cutmix = check_setting("cutmix", cutmix, MAX_ALPHA)
         self._quantiles = {alpha: _beta_quantiles(alpha) for alpha in (mixup, cutmix) if alpha > 0}
 
-    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> Augmented:
+    def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> AugmentedBatch:
         """Mix images (B, C, H, W); targets (B,) become (B, K)."""
         if not (self.mixup or self.cutmix):
-            return Augmented(images, targets)
+            return AugmentedBatch(images, targets)
         draws = key.uniforms(4, stream=keyed_random.MIX)
         cuts = draws[:, 0] < (0.5 if self.mixup > 0 else 1.0) if self.cutmix > 0 else torch.zeros_like(targets).bool()
         share = torch.where(cuts, self.beta(self.cutmix, draws[:, 1]), self.beta(self.mixup, draws[:, 1]))
@@ -46,7 +46,7 @@ class Mix:
         blended = torch.lerp(others, images, share[:, None, None, None])
         mixed = torch.where(cuts[:, None, None, None], torch.where(box, others, images), blended)
         one_hot = nn.functional.one_hot(targets, key.num_classes).float()
-        return Augmented(
+        return AugmentedBatch(
             mixed.contiguous(memory_format=torch.channels_last),
             torch.lerp(one_hot.roll(1, dims=0), one_hot, share[:, None]),
         )

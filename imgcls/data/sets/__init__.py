@@ -14,7 +14,7 @@ from imgcls.data.sets.imagenet import (
 )
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder, pack_names
-from imgcls.data.sets.pack import Packed, make_pack, open_pack
+from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
 
@@ -28,7 +28,7 @@ __all__ = [
     "ImageSet",
     "Listing",
     "PackSplit",
-    "Packed",
+    "PackSummary",
     "Split",
     "draw_image",
     "draw_noise",

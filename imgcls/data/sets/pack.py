@@ -35,7 +35,7 @@ NOTE_EVERY = 256  # images: what may have to be encoded again
 AS_IT_IS = 1 << 31  # noted with the length of an image that could not be decoded
 
 
-class Packed(NamedTuple):
+class PackSummary(NamedTuple):
     """How a pack turned out."""
 
     num_images: int
@@ -89,7 +89,7 @@ def make_pack(
     quality: int = 90,
     num_threads: int = 1,
     progress: Callable[[Iterable[bytes], int, int], Iterable[bytes]] = lambda encoded, done, total: encoded,
-) -> Packed:
+) -> PackSummary:
     """Pack the train and val images of a set of files into `path`, going on where a run before was broken off.
 
     Args:
@@ -116,7 +116,7 @@ def _make_pack(
     quality: int,
     num_threads: int,
     progress: Callable[[Iterable[bytes], int, int], Iterable[bytes]],
-) -> Packed:
+) -> PackSummary:
     entries = _Entries(images)
     about = {"longest": longest, "quality": quality, "num_train": entries.num_train, "classes": images.classes}
     unshrunk: dict[int, str] = {}
@@ -145,7 +145,7 @@ def _make_pack(
         os.fsync(part.fileno())
         os.replace(_part(path), path)
         _part(path, ".lengths").unlink()
-    return Packed(len(entries), path.stat().st_size, sorted(unshrunk.values()))
+    return PackSummary(len(entries), path.stat().st_size, sorted(unshrunk.values()))
 
 
 def shrink(data: bytes, name: str, *, longest: int, quality: int) -> bytes:

@@ -12,7 +12,7 @@ from imgcls.data.on_device import (
     PCA_AXES,
     PCA_SCALES,
     Augment,
-    Augmented,
+    AugmentedBatch,
     BatchAugmentation,
     ColourJitter,
     Mix,
@@ -36,7 +36,7 @@ def batch(num: int = 16, size: int = 20, *, seed: int = 0) -> tuple[Tensor, Tens
 
 def applied(
     images: Tensor, labels: Tensor, indices: Tensor, *augmentations: BatchAugmentation, epoch: int = 0, **settings
-) -> Augmented:
+) -> AugmentedBatch:
     one = Augment(augmentations, **({"mean": MEAN, "std": STD, "seed": 5} | settings))
     return one(images, labels, indices, epoch=epoch, num_classes=10)
 
