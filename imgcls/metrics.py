@@ -101,14 +101,14 @@ class Meter:
 
         # float64: an ImageNet epoch adds 1.28 million losses, and the sum must not depend on where a run was resumed.
         self.sums = torch.zeros(len(METRICS) + 1, dtype=torch.float64, device=device)
+        *self._totals, self._num_images = self.sums.unbind()  # views: what is added to them is in `sums`
 
     def update(self, loss: "Tensor", logits: "Tensor", labels: "Tensor") -> None:
         """Count a batch: its mean loss (scalar), logits (B, K) and labels (B,)."""
         outputs = Outputs(loss.detach(), logits.detach(), labels, rank_labels(logits, labels))
-        *sums, num_images = self.sums.unbind()
-        for batch_sum, metric in zip(sums, METRICS.values(), strict=True):
-            batch_sum += metric.batch_sum(outputs)
-        num_images += len(labels)
+        for total, metric in zip(self._totals, METRICS.values(), strict=True):
+            total.add_(metric.batch_sum(outputs))
+        self._num_images.add_(len(labels))
 
     def scores(self, num_classes: int) -> Scores:
         """Return the means so far, which waits for the device."""
