@@ -417,11 +417,9 @@ def fill(file: Path, *, leave: int) -> None:
     """Write until the disk is full but for `leave` bytes."""
     disk = os.statvfs(file.parent)
     left = disk.f_bavail * disk.f_frsize
-    with file.open("wb") as stream:
-        try:
-            stream.write(bytes(max(0, left - leave)))
-        except OSError:
-            return
+    # Closing the file writes too, and fails if the run has filled the disk meanwhile.
+    with contextlib.suppress(OSError), file.open("wb") as stream:
+        stream.write(bytes(max(0, left - leave)))
 
 
 def broken_files(lab: Lab, num: int) -> Tally:
