@@ -11,16 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from imgcls.config.checks import check_source
 from imgcls.config.compose import AnyConfig, check_choices, compose_network, register, to_config
 from imgcls.config.hydra_internals import hydra_options, read_words, run_main
-from imgcls.config.messages import one_line
+from imgcls.config.messages import COMPOSITION_ERRORS, one_line
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of
 from imgcls.config.words import quote_path, split_network, without_dashes
@@ -149,8 +146,7 @@ def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
 
 
 def _exit_code(error: BaseException) -> int | None:
-    is_hydras = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
-    return EXIT_USER_MISTAKE if is_hydras else exit_code_of(error)
+    return EXIT_USER_MISTAKE if isinstance(error, COMPOSITION_ERRORS) else exit_code_of(error)
 
 
 @contextmanager

@@ -6,16 +6,13 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from imgcls.config.checks import check_config, check_evaluation
 from imgcls.config.components import build_component
 from imgcls.config.hydra_internals import compose_within_main, parse_overrides
 from imgcls.config.identity import keys_not_in_run_name, run_name
-from imgcls.config.messages import no_such_key, one_line
+from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
@@ -70,7 +67,7 @@ def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Co
         check_choices(overrides)
         with compose_within_main():
             return to_config(hydra.compose(config_name, overrides=overrides))
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (*COMPOSITION_ERRORS, ValueError) as error:
         raise ConfigError(one_line(error)) from error
 
 
@@ -85,9 +82,7 @@ def compose_network(words: list[str]) -> Config:
 
 def protocol_names(*, first: str) -> tuple[str, ...]:
     """Return the names in conf/protocol, `first` before the others."""
-    return tuple(
-        sorted((path.stem for path in (CONF_DIR / "protocol").glob("*.yaml")), key=lambda name: (name != first, name))
-    )
+    return tuple(sorted(_choices("protocol"), key=lambda name: (name != first, name)))
 
 
 def build_protocol(name: str, **settings: Any) -> Any:
@@ -103,7 +98,7 @@ def register() -> None:
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("at_most_a_tenth", _at_most_a_tenth, replace=True)
-    OmegaConf.register_new_resolver("choices_of", _choices_of, replace=True)
+    OmegaConf.register_new_resolver("choices_of", lambda group: ", ".join(_choices(group)), replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("keys_not_in_run_name", keys_not_in_run_name, replace=True)
 
@@ -113,9 +108,9 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _choices_of(group: str) -> str:
-    """Return the names in conf/`group`, for the help: `${choices_of:protocol}`."""
-    return ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
+def _choices(group: str) -> list[str]:
+    """Return the names in conf/`group`, sorted; the help has them by `${choices_of:protocol}`."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
 def _at_most_a_tenth(value: float, whole: float) -> float:
@@ -134,5 +129,5 @@ def check_choices(overrides: list[str]) -> None:
         chosen = isinstance(value, str) or override.is_sweep_override() or override.is_delete()
         if chosen or isinstance(value, dict) or not (CONF_DIR / group).is_dir():
             continue
-        known = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
-        raise ConfigError(f"{override.input_line}: {group} takes one name, or is left out; one of {', '.join(known)}")
+        known = ", ".join(_choices(group))
+        raise ConfigError(f"{override.input_line}: {group} takes one name, or is left out; one of {known}")

@@ -12,12 +12,15 @@ from imgcls.errors import did_you_mean
 # Groups of train.py, or words of evaluate.py, that are not a key of the composed config.
 MORE_KEYS = ("experiment", "model", "augment")
 
+# What Hydra raises while it composes a config: all of them are mistakes in an override or in conf/.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
 
 def one_line(error: BaseException) -> str:
     """Return an error's text; Hydra's run over several lines and name no alternatives, so they are rewritten."""
     if isinstance(error, YAMLError):  # names the file, the line and the column, each on a line of the text
         return " ".join(str(error).split())
-    return _explain(error) if isinstance(error, HydraException | OmegaConfBaseException) else str(error)
+    return _explain(error) if isinstance(error, COMPOSITION_ERRORS) else str(error)
 
 
 def _explain(error: BaseException) -> str:
