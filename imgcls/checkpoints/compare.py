@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgcls.checkpoints.file import checksum, load_checkpoint
-from imgcls.runs import BEST, LAST, METRICS_FILE
+from imgcls.runs import BEST, EVENT_FILES, LAST, METRICS_FILE
 
 # Values that depend on the clock.
 TAGS_BY_THE_CLOCK = ("train/images_per_second", "train/data_wait_percent", "system/", "final/seconds")
@@ -31,7 +31,7 @@ def compare_runs(one: Path, other: Path) -> list[Verdict]:
         verdicts.append(_verdict(part, *(saved[part] for saved in last)))
     verdicts.append(_verdict(BEST, *(_best(path / BEST) for path in (one, other))))
     verdicts.append(_verdict(METRICS_FILE, *((path / METRICS_FILE).read_text().splitlines() for path in (one, other))))
-    if any(path.glob("events.out.tfevents.*") for path in (one, other)):
+    if any(path.glob(EVENT_FILES) for path in (one, other)):
         verdicts.append(_verdict("TensorBoard", *(_scalars(path) for path in (one, other))))
     return verdicts
 

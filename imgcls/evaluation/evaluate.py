@@ -45,7 +45,7 @@ from imgcls.inference import (
     validation_crop,
 )
 from imgcls.metrics import METRICS
-from imgcls.runs import code_version
+from imgcls.runs import EVENT_FILES, code_version
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +271,7 @@ def write_results(report: Report, results: dict[str, Any], folder: Path, config:
     if config.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
-        for old in folder.glob("events.out.tfevents.*"):
+        for old in folder.glob(EVENT_FILES):
             old.unlink()
         with SummaryWriter(str(folder)) as writer:
             for key in METRICS:

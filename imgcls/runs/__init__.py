@@ -3,6 +3,7 @@
 from imgcls.runs.directory import (
     BEST,
     CONFIG,
+    EVENT_FILES,
     LAST,
     LOCK,
     METRICS_FILE,
@@ -12,7 +13,8 @@ from imgcls.runs.directory import (
     check_same_run,
     code_version,
 )
-from imgcls.runs.disk import DiskError, durable_file, explain_disk_errors, lock_file, sync_to_disk
+from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
+from imgcls.runs.disk_errors import DiskError, explain_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
@@ -23,6 +25,7 @@ __all__ = [
     "BEST",
     "COLUMNS",
     "CONFIG",
+    "EVENT_FILES",
     "LAST",
     "LOCK",
     "METRICS_FILE",

@@ -15,6 +15,7 @@ from imgcls.runs.disk import durable_file, lock_file
 CONFIG = "config.json"
 RESULTS = "results.json"
 METRICS_FILE = "metrics.csv"
+EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
@@ -54,8 +55,7 @@ class RunDirectory:
     @property
     def holds_run(self) -> bool:
         """True if there is a run to resume or to show, which is not to be overwritten."""
-        saved = (self.path / RESULTS, self.path / LAST, self.path / PREVIOUS, *self.path.glob("epoch_*.pt"))
-        return not self.overwrite and any(file.exists() for file in saved)
+        return not self.overwrite and ((self.path / RESULTS).exists() or bool(resumable(self.path)))
 
     def claim(self) -> None:
         """Make the directory this run's: delete a run that is to be overwritten, and write the config."""
@@ -77,7 +77,7 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        for pattern in (*checkpoints, BEST, METRICS_FILE, "events.out.tfevents.*", JOB, CONFIG):
+        for pattern in (*checkpoints, BEST, METRICS_FILE, EVENT_FILES, JOB, CONFIG):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
@@ -115,6 +115,12 @@ class RunDirectory:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def resumable(run_dir: Path) -> list[Path]:
+    """Return the checkpoints in `run_dir` that a run can be resumed from."""
+    checkpoints = (run_dir / LAST, run_dir / PREVIOUS, *run_dir.glob("epoch_*.pt"))
+    return [file for file in checkpoints if file.exists()]
 
 
 def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:

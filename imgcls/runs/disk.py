@@ -1,58 +1,13 @@
-"""Files that survive a kill or a power cut, and disk errors that name the file and what is saved."""
+"""Files that survive a kill or a power cut, and locks that end with their process."""
 
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from filelock import BaseFileLock, FileLock
-
-from imgcls.errors import EXIT_RUN_FAILED
-
-
-class DiskError(OSError):
-    """The disk is full, broken or read-only: the text names the file, the reason and the way out."""
-
-    exit_code = EXIT_RUN_FAILED
-
-
-@contextmanager
-def explain_disk_errors(run_dir: Path) -> Iterator[None]:
-    """Turn a disk error about a file of the run in `run_dir` into one that says what to do.
-
-    Raises:
-        DiskError: instead of it.
-    """
-    hook = threading.excepthook
-
-    def other_than_disk_errors(thread: threading.ExceptHookArgs) -> None:
-        # TensorBoard's thread keeps its error for the next call; printed here too, it would hide our message.
-        if not _is_disk_error(thread.exc_value):
-            hook(thread)
-
-    threading.excepthook = other_than_disk_errors
-    try:
-        yield
-    except OSError as error:
-        if not _is_disk_error(error):
-            raise
-        saved = sorted(run_dir.glob("*.pt"), key=lambda file: file.stat().st_mtime)
-        intact = f"{saved[-1]} is intact: " if saved else "nothing was saved before: "
-        again = "it resumes from there" if saved else "it starts from the beginning"
-        raise DiskError(
-            f"{error.filename or run_dir}: {error.strerror}; {intact}make room and run the same command again, "
-            f"without overwrite=true; {again}"
-        ) from error
-    finally:
-        threading.excepthook = hook
-
-
-def _is_disk_error(error: BaseException | None) -> bool:
-    full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-    return isinstance(error, OSError) and not isinstance(error, DiskError) and error.errno in full_or_broken
 
 
 def lock_file(path: Path) -> BaseFileLock:

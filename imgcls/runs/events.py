@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.metrics import METRICS, Scores
-from imgcls.runs.directory import METRICS_FILE
+from imgcls.runs.directory import EVENT_FILES, METRICS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class Events:
             self._tensorboard = SummaryWriter(str(run_dir))
 
     def _files(self) -> list[Path]:
-        return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob("events.out.tfevents.*"))]
+        return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob(EVENT_FILES))]
 
     def _wait_for_a_later_name(self) -> None:
         """Wait until a new event file sorts after those that are there.
@@ -64,8 +64,7 @@ class Events:
         TensorBoard reads them in the order of their names, which begin with the time in whole seconds and go on with
         the process and a count, both compared as text: of two files of one second, 10 would be read before 9.
         """
-        prefix = "events.out.tfevents."
-        while any(file.name.startswith(f"{prefix}{int(time.time()):010d}.") for file in self._files()):
+        while any(self.run_dir.glob(EVENT_FILES.replace("*", f"{int(time.time()):010d}.*"))):
             time.sleep(0.02)
 
     def _cut_off(self, position: dict[str, int]) -> None:
