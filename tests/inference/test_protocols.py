@@ -199,11 +199,11 @@ def test_views_of_several_sizes_are_averaged_by_image() -> None:
 
 def test_a_bad_image_is_named_or_left_out(tmp_path: Path) -> None:
     from imgcls.data.decoding import BadImageError
-    from imgcls.data.sets import FolderSplit, pack_names
+    from imgcls.data.sets import FolderSplit
 
     Image.fromarray(photo(40, 40)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    split = FolderSplit(tmp_path, *pack_names([b"bad.png", b"good.png"]), np.zeros(2))
+    split = FolderSplit.of_names(tmp_path, [b"bad.png", b"good.png"])
     plan = lambda height, width: [View(0, 0, width, height, 8, 8)]  # noqa: E731
     with pytest.raises(BadImageError, match=r"bad\.png"):
         list(view_images(split, range(2), plan, channels=3, num_threads=1))

@@ -110,10 +110,10 @@ class FolderSplit(FileSplit):
         return cls(root, *pack_names(names), np.zeros(len(names)) if labels is None else labels)
 
     @classmethod
-    def of_files(cls, files: Sequence[str | Path], labels: np.ndarray | None = None) -> "FolderSplit":
-        """Return files anywhere, with labels (N,) of any integer type; None: all 0."""
+    def of_files(cls, files: Sequence[str | Path]) -> "FolderSplit":
+        """Return files anywhere, all with label 0."""
         # The root is /, which raw_path adds.
-        return cls.of_names("", [os.fsencode(os.path.abspath(file))[1:] for file in files], labels)
+        return cls.of_names("", [os.fsencode(os.path.abspath(file))[1:] for file in files])
 
     @property
     def root(self) -> bytes:

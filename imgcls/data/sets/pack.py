@@ -103,20 +103,6 @@ def make_pack(
     """
     if not 1 <= quality <= 95 or longest < 32:
         raise ValueError(f"longest={longest}, quality={quality}: use 32 px or more, and a quality of 1 to 95")
-    with _locked(path):
-        if path.exists():
-            raise FileExistsError(f"{path} exists; remove it to pack again")
-        return _make_pack(images, path, longest, quality, num_threads, progress)
-
-
-def _make_pack(
-    images: ImageSet,
-    path: Path,
-    longest: int,
-    quality: int,
-    num_threads: int,
-    progress: Callable[[Iterable[bytes], int, int], Iterable[bytes]],
-) -> PackSummary:
     entries = _Entries(images)
     about = {"longest": longest, "quality": quality, "num_train": entries.num_train, "classes": images.classes}
     unshrunk: dict[int, str] = {}
@@ -129,7 +115,7 @@ def _make_pack(
             unshrunk[index] = str(error)
             return data
 
-    with open(_part(path), "ab+") as part, open(_part(path, ".lengths"), "ab+") as noted:
+    with _locked(path), open(_part(path), "ab+") as part, open(_part(path, ".lengths"), "ab+") as noted:
         lengths = _done(part, noted, entries.digest(about), path)
         for index in np.flatnonzero(np.array(lengths, np.uint32) & AS_IT_IS).tolist():
             encode(index)  # for the reason alone
@@ -213,13 +199,19 @@ def _part(path: Path, more: str = "") -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    lock = _part(path, ".lock")
+    """Keep other processes from packing into `path`, which must not exist."""
+    file = _part(path, ".lock")
     try:
-        with lock_file(lock):
-            yield
-            lock.unlink(missing_ok=True)
+        lock = lock_file(file)
     except Timeout:
         raise ValueError(f"{path} is being packed by another process; wait for it, or name another file") from None
+    try:
+        if path.exists():
+            raise FileExistsError(f"{path} exists; remove it to pack again")
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
 
 
 def _in_order(encode: Callable[[int], bytes], todo: Iterable[int], num_threads: int) -> Iterator[bytes]:

@@ -151,7 +151,7 @@ def test_tiny_imagenet_is_read_as_it_is_distributed(tmp_path):
 
 def listed(path: Path) -> list[str]:
     listing = list_folder(path)
-    split = FolderSplit(path, listing.names, listing.offsets, listing.labels)
+    split = FolderSplit.of_listing(path, listing)
     return [Path(split.path(i)).relative_to(path).as_posix() for i in range(len(split))]
 
 
@@ -281,7 +281,7 @@ def test_imagenets_list_takes_under_120_megabytes(tmp_path):
     _save(kept, listing, here, _stamps(here))
     loaded = _load(kept)
     assert loaded is not None
-    split = FolderSplit(tmp_path / "train", loaded.names, loaded.offsets, loaded.labels)
+    split = FolderSplit.of_listing(tmp_path / "train", loaded)
     assert len(split) == num
     assert split.names.nbytes + split.offsets.nbytes + split.labels.nbytes + loaded.labels.nbytes < 120e6
     assert split.path(num - 1).endswith(f"_{(num - 1) % 99_999}.JPEG")

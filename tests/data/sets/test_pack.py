@@ -280,6 +280,7 @@ def test_settings_and_sets_that_make_no_sense_are_refused(root, packed, tmp_path
         make_pack(images, tmp_path / "e", quality=99)
     with pytest.raises(FileExistsError, match="exists; remove it to pack again"):
         make_pack(images, packed)
+    assert list(packed.parent.glob(f"{packed.name}.part*")) == []
     split = ArraySplit(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2))
     with pytest.raises(ValueError, match="only sets of image files can be packed"):
         make_pack(ImageSet(split, split, ["a", "b"], 3), tmp_path / "e")
