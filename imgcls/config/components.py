@@ -137,7 +137,7 @@ def _in_words(hint: Any) -> str:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """Return the numbers of a setting, those in its lists included."""
+    """Yield the numbers of a setting, those in its lists included."""
     if isinstance(value, SEQUENCES):
         for each in value:
             yield from _numbers(each)

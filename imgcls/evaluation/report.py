@@ -205,7 +205,7 @@ def real_labels(file: Path, split: Split, num_classes: int) -> list[list[int]]:
         )
     if not any(labels):
         raise ValueError(f"real={file} has no class for any image; the authors publish it as real.json")
-    real_labels = []
+    of_images = []
     for index in range(len(split)):
         number = validation_number(split.path(index))
         if number is None or not 1 <= number <= len(labels):
@@ -213,8 +213,8 @@ def real_labels(file: Path, split: Split, num_classes: int) -> list[list[int]]:
                 f"real={file}: {split.path(index)} has no number as ILSVRC2012_val_00000001.JPEG, so its labels are "
                 "not known"
             )
-        real_labels.append(labels[number - 1])
-    return real_labels
+        of_images.append(labels[number - 1])
+    return of_images
 
 
 def real_accuracy(report: Report, labels: Sequence[Sequence[int]]) -> tuple[float, int]:

@@ -68,10 +68,9 @@ def plot_runs(run_dirs: Sequence[Path]) -> Image.Image:
         curves = {
             column: curve._replace(name=column.replace("/", " ")) for column, curve in read_curves(run_dirs[0]).items()
         }
-        panels = {name: metric.title for name, metric in METRICS.items() if not metric.unit}
         return draw_curves(
             [
-                *((title, _both_splits(curves, [name])) for name, title in panels.items()),
+                *((metric.title, _both_splits(curves, [name])) for name, metric in METRICS.items() if not metric.unit),
                 ("accuracy, %", _both_splits(curves, PERCENTS)),
                 ("learning rate", [curves["lr"]] if "lr" in curves else []),
             ]

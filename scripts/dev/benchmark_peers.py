@@ -65,7 +65,7 @@ def peers(image_size: int) -> tuple[list[Peer], list[str]]:
 
 
 def torchvision_reference(image_size: int) -> Peer:
-    """Decode by the transforms of torchvision's training example: Pillow, antialias, float, normalised."""
+    """Return the transforms of torchvision's training example: Pillow, antialias, float, normalised."""
     from torchvision import transforms
 
     transform: Callable[[Image.Image], torch.Tensor] = transforms.Compose(
@@ -113,7 +113,7 @@ def cv2_whole() -> Peer:
 
 
 def ffcv_algorithm() -> Peer:
-    """Decode as FFCV's RandomResizedCropRGBImageDecoder does: TurboJPEG with the fast DCT, then cv2.
+    """Return what FFCV's RandomResizedCropRGBImageDecoder does: TurboJPEG with the fast DCT, then cv2.
 
     FFCV 1.0's libffcv.cpp decodes whole by tjDecompress2 with TJFLAG_FASTDCT into a buffer that it keeps, then takes
     cv2.resize INTER_AREA of the box. Boxes and sizes are given to it here for nothing.
@@ -192,7 +192,7 @@ def dali(image_size: int) -> Peer:
 
 
 def ours_by_pillow(image_size: int) -> Peer:
-    """Decode by this package without its native decoder."""
+    """Return this package without its native decoder."""
     planned = plan(image_size)
 
     def run(work: Work, out: np.ndarray) -> None:
@@ -205,7 +205,7 @@ def ours_by_pillow(image_size: int) -> Peer:
 
 
 def ours(image_size: int) -> Peer:
-    """Decode by this package, as a thread of its loader calls it."""
+    """Return this package, as a thread of its loader calls it."""
     space, planned = native.Workspace(), plan(image_size)
 
     def run(work: Work, out: np.ndarray) -> None:

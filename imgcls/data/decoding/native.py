@@ -248,26 +248,26 @@ def build(*, compiler: str | None = None, flags: Sequence[str] = (), output: Pat
 _FLAGS = ("-O3", "-std=gnu11", "-Wall", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 
 
-class _Library(NamedTuple):
+class _LoadResult(NamedTuple):
     library: ctypes.CDLL | None
     reason: str
 
 
 @functools.cache
-def _load() -> _Library:
+def _load() -> _LoadResult:
     """Load the newest library built beside this file."""
     built = sorted(_SOURCE.parent.glob("_native*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
     if not built:
-        return _Library(None, f"the native decoder is not built; {_INSTALL}")
+        return _LoadResult(None, f"the native decoder is not built; {_INSTALL}")
     try:
         library = ctypes.CDLL(str(built[0]))
         version = library.imgcls_native_version()
     except (OSError, AttributeError) as error:
-        return _Library(None, f"the native decoder does not load ({error}); {_INSTALL}")
+        return _LoadResult(None, f"the native decoder does not load ({error}); {_INSTALL}")
     if version != _VERSION:
-        return _Library(None, f"{built[0].name} is of version {version}, the package needs {_VERSION}; {_REBUILD}")
+        return _LoadResult(None, f"{built[0].name} is of version {version}, the package needs {_VERSION}; {_REBUILD}")
     if not library.imgcls_native_works():
-        return _Library(None, f"{built[0].name} was built for another libjpeg than this process finds; {_REBUILD}")
+        return _LoadResult(None, f"{built[0].name} was built for another libjpeg than this process finds; {_REBUILD}")
     pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
     for name, result, arguments in [
         ("imgcls_workspace_new", pointer, [int32]),
@@ -280,7 +280,7 @@ def _load() -> _Library:
     ]:
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    return _Library(library, "")
+    return _LoadResult(library, "")
 
 
 def _library() -> ctypes.CDLL:

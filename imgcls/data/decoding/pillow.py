@@ -92,7 +92,7 @@ def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
 
 
 def resample_loaded(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
-    """Return the pixels of `decode_box`, from what `load_whole` gave, where `decode_box` would not `shrink`."""
+    """Write the pixels of `decode_box`, from what `load_whole` gave, where `decode_box` would not `shrink`."""
     if block_rows := image.info.get("block_rows"):
         # Pillow 13 chooses the order of its two passes, and so how they round, by the height of the image.
         rows = _rows_needed(box, out, image.size)
