@@ -14,7 +14,7 @@ log = logging.getLogger("imgcls")
 def train(config: Config, path: Path) -> None:
     """Train the run of `config` in the directory `path`, or resume it; if it has finished, show its results."""
     quiet_other_ranks()
-    results, images = look_up_run(config, path)
+    config, results, images = look_up_run(config, path)
     if results is None:
         from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
         from imgcls.training import build_trainer, open_run_directory

@@ -1,5 +1,6 @@
 """What a command can say before torch is imported: a run has finished, or a file that it needs is not there."""
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Iterable
@@ -9,26 +10,49 @@ from urllib.parse import urlparse
 
 from PIL import Image
 
-from imgcls.config import Config, EvaluateConfig, build_component, consequential, locate
+from imgcls.config import (
+    LEFT_OPEN,
+    Config,
+    EvaluateConfig,
+    build_component,
+    consequential,
+    fit_to_set,
+    has_open_size,
+    locate,
+)
 from imgcls.data.sets import ImageSet, open_image_set
-from imgcls.runs import BEST, CONFIG, RunDirectory, check_same_run
+from imgcls.runs import BEST, CONFIG, RunDirectory, check_same_run, saved_config
 
 EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
 
 
-def look_up_run(config: Config, path: Path) -> tuple[dict[str, Any] | None, ImageSet | None]:
-    """Return the results of the run in `path`, or None and the images to train on if it has not finished.
+def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | None, ImageSet | None]:
+    """Look at the run in `path` and at the images.
+
+    Returns:
+        The config, with the sizes chosen that depend on the number of images; the results of the run if it has
+        finished, or None; and the images to train on if it has not, or None.
 
     Raises:
         ValueError, FileNotFoundError: `path` holds a run of another config or data set, or there are no such images.
     """
+    images = None
+    if has_open_size(config):
+        begun = None if config.overwrite else saved_config(path)
+        if begun is None:
+            images = open_image_set(config)
+            config = fit_to_set(config, len(images.train))
+        else:
+            # A run keeps the sizes that it began with, and shows its results where its images are gone.
+            sizes = {key: begun[key] for key, unset in LEFT_OPEN.items() if getattr(config, key) == unset}
+            config = dataclasses.replace(config, **sizes)
     run_dir = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=False)
     results = run_dir.results()
     if results is None:
-        return None, open_image_set(config)
+        return config, None, images or open_image_set(config)
     if results["data_root"] != config.data.root:
         check_same_run(path, "data set", results["data"], open_image_set(config).identity())
-    return results, None
+    return config, results, None
 
 
 def checkpoint_file(path: str | Path) -> Path:

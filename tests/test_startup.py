@@ -69,9 +69,25 @@ def test_a_finished_run_is_not_shown_for_other_images(
     train(tiny_config("epochs=1"))
     moved = tmp_path / "moved"
     shutil.copytree(tiny_folder, moved)
-    results, images = look_up_run(tiny_config("epochs=1", f"data.root={moved}"), tmp_path / "run")
+    _, results, images = look_up_run(tiny_config("epochs=1", f"data.root={moved}"), tmp_path / "run")
     assert results
     assert images is None
     Image.new("RGB", (40, 40)).save(moved / "train" / "blue" / "another.JPEG")
     with pytest.raises(ValueError, match="a run of another data set"):
         look_up_run(tiny_config("epochs=1", f"data.root={moved}"), tmp_path / "run")
+
+
+def test_a_small_folder_brings_its_sizes_and_a_begun_run_keeps_them(
+    tiny_config: Callable[..., Config], train: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    words = ("batch_size=0", "epochs=0", "max_steps=2")
+    config, results, images = look_up_run(tiny_config(*words), tmp_path / "run")
+    assert results is None
+    assert images is not None
+    assert (config.batch_size, config.epochs, config.lr_scaling) == (8, 20, "sqrt")  # 20 epochs: the recipe's
+    train(config)
+    config, results, images = look_up_run(tiny_config(*words), tmp_path / "run")
+    assert images is None  # a finished run does not need them
+    assert results is not None
+    assert results["steps"] == 2
+    assert (config.batch_size, config.epochs, config.lr_scaling) == (8, 20, "sqrt")

@@ -10,8 +10,10 @@ from imgcls.config.console import Console, LogFile
 from imgcls.config.identity import consequential, flatten, from_flat
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
+from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
 
 __all__ = [
+    "LEFT_OPEN",
     "Config",
     "Console",
     "DataConfig",
@@ -20,6 +22,7 @@ __all__ = [
     "ScriptParser",
     "add_network",
     "any_names",
+    "brought_by_set",
     "build_component",
     "build_protocol",
     "command_line",
@@ -27,8 +30,10 @@ __all__ = [
     "compose_network",
     "consequential",
     "data_of_test",
+    "fit_to_set",
     "flatten",
     "from_flat",
+    "has_open_size",
     "locate",
     "network_of",
     "protocol_names",

@@ -101,7 +101,7 @@ def _check_microbatch(config: Config) -> None:
         raise ConfigError(f"microbatch={microbatch} must be a number of images, auto, or null for all at once")
     if microbatch < 1:
         raise ConfigError(f"microbatch={microbatch} is too small; use at least 1")
-    if microbatch > config.batch_size:
+    if 0 < config.batch_size < microbatch:
         raise ConfigError(
             f"microbatch={microbatch} is larger than batch_size={config.batch_size}; "
             f"use microbatch={config.batch_size} or less, or leave it out"

@@ -97,7 +97,6 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
-    OmegaConf.register_new_resolver("at_most_a_tenth", _at_most_a_tenth, replace=True)
     OmegaConf.register_new_resolver("choices_of", lambda group: ", ".join(_choices(group)), replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("keys_not_in_run_name", keys_not_in_run_name, replace=True)
@@ -111,11 +110,6 @@ def _first(*values: Any) -> Any:
 def _choices(group: str) -> list[str]:
     """Return the names in conf/`group`, sorted; the help has them by `${choices_of:protocol}`."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
-
-
-def _at_most_a_tenth(value: float, whole: float) -> float:
-    """Return `value`, or a tenth of `whole` if that is less: `${at_most_a_tenth:5,${epochs}}`."""
-    return min(value, whole / 10)
 
 
 def check_choices(overrides: list[str]) -> None:

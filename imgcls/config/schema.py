@@ -19,7 +19,10 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass
 class Scale:
-    """The size of a run that a tiny data set brings instead of the recipe's; null keeps the recipe's."""
+    """The size of a run that a data set brings instead of the recipe's.
+
+    null keeps the recipe's; a batch size or epochs of 0 are chosen by the number of training images.
+    """
 
     image_size: int | None = None
     batch_size: int | None = None
@@ -115,16 +118,16 @@ class Config(CommonConfig):
     schedule: Any = MISSING
     recipe: RecipeConfig = setting(RecipeConfig)
 
-    batch_size: int = setting(MISSING, least=1)
+    batch_size: int = setting(MISSING, least=0, hint="0 chooses by the number of training images")
     image_size: int = setting(MISSING, least=1)
-    epochs: int = setting(MISSING, least=1)
+    epochs: int = setting(MISSING, least=0, hint="0 chooses by the number of training images")
 
     label_smoothing: float = setting(0.0, least=0, most=1)
     auxiliary_weight: float = setting(0.3, least=0)
     ema_decay: float = setting(0.0, least=0, below=1, hint="0 is no averaging")
     clip_grad_norm: float | None = setting(None, above=0, hint="null is no clipping")
     decay_norms_and_biases: bool = True
-    lr_scaling: str = setting("none", one_of=("none", "linear"))
+    lr_scaling: str = setting("none", one_of=("auto", "none", "linear", "sqrt"))
 
     freeze: str = setting("none", one_of=("none", "backbone"))
     head_lr_factor: float = setting(

@@ -12,6 +12,7 @@ from imgcls.runs.directory import (
     RunDirectory,
     check_same_run,
     code_version,
+    saved_config,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors
@@ -53,6 +54,7 @@ __all__ = [
     "require_top1",
     "results_table",
     "runs_table",
+    "saved_config",
     "seeds_table",
     "sync_to_disk",
 ]

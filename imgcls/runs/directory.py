@@ -47,7 +47,7 @@ class RunDirectory:
             # A job that Slurm has requeued has overwritten the run already.
             self.overwrite = overwrite and not self._begun_by_this_job()
             if self.holds_run:
-                check_same_run(path, "config", self._read(CONFIG) or {}, self._config)
+                check_same_run(path, "config", _read(self.path / CONFIG) or {}, self._config)
         except BaseException:
             self.close()
             raise
@@ -83,18 +83,7 @@ class RunDirectory:
 
     def results(self) -> dict[str, Any] | None:
         """Return the results of a finished run, or None."""
-        return None if self.overwrite else self._read(RESULTS)
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        file = self.path / name
-        if not file.exists():
-            return None
-        try:
-            return json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"{file} is damaged ({error}); restore it, or train from scratch in that directory (overwrite=true)"
-            ) from None
+        return None if self.overwrite else _read(self.path / RESULTS)
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which marks the run as finished."""
@@ -115,6 +104,16 @@ class RunDirectory:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def saved_config(path: Path) -> dict[str, Any] | None:
+    """Return the config of the run in `path`, as flat keys, or None if there is nothing to resume or to show.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    begun = (path / RESULTS).exists() or resumable(path)
+    return _read(path / CONFIG) if begun else None
 
 
 def resumable(run_dir: Path) -> list[Path]:
@@ -166,6 +165,17 @@ def _take_lock(path: Path) -> BaseFileLock:
 def _job() -> str:
     """Return the id of this Slurm job, which stays the same when it is requeued, or nothing."""
     return os.environ.get("SLURM_JOB_ID", "")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is damaged ({error}); restore it, or train from scratch in that directory (overwrite=true)"
+        ) from None
 
 
 def _write(file: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from imgcls import distributed
 from imgcls.checkpoints import Checkpoints
-from imgcls.config import Config, build_component, consequential, locate
+from imgcls.config import Config, brought_by_set, build_component, consequential, locate
 from imgcls.data.decoding import describe_decoder
 from imgcls.data.loading import Batch, build_loaders
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
@@ -53,8 +54,8 @@ def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     """Build the optimizer of the network's parameters, fused into one pass over them if it can be."""
     groups = parameter_groups(network, decay_norms_and_biases=config.decay_norms_and_biases)
     settings = dict(config.optimizer)
-    if config.lr_scaling == "linear":
-        settings["lr"] *= config.batch_size / config.recipe.batch_size
+    if "lr" in settings:
+        settings["lr"] *= lr_scale(config)
     if config.head_lr_factor != 1:
         groups = split_head(network, groups, lr=settings["lr"] * config.head_lr_factor)
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
@@ -64,6 +65,13 @@ def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
     return built
+
+
+def lr_scale(config: Config) -> float:
+    """Return the factor on the recipe's lr for a batch of another size."""
+    ratio = config.batch_size / config.recipe.batch_size
+    # auto that is still open belongs to a batch size that somebody chose, not the number of images.
+    return {"auto": 1.0, "none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
 
 
 def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -> list[dict[str, Any]]:
@@ -208,9 +216,9 @@ def log_run(
 ) -> None:
     """Log what is about to be trained, and on what, in the log's first lines."""
     recipe, num_parameters = config.recipe, sum(parameter.numel() for parameter in network.parameters())
-    model_name = str(config.model.get("arch") or type(network).__name__)
     log.info("imgcls %s, torch %s", code_version(), torch.__version__)
-    log.info("model    %s, %s parameters", model_name, f"{num_parameters:,}")
+    arch = config.model.get("arch") or getattr(network, "arch", type(network).__name__)
+    log.info("model    %s, %s parameters", arch, f"{num_parameters:,}")
     log.info(
         "data     %s: %d classes, %s training and %s validation images",
         config.data.name,
@@ -227,22 +235,28 @@ def log_run(
         config.batch_size,
         config.image_size,
     )
-    changed = [
-        f"{key} {own} from data={config.data.name} (the recipe has {getattr(recipe, key)})"
-        for key in ("image_size", "batch_size", "epochs")
-        if (own := getattr(config.data.scale, key)) is not None
-        and own == getattr(config, key)
-        and own != getattr(recipe, key)
-    ]
-    if config.lr_scaling == "linear" and config.batch_size != recipe.batch_size:
-        lr = config.optimizer["lr"]
-        scaled = lr * config.batch_size / recipe.batch_size
-        changed.append(f"lr {scaled:g} ({lr:g} at batch {recipe.batch_size}; lr_scaling=none keeps it)")
-    if changed:
-        log.info("scale    %s", ", ".join(changed))
+    settings = {key: value for key, value in config.optimizer.items() if key != "_target_" and value is not None}
+    if "lr" in settings:
+        settings["lr"] = f"{settings['lr'] * lr_scale(config):.4g}"
+    log.info("trains   by %s, %s; lr by %s", _kind(config.optimizer), _named(settings), _kind(config.schedule))
+    brought = brought_by_set(config, len(images.train))
+    if brought:
+        sizes = {key: f"{value} (recipe {getattr(recipe, key)})" for key, value in brought.items()}
+        log.info("scale    of data=%s: %s", config.data.name, _named(sizes))
+    if lr_scale(config) != 1:
+        lr, at = config.optimizer["lr"], f"at batch {recipe.batch_size}"
+        log.info("scale    lr %g %s, lr_scaling=%s; none keeps it", lr, at, config.lr_scaling)
     log.info("decoder  %s", describe_decoder())
     precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
     log.info("device   %s, %s%s", name, precision, ranks)
     log.info("run      %s", run_dir)
+
+
+def _kind(node: dict[str, Any]) -> str:
+    return node["_target_"].rpartition(".")[2]
+
+
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -64,18 +64,24 @@ class Step(Constant):
 
 
 class Cosine(Constant):
-    """Half a cosine from 1 after the warm-up to `final_factor` at the end (Loshchilov & Hutter 2017, equation 5)."""
+    """Half a cosine from 1 after the warm-up to `final_factor` at the end (Loshchilov & Hutter 2017, equation 5).
 
-    def __init__(self, *, warmup_epochs: float = 0, final_factor: float = 0.0) -> None:
-        super().__init__(warmup_epochs=warmup_epochs)
+    Args:
+        warmup_epochs: None: 5, or a tenth of a run shorter than 50 epochs.
+    """
+
+    def __init__(self, *, warmup_epochs: float | None = None, final_factor: float = 0.0) -> None:
+        super().__init__(warmup_epochs=warmup_epochs or 0)
+        self.usual_warmup = warmup_epochs is None
         if not 0 <= final_factor <= 1:
             raise ValueError(f"schedule.final_factor={final_factor} must be between 0 and 1; it is a part of lr")
         self.final_factor = final_factor
 
     def factor(self, epoch: float, *, epochs: int) -> float:
-        if epoch < self.warmup_epochs:
-            return super().factor(epoch, epochs=epochs)
-        progress = (epoch - self.warmup_epochs) / (epochs - self.warmup_epochs)
+        warmup = min(5, epochs / 10) if self.usual_warmup else self.warmup_epochs
+        if epoch < warmup:
+            return epoch / warmup
+        progress = (epoch - warmup) / (epochs - warmup)
         return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -14,10 +14,10 @@ import torch
 from benchmark_report import describe, machine, shown
 
 from imgcls import distributed
-from imgcls.config import Config, compose
+from imgcls.config import Config, compose, fit_to_set
 from imgcls.data.decoding import describe_decoder, native
 from imgcls.data.loading import Batch, Loader
-from imgcls.data.sets import ArraySplit, PackSplit
+from imgcls.data.sets import ArraySplit, PackSplit, open_image_set
 from imgcls.environment import default_num_threads
 from imgcls.training import Trainer, build_trainer, open_run_directory
 
@@ -26,6 +26,7 @@ def measure_step(asked: argparse.Namespace) -> None:
     """Measure the step alone on noise: augmentation on the device, forward, backward, optimizer."""
     config = compose(asked.overrides)
     classes = config.data.num_classes or 1000
+    config.batch_size = config.batch_size or config.recipe.batch_size
     config.data.source = {
         "_target_": "imgcls.data.sets.draw_noise",
         **{"image_size": config.image_size, "num_images": config.batch_size, "num_classes": classes},
@@ -145,12 +146,14 @@ def trainer_of(config: Config) -> Iterator[Trainer]:
     """Build the trainer that train.py would build, in a directory that is removed afterwards."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", default_num_threads())))
     config.tensorboard = False
+    images = open_image_set(config)
+    config = fit_to_set(config, len(images.train))
     with (
         tempfile.TemporaryDirectory() as folder,
         distributed.process_group(config.device) as device,
         open_run_directory(config, Path(folder) / "run") as run_dir,
     ):
-        trainer = build_trainer(config, run_dir, device)
+        trainer = build_trainer(config, run_dir, device, images=images)
         trainer.begin()
         trainer.train_model.train()
         yield trainer

@@ -24,7 +24,7 @@ def run_with_hooks(
     from imgcls.startup import look_up_run
 
     def train(config: "Config", path: Path) -> None:
-        results, images = look_up_run(config, path)
+        config, results, images = look_up_run(config, path)
         if results is not None:
             return
         from imgcls.distributed import process_group

@@ -41,7 +41,7 @@ def test_a_model_brings_the_recipe_of_its_paper(
     assert composed.recipe.name == recipe
     assert (composed.optimizer["lr"], composed.optimizer["momentum"]) == (lr, 0.9)
     assert composed.optimizer["weight_decay"] == weight_decay
-    assert (composed.batch_size, composed.image_size) == (batch_size, image_size)
+    assert (composed.recipe.batch_size, composed.image_size) == (batch_size, image_size)
     if crop:
         assert composed.augment.crop["short_side"] == crop
 
@@ -83,7 +83,7 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("bath_size=4", ["bath_size", "did you mean batch_size?"]),
         ("modle=vgg16", ["modle", "did you mean model?"]),
         ("batch_size=many", ["batch_size=many", "Integer"]),
-        ("batch_size=0", ["batch_size=0", "at least 1"]),
+        ("batch_size=-1", ["batch_size=-1", "at least 0", "0 chooses by the number of training images"]),
         ("device=gpu", ["device=gpu", "cuda"]),
         ("microbatch=100000", ["microbatch=100000", "batch_size"]),
         ("ema_decay=1", ["ema_decay=1.0", "below 1"]),

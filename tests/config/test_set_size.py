@@ -1,0 +1,54 @@
+"""The size of a run on a set of few images."""
+
+import dataclasses
+
+import pytest
+
+from imgcls.config import brought_by_set, compose, fit_to_set, has_open_size
+from imgcls.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "num_images, batch_size, epochs, lr_scaling",
+    [
+        (1_281_167, 256, 120, "none"),  # ImageNet: the recipe
+        (32 * 256, 256, 120, "none"),
+        (32 * 256 - 1, 128, 48, "sqrt"),  # 63 steps an epoch
+        (2_000, 32, 49, "sqrt"),
+        (129, 8, 120, "sqrt"),
+        (5, 5, 120, "sqrt"),  # fewer images than the smallest batch
+    ],
+)
+def test_a_small_set_has_a_small_batch_and_some_three_thousand_steps(
+    num_images: int, batch_size: int, epochs: int, lr_scaling: str
+) -> None:
+    fitted = fit_to_set(compose(["data=folder"]), num_images)
+    assert (fitted.batch_size, fitted.epochs, fitted.lr_scaling) == (batch_size, epochs, lr_scaling)
+    assert not has_open_size(fitted)
+
+
+def test_what_the_user_sets_is_kept() -> None:
+    fitted = fit_to_set(compose(["data=folder", "batch_size=64"]), 129)
+    assert (fitted.batch_size, fitted.lr_scaling) == (64, "none")
+    assert fit_to_set(compose(["data=folder", "epochs=3", "lr_scaling=linear"]), 129).lr_scaling == "linear"
+    assert fit_to_set(compose(["data=folder", "epochs=3"]), 129).epochs == 3
+
+
+def test_a_batch_is_a_multiple_of_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert fit_to_set(compose(["data=folder"]), 129).batch_size == 6
+
+
+def test_a_microbatch_larger_than_the_chosen_batch_is_refused() -> None:
+    with pytest.raises(ConfigError, match="microbatch=16 is larger than batch_size=8"):
+        fit_to_set(compose(["data=folder", "microbatch=16"]), 129)
+
+
+def test_the_sizes_that_a_set_brings_are_told_from_those_of_the_user() -> None:
+    shapes = compose(["epochs=3"])
+    assert brought_by_set(shapes, 2_000) == {"image_size": 72, "batch_size": 32}
+    folder = fit_to_set(compose(["data=folder", "epochs=3"]), 129)
+    assert brought_by_set(folder, 129) == {"batch_size": 8}
+    assert brought_by_set(fit_to_set(compose(["data=imagenet"]), 1_281_167), 1_281_167) == {}
+    assert brought_by_set(dataclasses.replace(folder, batch_size=16), 129) == {}
