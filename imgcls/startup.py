@@ -21,7 +21,7 @@ from imgcls.config import (
     locate,
 )
 from imgcls.data.sets import ImageSet, open_image_set
-from imgcls.runs import BEST, CONFIG, RunDirectory, check_same_run, saved_config
+from imgcls.runs import BEST, RESULTS, RunDirectory, check_same_run, saved_config
 
 EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
 
@@ -89,9 +89,11 @@ def check_test_files(config: EvaluateConfig) -> None:
     """
     check_network_files(config.checkpoints, config.weights)
     root = config.data.root
+    if root is None and config.data.source is None and config.checkpoints:
+        root = _trained_root(config.checkpoints[0])
     if root is not None and not Path(root).expanduser().exists():
         raise FileNotFoundError(f"data.root={root}: there is no such folder or file")
-    source = config.data.source or (_trained_source(config.checkpoints[0]) if config.checkpoints else None)
+    source = config.data.source  # a checkpoint knows the root of its own
     if root is None and source is not None:
         parameter = inspect.signature(locate("data.source", source["_target_"])).parameters.get("root")
         if parameter is not None and parameter.default is parameter.empty:
@@ -100,11 +102,10 @@ def check_test_files(config: EvaluateConfig) -> None:
         raise FileNotFoundError(f"real={config.real}: there is no such file; the authors publish it as real.json")
 
 
-def _trained_source(checkpoint: str) -> dict[str, Any] | None:
-    """Return the data.source of the run that a checkpoint is beside, if there is a run."""
-    file = checkpoint_file(checkpoint).parent / CONFIG
-    target = json.loads(file.read_text()).get("data.source._target_") if file.is_file() else None
-    return {"_target_": target} if target else None
+def _trained_root(checkpoint: str) -> str | None:
+    """Return the data.root of the finished run that a checkpoint is beside, if there is one."""
+    file = checkpoint_file(checkpoint).parent / RESULTS
+    return json.loads(file.read_text()).get("data_root") if file.is_file() else None
 
 
 def check_export_file(file: Path, *, normalise: bool, softmax: bool, opset: int | None) -> None:

@@ -111,10 +111,10 @@ def _check_microbatch(config: Config) -> None:
 def _check_lr(config: Config) -> None:
     lr = config.optimizer.get("lr")
     if "lr" not in config.optimizer:
-        multiplied = {"lr_scaling": config.lr_scaling != "none", "head_lr_factor": config.head_lr_factor != 1}
-        for key in (key for key, is_multiplied in multiplied.items() if is_multiplied):
+        off = {"lr_scaling": "none", "head_lr_factor": 1, "head_only_epochs": 0}
+        for key in (key for key, value in off.items() if getattr(config, key) != value):
             raise ConfigError(
-                f"optimizer.lr has no value, and {key}={getattr(config, key)} multiplies it; give one: optimizer.lr=..."
+                f"optimizer.lr has no value, and {key}={getattr(config, key)} changes it; give one: optimizer.lr=..."
             )
     elif not isinstance(lr, int | float) or isinstance(lr, bool):
         lr = "null" if lr is None else lr
@@ -128,8 +128,9 @@ def _check_lr(config: Config) -> None:
 def _check_freeze(config: Config) -> None:
     # torchvision's networks and timm's have a setting of their own for published weights.
     starts = (config.weights, config.model.get("weights"), config.model.get("pretrained"))
-    if config.freeze == "backbone" and not any(starts):
-        raise ConfigError(
-            "freeze=backbone would keep the random weights that the network starts from; "
-            "add weights=torchvision, a file, or a URL, or freeze=none"
-        )
+    for setting, off in (("freeze", "none"), ("head_only_epochs", 0)):
+        if getattr(config, setting) != off and not any(starts):
+            raise ConfigError(
+                f"{setting}={getattr(config, setting)} would keep the random weights that the network starts from; "
+                f"add weights=torchvision, a file, or a URL, or {setting}={off}"
+            )

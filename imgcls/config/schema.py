@@ -134,6 +134,8 @@ class Config(CommonConfig):
         1.0, above=0, below=math.inf, hint="with 0 the last layer learns nothing, with 1 it has the lr of the rest"
     )
 
+    head_only_epochs: float = setting(0.0, least=0, below=math.inf)
+
     name: str | None = setting(None, incidental=True)
     seed: int = setting(0, least=0, most=2**32 - 1)
     overwrite: bool = setting(False, incidental=True)
@@ -183,7 +185,7 @@ class EvaluateConfig(CommonConfig):
 def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     """Return the data of a test: the images that `given` names, or those of training, prepared as in training."""
     kept = {key: getattr(trained, key) for key in ("channels", "mean", "std", "scale")}
-    kept["root"] = given.root or trained.root
+    kept["root"] = given.root or (trained.root if given.source is None else None)
     kept["name"] = given.name or trained.name
     kept["source"] = given.source or trained.source
     # Of another set the test may have some of its classes.

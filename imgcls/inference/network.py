@@ -110,7 +110,9 @@ def open_checkpoint(path: str | Path) -> Member:
             raise CheckpointError(f"checkpoint={path} has no {key}: it is not of a training run")
     # Where weights are averaged, the average is what was validated.
     state = saved.get("average") or saved["model"]
-    member = Member(str(path), from_flat(saved["config"]), state, list(saved["classes"]), path.parent)
+    config = from_flat(saved["config"])
+    config.data.root = saved.get("data_root")  # it does not belong to the config: the images may move
+    member = Member(str(path), config, state, list(saved["classes"]), path.parent)
     # More outputs than the data had classes were never trained on anything; they need a name all the same.
     assert member.classes is not None
     member.classes += [f"(class {k})" for k in range(len(member.classes), num_outputs(member))]

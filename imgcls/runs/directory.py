@@ -98,6 +98,7 @@ class RunDirectory:
             self._lock.release()
             with contextlib.suppress(OSError):  # it is not empty
                 self.path.rmdir()
+                self.path.parent.rmdir()  # runs/<model>-<data>, if this was the only run
 
     def __enter__(self) -> "RunDirectory":
         return self

@@ -56,7 +56,7 @@ def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     settings = dict(config.optimizer)
     if "lr" in settings:
         settings["lr"] *= lr_scale(config)
-    if config.head_lr_factor != 1:
+    if config.head_lr_factor != 1 or config.head_only_epochs:
         groups = split_head(network, groups, lr=settings["lr"] * config.head_lr_factor)
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
     if "fused" in parameters and settings.get("fused") is None:
@@ -75,12 +75,13 @@ def lr_scale(config: Config) -> float:
 
 
 def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -> list[dict[str, Any]]:
-    """Split the last layer's parameters off into groups with `lr`."""
+    """Split the last layer's parameters off into groups with `lr` and the mark `is_head`."""
     names = find_heads(network)
     head = {id(parameter) for name, parameter in network.named_parameters() if is_head(name, names)}
+    of_head = {"lr": lr, "is_head": True}
     split = [
         *({**group, "params": [p for p in group["params"] if id(p) not in head]} for group in groups),
-        *({**group, "params": [p for p in group["params"] if id(p) in head], "lr": lr} for group in groups),
+        *({**group, "params": [p for p in group["params"] if id(p) in head], **of_head} for group in groups),
     ]
     return [group for group in split if group["params"]]
 

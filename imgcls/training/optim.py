@@ -24,10 +24,15 @@ def without_dynamo(kind: type[Optimizer]) -> type[Optimizer]:
     return type(kind.__name__, (kind,), methods)
 
 
-def set_lr(optimizer: Optimizer, factor: float) -> float:
-    """Set every group's lr to `factor` times its first one; return the first group's."""
+def set_lr(optimizer: Optimizer, factor: float, *, head_only: bool = False) -> float:
+    """Set every group's lr to `factor` times its first one; return the first group's.
+
+    Args:
+        head_only: 0 for all groups but those of the last layer, which have `is_head`.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        still = head_only and not group.get("is_head")
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (0.0 if still else factor)
     return optimizer.param_groups[0]["lr"]
 
 

@@ -108,7 +108,7 @@ class Trainer:
                 if self.out_of_steps():
                     break
                 _call(self.before_step, self)
-                lr = set_lr(self.optimizer, self.lr_factor())
+                lr = set_lr(self.optimizer, self.lr_factor(), head_only=state.epoch < self.config.head_only_epochs)
                 loss, logits = self.train_step(batch)
                 state.batch += 1
                 state.step += 1

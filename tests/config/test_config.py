@@ -109,7 +109,7 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("optimizer.lr=null", ["optimizer.lr=null: torch.optim.SGD takes a number (float) there"]),
         ("optimizer.lr=-0.1", ["optimizer.lr=-0.1 is too small; use at least 0"]),
         ("optimizer.lr=nan", ["optimizer.lr=nan must be finite"]),
-        ("~optimizer.lr", ["optimizer.lr has no value, and lr_scaling=linear multiplies it; give one: optimizer.lr="]),
+        ("~optimizer.lr", ["optimizer.lr has no value, and lr_scaling=linear changes it; give one: optimizer.lr="]),
         ("model.num_classes=abc", ["model.num_classes=abc must be a whole number; leave it out"]),
         ("model.in_channels=1.5", ["model.in_channels=1.5 must be a whole number; leave it out"]),
         ("head_lr_factor=0", ["head_lr_factor=0.0 must be above 0", "with 1 it has the lr of the rest"]),
@@ -120,6 +120,7 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("head_lr_factor=inf", ["head_lr_factor=inf must be above 0 and finite"]),
         ("clip_grad_norm=0", ["clip_grad_norm=0.0 must be above 0; null is no clipping"]),
         ("freeze=backbone", ["freeze=backbone", "random weights", "add weights=torchvision"]),
+        ("head_only_epochs=1", ["head_only_epochs=1.0", "random weights", "or head_only_epochs=0"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_key_value_and_the_way_out(override: str, words: list[str]) -> None:
@@ -162,6 +163,8 @@ def test_a_test_prepares_its_images_as_training_did_and_names_the_set_only_if_as
     other = data_of_test(trained, given)
     assert (other.name, other.root, other.source) == ("folder", "here", given.source)
     assert (other.mean, other.channels, other.num_classes) == ([0.1307], 1, None)
+    # The root of the training images is no other set's.
+    assert data_of_test(trained, compose(["data=shapes"]).data).root is None
 
 
 def test_a_long_run_name_is_cut_and_stays_unique() -> None:

@@ -32,6 +32,13 @@ def test_the_center_protocol_gives_the_validation_scores_of_training(run_dir: Pa
     assert results["top5"] is None
 
 
+def test_a_checkpoint_is_tested_on_the_images_of_its_training(run_dir: Path, tiny_folder: Path) -> None:
+    config = config_of(run_dir, root=tiny_folder, fresh=True)
+    expected = run(config)
+    config.data.root = None
+    assert run(config)["top1"] == expected["top1"]
+
+
 def test_a_test_writes_results_predictions_and_pictures(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     config = config_of(run_dir, root=tiny_folder, out=str(tmp_path / "out"))
     config.tensorboard = True

@@ -251,6 +251,21 @@ def test_a_frozen_backbone_does_not_move_in_training(tiny_folder: Path, publishe
     assert moved == {"fc.weight", "fc.bias"}
 
 
+def test_the_head_learns_alone_in_its_first_epochs_and_then_all_layers_do(
+    tiny_folder: Path, published_file: Path, train: Train
+) -> None:
+    words = ["model=resnet18", "recipe=finetune", "data=folder", f"data.root={tiny_folder}", "image_size=32"]
+    words += ["batch_size=12", "tensorboard=false", "data.num_threads=1", f"weights={published_file}"]
+    config = compose([*words, "epochs=1"])
+    before = build_model(config, num_classes=3)
+    names = [name for name, _ in before.named_parameters()]
+    alone = train(config, "alone")["weights"]
+    moved = {name for name in names if not torch.equal(before.state_dict()[name], alone[name])}
+    assert moved == {"fc.weight", "fc.bias"}
+    everything = train(compose([*words, "epochs=2"]), "everything")["weights"]
+    assert all(not torch.equal(before.state_dict()[name], everything[name]) for name in names)
+
+
 def test_the_heads_lr_is_apart() -> None:
     config = compose(["model=resnet18", "data=folder", "head_lr_factor=10", "decay_norms_and_biases=false"])
     network = build_model(config, num_classes=10)

@@ -79,7 +79,7 @@ MISTAKES = [
     ([EVALUATE, "checkpoint=my runs/a=1,b=2/best.pt"], "checkpoint=my runs/a=1,b=2/best.pt: there is no such file"),
     ([EVALUATE, "weights=torchvision", *RESNET50, "data=imagenet"], "data.source: data.root is not set"),
     ([EVALUATE, "weights=torchvision", *RESNET50, "data.root=none"], "data.root=none: there is no such folder or file"),
-    ([EVALUATE, "checkpoint=run"], "data.source: data.root is not set"),
+    ([EVALUATE, "checkpoint=run"], "data.root=gone: there is no such folder or file"),
     ([EVALUATE, "checkpoint=run", "data.root=.", "real=x.json"], "real=x.json: there is no such file"),
     ([PREDICT, "x.png"], "name the network: checkpoint=runs/.../best.pt"),
     ([PREDICT, "weights=torchvision", "x.png"], "weights=torchvision of which network"),
@@ -126,11 +126,11 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Answer]:
-    """What each command line prints, in a folder with the run `run` of data=folder, which kept no data.root."""
+    """What each command line prints, in a folder with the run `run`, whose images were in the folder `gone`."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "run").mkdir()
     (folder / "run/best.pt").touch()
-    (folder / "run/config.json").write_text(json.dumps({"data.source._target_": "imgcls.data.sets.open_folder"}))
+    (folder / "run/results.json").write_text(json.dumps({"data_root": "gone"}))
     (folder / "mine/recipe").mkdir(parents=True)
     (folder / "mine/recipe/torn.yaml").write_text("epochs: 1\nepochs: 2\n")
     lines = [*HELPS, *(words for words, _ in MISTAKES)]
