@@ -5,7 +5,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -55,8 +55,10 @@ def parameter_groups(model: nn.Module, *, decay_norms_and_biases: bool) -> list[
 class WeightAverage:
     """The exponential moving average of a model's weights, in a copy that is evaluated in its stead.
 
-    In the first steps the decay is at most (1 + steps) / (10 + steps), or the average would stay near the random
-    weights it starts from. Batch-norm statistics are averages already and are copied.
+    Floating-point buffers are averaged as well, as by torch's AveragedModel(use_buffers=True): batch-norm statistics
+    are of the activations that the newest weights give, and fit those of the average no better than the newest weights
+    would. Integer buffers, which count, are copied. In the first steps the decay is at most (1 + steps) / (10 + steps),
+    or the average would stay near the random weights it starts from.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -67,8 +69,15 @@ class WeightAverage:
     def update(self, model: nn.Module, *, step: int) -> None:
         """Move the average towards `model` after optimizer step `step`, the first being 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [parameter.detach() for parameter in model.parameters()]
+        (averages, counts), (newest, newest_counts) = _split(self.model), _split(model)
         # One kernel for all the tensors, as torch's own averaged models do it.
-        torch._foreach_lerp_(list(self.model.parameters()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+        torch._foreach_lerp_(averages, newest, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        if counts:
+            torch._foreach_copy_(counts, newest_counts)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors of a model that are averaged, then those that are copied."""
+    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+    averaged = [tensor for tensor in tensors if tensor.is_floating_point()]
+    return averaged, [tensor for tensor in tensors if not tensor.is_floating_point()]

@@ -1,11 +1,14 @@
 """Schedules, parameter groups and the weight average against hand-worked numbers."""
 
+import copy
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from imgcls.training import Constant, Cosine, Plateau, Step, WeightAverage, parameter_groups, set_lr, without_dynamo
 
@@ -148,15 +151,82 @@ def test_tokens_and_embeddings_of_a_transformer_do_not_decay_either() -> None:
     assert {id(named[name]) for name in (attention, "heads.head.weight", "conv_proj.weight")} <= decayed
 
 
-def test_the_weight_average_follows_the_formula_and_copies_statistics() -> None:
+def test_the_weight_average_and_its_statistics_follow_the_formula_and_counts_are_copied() -> None:
     model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.BatchNorm1d(1))
     average = WeightAverage(model, decay=0.9)
     before = average.model[0].weight.clone()
     with torch.no_grad():
         model[0].weight.add_(1)
         model[1].running_mean.fill_(3)
+        model[1].num_batches_tracked.fill_(7)
     average.update(model, step=1)
-    assert torch.allclose(average.model[0].weight, before + 1 - 2 / 11)  # warm-up: decay (1 + 1) / (10 + 1)
-    assert average.model[1].running_mean.item() == 3
+    warm = 2 / 11  # warm-up: decay (1 + 1) / (10 + 1)
+    assert torch.allclose(average.model[0].weight, before + 1 - warm)
+    assert average.model[1].running_mean.item() == pytest.approx(3 * (1 - warm))
+    assert average.model[1].running_var.item() == 1
+    assert average.model[1].num_batches_tracked.item() == 7
     average.update(model, step=10_000)
-    assert torch.allclose(average.model[0].weight, before + 1 - 0.9 * 2 / 11)
+    assert torch.allclose(average.model[0].weight, before + 1 - 0.9 * warm)
+    assert average.model[1].running_mean.item() == pytest.approx(3 * (1 - 0.9 * warm))
+
+
+def test_the_average_is_torchs_with_buffers_to_the_bit() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 2))
+    average = WeightAverage(model, decay=0.95)
+    torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95), use_buffers=True)
+    torchs.n_averaged.fill_(1)  # its first update copies; ours does not
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(10_000, 10_010):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(4, 3, 8, 8, generator=generator)), torch.arange(4) % 2).backward()
+        optimizer.step()
+        average.update(model, step=step)
+        torchs.update_parameters(model)
+    for (name, ours), theirs in zip(average.model.named_parameters(), torchs.module.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(getattr(average.model[1], name), getattr(torchs.module[1], name)), name
+    assert average.model[1].num_batches_tracked.item() == 10
+
+
+def test_averaged_statistics_fit_averaged_weights_as_recomputed_ones_do() -> None:
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.randint(0, 4, (count,), generator=generator)
+        return torch.randn(count, 16, generator=generator) + 1.5 * F.one_hot(labels, 16), labels
+
+    def block(width: int) -> list[nn.Module]:
+        return [nn.Linear(width, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU()]
+
+    torch.manual_seed(1)
+    raw = nn.Sequential(*block(16), *block(32), *block(32), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(raw.parameters(), lr=0.4)
+
+    def train(batch_size: int) -> None:
+        images, labels = draw(batch_size)
+        optimizer.zero_grad()
+        F.cross_entropy(raw(images), labels).backward()
+        optimizer.step()
+
+    for _ in range(60):
+        train(64)
+    average = WeightAverage(raw, decay=0.98)
+    for step in range(1000, 1060):  # past the warm-up of the decay
+        train(4)
+        average.update(raw, step=step)
+
+    with_raw_statistics, recomputed = copy.deepcopy(average.model), copy.deepcopy(average.model)
+    for own, newest in zip(with_raw_statistics.buffers(), raw.buffers(), strict=True):
+        own.copy_(newest)
+    update_bn([draw(4)[0] for _ in range(500)], recomputed)
+    images, labels = draw(4000)
+    with torch.no_grad():
+        raw_loss, mixed_loss, averaged_loss, best_loss = (
+            F.cross_entropy(network.eval()(images), labels).item()
+            for network in (raw, with_raw_statistics, average.model, recomputed)
+        )
+    # Measured: 1.17, 1.15, 0.97 and 0.96; top-1 of 48, 51, 65 and 65 %.
+    assert averaged_loss == pytest.approx(best_loss, abs=0.04)
+    assert min(raw_loss, mixed_loss) > averaged_loss + 0.1
