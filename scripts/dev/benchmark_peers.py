@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from imgcls.data.augment import RandomResizedCrop
-from imgcls.data.decoding import Plan, decode_box, native, read_size
+from imgcls.data.decoding import FORMATS, Plan, decode_box, native, read_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -78,7 +78,9 @@ def torchvision_reference(image_size: int) -> Peer:
     )
 
     def run(work: Work, _: np.ndarray) -> torch.Tensor:
-        images: list[Any] = [transform(Image.open(io.BytesIO(data)).convert("RGB")) for data in work.data]
+        images: list[Any] = [
+            transform(Image.open(io.BytesIO(data), formats=FORMATS).convert("RGB")) for data in work.data
+        ]
         return torch.stack(images)
 
     return Peer("torchvision: Pillow, float", run)
@@ -287,7 +289,7 @@ class Files(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         with open(self.paths[index], "rb") as file:
-            return self.transform(Image.open(file).convert("RGB")), 0
+            return self.transform(Image.open(file, formats=FORMATS).convert("RGB")), 0
 
 
 @contextmanager

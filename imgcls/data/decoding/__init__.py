@@ -1,7 +1,15 @@
 """Decoding: from the bytes of images to pixels of their crops, by the native decoder or Pillow. Imports no torch."""
 
 from imgcls.data.decoding.native import Sizes, Workspace
-from imgcls.data.decoding.pillow import BadImageError, decode_box, decode_whole, load_whole, read_size, resample_box
+from imgcls.data.decoding.pillow import (
+    FORMATS,
+    BadImageError,
+    decode_box,
+    decode_whole,
+    load_whole,
+    read_size,
+    resample_box,
+)
 from imgcls.data.decoding.plan import Plan
 from imgcls.data.decoding.readers import (
     CachingReader,
@@ -17,6 +25,7 @@ from imgcls.data.decoding.readers import (
 )
 
 __all__ = [
+    "FORMATS",
     "BadImageError",
     "CachingReader",
     "Failures",

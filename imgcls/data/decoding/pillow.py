@@ -18,6 +18,9 @@ from imgcls.data.decoding.native import MAX_PIXELS
 # Broken metadata says nothing about the pixels, and ImageNet has files with it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(TiffImagePlugin|JpegImagePlugin)")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, by name
+# What Pillow may open, whatever the file is called: it goes by the content, and its other readers run Ghostscript (EPS,
+# PostScript), ask Windows to draw (WMF), or are seldom tried on broken files. MPO is opened as JPEG.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 _MODES = {1: "L", 3: "RGB"}
 _JPEG = ("JPEG", "MPO")
 
@@ -136,9 +139,9 @@ def resample_box(pixels: np.ndarray, box: np.ndarray, out: np.ndarray, *, flip: 
 def _open(data: bytes, name: str) -> ImageFile.ImageFile:
     with _naming(name, "cannot be opened"):
         try:
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.UnidentifiedImageError:
-            reason = "is empty" if not len(data) else "is not an image, or of a kind that Pillow does not know"
+            reason = "is empty" if not len(data) else f"is not an image of a kind that is read: {', '.join(FORMATS)}"
             raise BadImageError(name, reason) from None
         except Image.DecompressionBombError as error:
             raise BadImageError(name, f"is too large to be an honest image: {error}") from None

@@ -1,8 +1,10 @@
 """Decoding one box: Pillow's own pixels, every odd kind of file, and broken ones named with the reason."""
 
+import ast
 import csv
 import io
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -11,14 +13,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.data.decoding import BadImageError, decode_box, decode_whole, pillow, read_size
+from imgcls.data.decoding import FORMATS, BadImageError, decode_box, decode_whole, pillow, read_size
 from imgcls.data.decoding.pillow import _draft
+from imgcls.data.sets import EXTENSIONS
+from imgcls.environment import CONF_DIR
+
+ROOT = CONF_DIR.parent
 
 
 def waves(height: int, width: int) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     channels = [np.sin(x / 19.0 + y / 31.0), np.cos(y / 17.0), np.sin((x - y) / 23.0)]
     return Image.fromarray(np.stack([127.5 + 110 * wave for wave in channels], axis=2).astype(np.uint8))
+
+
+def sources() -> list[Path]:
+    files = [*(ROOT / "imgcls").rglob("*.py"), *(ROOT / "scripts").rglob("*.py"), ROOT / "train.py"]
+    return [file for file in files if "Image" in file.read_text()]
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
@@ -140,6 +151,30 @@ def tiff_with_an_offset_that_is_no_integer() -> bytes:
     entry = data.index(struct.pack("<HH", 273, 4))  # StripOffsets, of type LONG
     data[entry + 2 : entry + 4] = struct.pack("<H", 11)  # FLOAT
     return bytes(data)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
+WMF = struct.pack("<LHhhhhHLH", 0x9AC6CDD7, 0, 0, 0, 4, 4, 72, 0, 0) + b"\1\0\t\0" + bytes(40)
+
+
+@pytest.mark.parametrize("data, kind", [(EPS, "EPS"), (WMF, "WMF")], ids=["eps", "wmf"])
+def test_a_file_that_pillow_would_run_a_program_for_is_no_image_whatever_its_name(data, kind):
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == kind
+    for read in (lambda: read_size(data, "a.jpg"), lambda: decode_whole(data, 3, "a.jpg")):
+        with pytest.raises(BadImageError, match=r"^a\.jpg: is not an image of a kind that is read: JPEG, PNG"):
+            read()
+
+
+def test_every_ending_that_is_listed_as_an_image_is_of_a_format_that_is_opened():
+    assert {Image.registered_extensions()[os.fsdecode(ending)] for ending in EXTENSIONS} == set(FORMATS)
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_no_source_opens_an_image_of_any_format(file):
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    opens = [call for call in calls if re.fullmatch(r"(PIL\.)?Image\.open", ast.unparse(call.func))]
+    assert [ast.unparse(call) for call in opens if "formats=FORMATS" not in ast.unparse(call)] == []
 
 
 @pytest.mark.parametrize(
