@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from imgcls.device import choose_device
 from imgcls.environment import launch, quiet_other_ranks
+from imgcls.errors import ConfigError, mark_reported
 
 
 def rank() -> int:
@@ -80,12 +81,14 @@ def agree(flag: int) -> int:
 
 
 def from_main(value: Any) -> Any:
-    """Return rank 0's `value` on every rank; if it is an exception, raise it on every rank."""
+    """Return rank 0's `value` on every rank; if it is an exception, raise it on every rank, for rank 0 to report."""
     if world_size() > 1:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         value = box[0]
     if isinstance(value, Exception):
+        if not is_main():
+            mark_reported(value)
         raise value
     return value
 
@@ -97,6 +100,46 @@ def gather(value: Any) -> list[Any] | None:
     box: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(value, box, dst=0)
     return box
+
+
+def check_errors(error: Exception | None) -> None:
+    """Raise on every rank if one of them has an `error`: rank 0's own, or that of the first that has one.
+
+    Raises:
+        ValueError, or what rank 0's error is.
+    """
+    errors = gather(None if error is None else str(error))
+    if errors is not None and error is None:
+        error = next((ConfigError(f"rank {place}: {text}") for place, text in enumerate(errors) if text), None)
+    from_main(error)
+
+
+def check_same(facts: dict[str, Any]) -> None:
+    """Raise on every rank if the `facts` by name are not the same on all.
+
+    Raises:
+        ConfigError: with the first five names that differ, and the values on the ranks.
+    """
+    ranks = gather(facts)
+    from_main(None if ranks is None else _difference(ranks))
+
+
+def _difference(ranks: list[dict[str, Any]]) -> ConfigError | None:
+    different = []
+    for name in dict.fromkeys(name for facts in ranks for name in facts):
+        places: dict[str, list[str]] = {}
+        for place, facts in enumerate(ranks):
+            places.setdefault(str(facts.get(name, "not set")), []).append(str(place))
+        if len(places) > 1:
+            shown = (f"{value} on rank{'s' * (len(on) > 1)} {', '.join(on)}" for value, on in places.items())
+            different.append(f"{name}: {'; '.join(shown)}")
+    if not different:
+        return None
+    more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
+    return ConfigError(
+        f"the ranks differ in {' | '.join(different[:5])}{more}; start all of them by the same command, "
+        "with the same images and code"
+    )
 
 
 def broadcast_buffers(model: nn.Module) -> None:

@@ -29,3 +29,13 @@ def exit_code_of(error: BaseException) -> int | None:
     """Return the exit code of an error that its text explains, or None for a bug, which needs its traceback."""
     is_mistake = isinstance(error, ValueError | FileNotFoundError)
     return getattr(error, "exit_code", EXIT_USER_MISTAKE if is_mistake else None)
+
+
+def mark_reported(error: BaseException) -> None:
+    """Note that another process shows the text of this error, so that several ranks do not all write it."""
+    error.__dict__["reported"] = True
+
+
+def is_reported(error: BaseException) -> bool:
+    """Return True if another process shows the text of this error."""
+    return bool(getattr(error, "reported", False))

@@ -2,13 +2,15 @@
 
 import csv
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from imgcls import distributed
+from imgcls import __version__, distributed
 from imgcls.checkpoints import load_checkpoint
 from imgcls.device import choose_device
 from imgcls.environment import CONF_DIR, launch
@@ -62,7 +64,96 @@ def test_two_ranks_train_what_one_trains_and_count_every_validation_image_once(
         assert value.sub(weights[1][key]).abs().max() < 1e-5, key
 
 
+def run_two_ranks(
+    words: tuple[list[str], list[str]], cwd: Path, *, scripts: tuple[str, str] = (TRAIN, TRAIN)
+) -> list[tuple[int, str]]:
+    """Start rank 0 and rank 1, each with words of its own; return the exit code and the errors of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script, *of_rank],
+            cwd=cwd,
+            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, (script, of_rank) in enumerate(zip(scripts, words, strict=True))
+    ]
+    try:
+        errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [(rank.returncode, text) for rank, text in zip(ranks, errors, strict=True)]
+
+
+def check_one_error(ended: list[tuple[int, str]], *words: str) -> None:
+    (code, error), (other_code, other_error) = ended
+    assert (code, other_code) == (2, 2), error + other_error
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, error
+    for word in words:
+        assert word in lines[0]
+    assert "error: " not in other_error
+    assert "Traceback" not in error + other_error
+
+
+def few_steps(folder: Path) -> list[str]:
+    sizes = ["image_size=32", "batch_size=4", "max_steps=2"]
+    return ["model=lenet5", "data=folder", f"data.root={folder}", *sizes, "device=cpu", "tensorboard=false", "name=a"]
+
+
+@pytest.mark.e2e
+def test_ranks_with_other_settings_all_end_with_one_error_and_write_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    words = few_steps(tiny_folder)
+    other = [*words, "seed=1", "image_size=28", "label_smoothing=0.1", "optimizer.lr=0.5", "data.num_threads=1"]
+    ended = run_two_ranks((words, other), tmp_path)
+    check_one_error(
+        ended,
+        "seed: 0 on rank 0; 1 on rank 1",
+        "image_size: 32 on rank 0; 28 on rank 1",
+        "label_smoothing: 0.0 on rank 0; 0.1 on rank 1",
+        "optimizer.lr: ",
+        "0.5 on rank 1",
+        "the same command",
+    )
+    assert "data.num_threads" not in ended[0][1]
+    assert not list(tmp_path.rglob("config.json"))
+
+
+@pytest.mark.e2e
+def test_ranks_with_other_images_or_without_images_all_end_with_one_error(tiny_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    (other / "train" / "red").rename(other / "train" / "pink")
+    (other / "val" / "red").rename(other / "val" / "pink")
+    ended = run_two_ranks((few_steps(tiny_folder), few_steps(other)), tmp_path)
+    check_one_error(ended, "data: checksum: ", " on rank 0; ", " on rank 1")
+    ended = run_two_ranks((few_steps(tiny_folder), few_steps(tmp_path / "none")), tmp_path)
+    check_one_error(ended, "rank 1: ", "data.root=", "none is not a folder")
+
+
+@pytest.mark.e2e
+def test_ranks_with_other_code_all_end_with_one_error(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("imgcls", "conf"):
+        shutil.copytree(CONF_DIR.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(TRAIN, tmp_path)
+    init = tmp_path / "imgcls" / "__init__.py"
+    init.write_text(init.read_text().replace(__version__, "9.9.9"))
+    words = few_steps(tiny_folder)
+    ended = run_two_ranks((words, words), tmp_path, scripts=(TRAIN, str(tmp_path / "train.py")))
+    check_one_error(ended, "imgcls: ", "9.9.9 on rank 1")
+
+
 def test_one_process_agrees_with_itself() -> None:
+    distributed.check_same({"seed": 1})
+    distributed.check_errors(None)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        distributed.check_errors(FileNotFoundError("gone"))
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.agree(3) == 3
     assert distributed.from_main("a") == "a"

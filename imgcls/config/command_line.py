@@ -22,7 +22,7 @@ from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of
 from imgcls.config.words import quote_path, split_network, without_dashes
 from imgcls.environment import CONF_DIR
-from imgcls.errors import EXIT_INTERRUPTED, EXIT_USER_MISTAKE, ConfigError, did_you_mean, exit_code_of
+from imgcls.errors import EXIT_INTERRUPTED, EXIT_USER_MISTAKE, ConfigError, did_you_mean, exit_code_of, is_reported
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,8 @@ def command_line(
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if not is_reported(error):
+            print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(code) from None
     return outcomes if len(outcomes) > 1 or any(outcome.error for outcome in outcomes) else []
 

@@ -8,6 +8,7 @@ from imgcls.training.factory import build_optimizer, build_schedule, build_train
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import OutOfMemory, out_of_memory_text
 from imgcls.training.optim import WeightAverage, parameter_groups, set_lr, without_dynamo
+from imgcls.training.ranks import look_up_run_on_all_ranks
 from imgcls.training.schedules import Constant, Cosine, Plateau, Step
 from imgcls.training.state import State
 from imgcls.training.trainer import Trainer
@@ -28,6 +29,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "build_trainer",
+    "look_up_run_on_all_ranks",
     "open_run_directory",
     "out_of_memory_text",
     "parameter_groups",
