@@ -1,7 +1,15 @@
 """Checkpoints: the file format, writing in the background, which one a run resumes from, and comparing two runs."""
 
 from imgcls.checkpoints.compare import compare_runs, list_differences, verdict_table
-from imgcls.checkpoints.file import CheckpointError, checksum, load_checkpoint, load_latest_checkpoint, save_checkpoint
+from imgcls.checkpoints.file import (
+    CheckpointError,
+    checksum,
+    has_own_values,
+    load_checkpoint,
+    load_latest_checkpoint,
+    read_tensors,
+    save_checkpoint,
+)
 from imgcls.checkpoints.resume import Checkpoints
 from imgcls.checkpoints.writer import CheckpointFile, CheckpointWriter, copy_to_host
 
@@ -13,9 +21,11 @@ __all__ = [
     "checksum",
     "compare_runs",
     "copy_to_host",
+    "has_own_values",
     "list_differences",
     "load_checkpoint",
     "load_latest_checkpoint",
+    "read_tensors",
     "save_checkpoint",
     "verdict_table",
 ]

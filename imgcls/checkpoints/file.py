@@ -8,6 +8,7 @@ import errno
 import logging
 import pickle
 import time
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from imgcls.runs import durable_file
 
 log = logging.getLogger(__name__)
 FORMAT = 2
+NAMES_OF_A_VALUE = 64  # at most, on average: weights that several layers share are named as often as there are layers
 
 
 class CheckpointError(ValueError):
@@ -59,8 +61,8 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={path}: there is no such file")
     try:
-        content = _read(path, map_location)
-    except (OSError, MemoryError):
+        content = read_tensors(path, map_location)
+    except (OSError, MemoryError, CheckpointError):
         raise  # says nothing about the content of the file
     except pickle.UnpicklingError as error:
         reason = _reason(error)
@@ -73,9 +75,63 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
         raise CheckpointError(
             f"{path} was written by another version of imgcls; train from scratch, or use that version"
         )
-    if content.pop("checksum") != checksum(content):
+    if content.pop("checksum") != _checksum_of_file(content, path):
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     return content
+
+
+def _checksum_of_file(content: Any, path: Path) -> int:
+    try:
+        return checksum(content)
+    except (RuntimeError, ValueError) as error:  # a sparse tensor, for one, or a number of too many digits
+        raise CheckpointError(f"{path} is damaged, or holds more than plain values: {_reason(error)}") from error
+
+
+def read_tensors(path: Path, map_location: torch.device | str = "cpu") -> Any:
+    """Read a file of torch.save that holds tensors and plain values; what it unfolds to fits the size of the file.
+
+    A file of some hundred bytes can name a tensor of 10^12 values that all lie in one place, a list that holds
+    itself many times over, or compressed zeros.
+
+    Raises:
+        CheckpointError: it unfolds to more.
+        OSError, and whatever torch raises for bytes that are no such file.
+    """
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > size:
+                raise CheckpointError(f"{path} unfolds to more bytes than it has: it is not of torch.save")
+    content = _read(path, map_location)
+    if not _fits(content, size):
+        raise CheckpointError(f"{path} has {size} bytes and unfolds to far more: it is not a file of weights")
+    return content
+
+
+def _fits(content: Any, size: int) -> bool:
+    # A value takes a byte of the file at least, and a tensor its storage; both may have a number of names.
+    left, todo = NAMES_OF_A_VALUE * size, [content]
+    while todo and left >= 0:
+        node = todo.pop()
+        left -= 1
+        if isinstance(node, Tensor):
+            if not has_own_values(node):
+                return False
+            left -= node.numel() * node.element_size()
+        elif isinstance(node, dict):
+            todo += node.values()
+            left -= len(node)
+        elif isinstance(node, list | tuple):
+            todo += node
+            left -= len(node)
+    return left >= 0
+
+
+def has_own_values(tensor: Tensor) -> bool:
+    """Return True if each value of a tensor has a place of its own in memory, which bounds its size by the file's."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _read(path: Path, map_location: torch.device | str) -> Any:

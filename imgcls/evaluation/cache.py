@@ -32,7 +32,7 @@ def load_predictions(folder: Path, facts: dict[str, Any]) -> Predictions | None:
         if known["facts"] != facts:
             return None
         predictions = Predictions(torch.from_numpy(np.load(folder / CACHED_PROBS)), torch.tensor(known["indices"]))
-    except (OSError, EOFError, ValueError, TypeError, KeyError):
+    except (OSError, EOFError, MemoryError, ValueError, TypeError, KeyError):
         return None
     return predictions if len(predictions.log_probs) == len(predictions.indices) else None
 

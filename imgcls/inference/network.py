@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.checkpoints import CheckpointError, checksum, load_checkpoint
-from imgcls.config import Config, build_component, consequential, from_flat
+from imgcls.config import Config, build_component, consequential, flatten, from_flat
 from imgcls.data.augment import Crop
+from imgcls.data.decoding import MAX_SIDE
 from imgcls.data.on_device import Normalise, input_statistics
 from imgcls.data.sets import wnids
 from imgcls.device import keep_freed_memory
@@ -113,10 +114,31 @@ def open_checkpoint(path: str | Path) -> Member:
     config = from_flat(saved["config"])
     config.data.root = saved.get("data_root")  # it does not belong to the config: the images may move
     member = Member(str(path), config, state, list(saved["classes"]), path.parent)
+    check_sizes(member)
     # More outputs than the data had classes were never trained on anything; they need a name all the same.
     assert member.classes is not None
     member.classes += [f"(class {k})" for k in range(len(member.classes), num_outputs(member))]
     return member
+
+
+def check_sizes(member: Member) -> None:
+    """Check that the network which a checkpoint's config describes is no larger than its weights.
+
+    Classes, channels and layers have one weight each at least, so that no number of them can exceed that of all.
+
+    Raises:
+        CheckpointError: a number that the network would be built by is too large.
+    """
+    num_weights = sum(tensor.numel() for tensor in member.state.values())
+    most = {"model": num_weights, "image_size": MAX_SIDE}
+    for key, value in flatten({"model": member.config.model, "image_size": member.config.image_size}).items():
+        limit = most[key.partition(".")[0]]
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and abs(number) > limit:
+                raise CheckpointError(
+                    f"checkpoint={member.name}: its config has {key}={number}, and at most {limit} is possible with "
+                    "its weights; it was changed"
+                )
 
 
 def open_weights(source: str, config: Config) -> Member:

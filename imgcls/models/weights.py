@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from imgcls.checkpoints import CheckpointError, load_checkpoint
+from imgcls.checkpoints import CheckpointError, has_own_values, load_checkpoint, read_tensors
 from imgcls.models.layers import NoPublishedWeights
 
 FIRST_PUBLISHED = "IMAGENET1K_V1"  # what `torchvision` alone means: the weights whose recipe is nearest to the papers'
@@ -101,7 +101,7 @@ def read_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return state_dict_of(_safetensors(path), source)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
         if isinstance(content, dict) and "checksum" in content:
             content = load_checkpoint(path)
     except CheckpointError as error:
@@ -132,6 +132,9 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     if not named or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"weights={source} holds no state dict: a file of named tensors, as torch.save makes of one")
+    for name, value in content.items():
+        if not has_own_values(value):
+            raise ValueError(f"weights={source}: {name} {tuple(value.shape)} is no plain tensor: it claims more values")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 

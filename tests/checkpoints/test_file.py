@@ -5,6 +5,8 @@ import os
 import pickle
 import random
 import threading
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,51 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert loaded["list"] == tree["list"]
     assert loaded["state"] == tree["state"]
     assert list(tmp_path.iterdir()) == [tmp_path / "last.pt"]
+
+
+def nested() -> list:
+    """A list that unfolds to 10^30 values, in some hundred bytes of pickle."""
+    tree: list = [0] * 10
+    for _ in range(30):
+        tree = [tree] * 10
+    return tree
+
+
+def compressed(file: Path) -> None:
+    """Write the same archive with its entries compressed, and 64 MB of zeros."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+        archive.writestr(f"{next(iter(entries)).partition('/')[0]}/data/9", bytes(1 << 26))
+
+
+@pytest.mark.parametrize("kind", ["nested", "expanded", "many names", "compressed", "meta"])
+def test_a_small_file_that_unfolds_to_something_huge_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    large = torch.ones(1 << 20)
+    more: dict[str, Any] = {
+        "nested": nested(),
+        "expanded": torch.zeros(1).expand(10**12),
+        "many names": [large] * 1000,
+        "compressed": 0,
+        "meta": torch.zeros(10**12, device="meta"),
+    }
+    file = tmp_path / "last.pt"
+    torch.save({"format": 2, "checksum": 0, "model": {"a": more[kind]}}, file)
+    if kind == "compressed":
+        compressed(file)
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match="unfolds to"):
+        load_checkpoint(file)
+    assert time.monotonic() - started < 5
+
+
+def test_weights_that_layers_share_are_loaded_under_all_their_names(tmp_path: Path) -> None:
+    shared = torch.ones(1000)
+    tree = {"model": {f"layer{k}": shared for k in range(24)}}
+    save_checkpoint(tree, tmp_path / "last.pt")
+    assert len(load_checkpoint(tmp_path / "last.pt")["model"]) == 24
 
 
 def test_the_previous_checkpoint_is_kept(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from imgcls import inference
+from imgcls.checkpoints import load_checkpoint, save_checkpoint
 from imgcls.config import compose, compose_network, protocol_names, run_script
 from imgcls.data.decoding import BadImageError
 from imgcls.environment import CONF_DIR
@@ -44,7 +45,6 @@ SEEN = [
 @pytest.fixture(scope="module")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained LeNet-5 for three classes, as a run saves it."""
-    from imgcls.checkpoints import save_checkpoint
     from imgcls.config import consequential
     from imgcls.models import build_model
 
@@ -54,6 +54,17 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("saved") / "best.pt"
     save_checkpoint({**content, "model": network.state_dict(), "epoch": 1, "val": {}}, file)
     return file
+
+
+@pytest.mark.parametrize("key", ["model.num_classes", "model.in_channels", "image_size"])
+def test_a_checkpoint_whose_config_has_a_size_beyond_its_weights_is_refused(
+    checkpoint_file: Path, tmp_path: Path, key: str
+) -> None:
+    content = load_checkpoint(checkpoint_file)
+    content["config"] = content["config"] | {key: 10**12 if key.startswith("model") else 10**9}
+    save_checkpoint(content, tmp_path / "best.pt")
+    with pytest.raises(ValueError, match=rf"best\.pt: its config has {key}=10+, and at most \d+ is possible"):
+        open_checkpoint(tmp_path / "best.pt")
 
 
 def test_files_folders_patterns_and_lists_are_found(tmp_path: Path) -> None:

@@ -298,3 +298,12 @@ def test_published_weights_of_the_networks_own_setting_may_be_frozen() -> None:
 def test_unknown_values_of_freeze_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"freeze=backbon is none of none, backbone \(did you mean backbone\?\)"):
         compose(["freeze=backbon"])
+
+
+@pytest.mark.parametrize("source", ["file", "url"])
+def test_weights_that_claim_more_values_than_they_have_are_refused(source: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    file = tmp_path / "huge.pth"
+    torch.save({"fc.weight": torch.zeros(1).expand(10**9, 512)}, file)
+    with pytest.raises(ValueError, match=r"weights=.*huge\.pth: .*(unfolds to|claims more values)"):
+        read_weights(str(file) if source == "file" else file.as_uri(), nn.Linear(512, 3))

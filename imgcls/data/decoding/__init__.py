@@ -1,6 +1,6 @@
 """Decoding: from the bytes of images to pixels of their crops, by the native decoder or Pillow. Imports no torch."""
 
-from imgcls.data.decoding.native import Sizes, Workspace
+from imgcls.data.decoding.native import MAX_FILE_BYTES, MAX_SIDE, Sizes, Workspace
 from imgcls.data.decoding.pillow import (
     FORMATS,
     BadImageError,
@@ -26,6 +26,8 @@ from imgcls.data.decoding.readers import (
 
 __all__ = [
     "FORMATS",
+    "MAX_FILE_BYTES",
+    "MAX_SIDE",
     "BadImageError",
     "CachingReader",
     "Failures",

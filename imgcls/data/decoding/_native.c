@@ -59,6 +59,9 @@ enum { MAX_SIDE = 16384, WEIGHT_BITS = 22, LOW_BITS = 14, PADDING = 64 };
 static const size_t KEEP_SCRATCH = (size_t)16 << 20;
 static const size_t KEEP_FILES = (size_t)64 << 20;
 
+/* A larger file is none of an image of so few pixels as are decoded; native.MAX_FILE_BYTES is the same. */
+static const int64_t MOST_FILE = (int64_t)1 << 30;
+
 /* What one image may need, beyond any sane shape. */
 static const size_t MOST_SCRATCH = (size_t)1 << 30;
 
@@ -159,6 +162,7 @@ static int read_header(Decoder *decoder, const File *file, int64_t max_pixels, i
     *height = (int32_t)cinfo->image_height;
     *width = (int32_t)cinfo->image_width;
     if ((int64_t)cinfo->image_height * cinfo->image_width > max_pixels) return STATUS_TOO_LARGE;
+    /* Only what has one scan is decoded here: the number of scans, which has a limit, is Pillow's to check. */
     if (cinfo->data_precision != 8 || cinfo->progressive_mode || cinfo->arith_code || jpeg_has_multiple_scans(cinfo))
         return STATUS_UNSUPPORTED;
     int gray = cinfo->num_components == 1 && cinfo->jpeg_color_space == JCS_GRAYSCALE;
@@ -563,9 +567,9 @@ static int read_file(Workspace *space, const char *path, size_t *used, size_t *l
     if (handle < 0) return STATUS_UNREADABLE;
     struct stat info;
     int status = STATUS_UNREADABLE;
-    if (fstat(handle, &info) == 0 && S_ISREG(info.st_mode)) {
+    if (fstat(handle, &info) == 0 && S_ISREG(info.st_mode) && (int64_t)info.st_size <= MOST_FILE) {
         size_t size = (size_t)info.st_size, done = 0;
-        if ((uint64_t)info.st_size > SIZE_MAX / 4 || !grow(&space->contents, *used + size)) {
+        if (!grow(&space->contents, *used + size)) {
             status = STATUS_MEMORY;
         } else {
             while (done < size) {

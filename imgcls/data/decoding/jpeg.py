@@ -4,12 +4,17 @@ Pillow decodes a file from its first row to the last. A baseline JPEG whose fram
 JPEG of the upper part of the image; libjpeg passes over the data that are left.
 """
 
+import re
 import struct
 from typing import NamedTuple
 
 ALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))  # markers without a length: TEM, SOI, RSTn
 SEQUENTIAL = (0xC0, 0xC1)  # SOF0, SOF1: Huffman-coded, not progressive
-START_OF_SCAN, END = 0xDA, b"\xff\xd9"
+START_OF_SCAN, END_OF_IMAGE, END = 0xDA, 0xD9, b"\xff\xd9"
+# A file of a few kilobytes can have a thousand scans, each of which visits every block of the image. Encoders write 10
+# or so; 100 is where Chromium and Skia (ProgressMonitor) and libtiff (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER) stop.
+MAX_SCANS = 100
+MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # FF 00 is a byte FF of the entropy-coded data
 CHROMA_REACH = 2  # rows beyond those wanted that interpolating chroma looks at, where it is halved
 
 
@@ -54,6 +59,20 @@ def read_frame(data: bytes) -> Frame | None:
             return None
         position += 2 + length
     return None
+
+
+def num_scans(data: bytes) -> int:
+    """Return how many scans a file's image has, or how often their marker occurs in the file if that is seldom."""
+    if (occurrences := data.count(b"\xff\xda")) <= MAX_SCANS:
+        return occurrences
+    # By the segments: what follows the image, such as a phone's video, may hold the two bytes as well.
+    position, scans = 2, 0
+    while (found := MARKER.search(data, position)) and (marker := found[1][0]) != END_OF_IMAGE:
+        position = found.end()
+        if marker not in ALONE:
+            scans += marker == START_OF_SCAN
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    return scans
 
 
 def upper_rows(data: bytes, frame: Frame, rows: int) -> bytes:

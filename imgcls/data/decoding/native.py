@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 # Pillow's own mark for a suspicious image (PIL.Image.MAX_IMAGE_PIXELS), a quarter of a GiB as RGB: larger ones are
 # refused, by Pillow too.
 MAX_PIXELS = 89_478_485
+# A file of more bytes is not read: MAX_PIXELS of four channels of 16 bits are 0.7 GB. As in _native.c.
+MAX_FILE_BYTES = 1 << 30
 # The longest side of an output, as in _native.c.
 MAX_SIDE = 16384
 _VERSION = 2

@@ -150,6 +150,8 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
         raise BadImageError(
             name, f"has {image.width}x{image.height} pixels, over the limit of {MAX_PIXELS}; make it smaller"
         )
+    if image.format in _JPEG and (scans := jpeg.num_scans(data)) > jpeg.MAX_SCANS:
+        raise BadImageError(name, f"has {scans} scans, over the limit of {jpeg.MAX_SCANS}; save it again")
     return image
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imgcls.data.decoding import BadImageError, Plan, Reader, decode_whole, make_file_reader
+from imgcls.data.decoding import MAX_FILE_BYTES, BadImageError, Plan, Reader, decode_whole, make_file_reader
 from imgcls.data.sets.listing import Listing, pack_names
 
 if TYPE_CHECKING:
@@ -136,8 +136,14 @@ class FolderSplit(FileSplit):
         """
         path = self.raw_path(index)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer for ever
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its writer for ever
                 raise BadImageError(os.fsdecode(path), "is no regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise BadImageError(
+                    os.fsdecode(path),
+                    f"has {status.st_size} bytes, over the limit of {MAX_FILE_BYTES}; make it smaller",
+                )
             return self.read_file(path)
         except FileNotFoundError:
             raise BadImageError(os.fsdecode(path), "is gone since the folder was listed") from None

@@ -134,7 +134,7 @@ def _load(cached: Path) -> Listing | None:
                 classes=[os.fsdecode(name) for name in classes.split(b"\0")] if classes else [],
                 num_stray=int(kept["num_stray"]),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, torn, or of a folder that is gone
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile):  # absent, torn, or outdated
         return None
 
 

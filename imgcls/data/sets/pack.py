@@ -285,7 +285,17 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} is no pack, or its end is missing; make one with scripts/pack.py")
         file.seek(size - 16 - length)
         try:
-            with np.load(io.BytesIO(file.read(length)), allow_pickle=False) as index:
-                return {key: index[key] for key in ("lengths", "labels", "names", "name_lengths", "about")}
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            index = _arrays_of(file.read(length))
+        except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: the index of the pack is broken ({error}); pack the images again") from error
+    if index["lengths"].sum(dtype=np.int64) != size - 16 - length:
+        raise ValueError(f"{path}: the index is of other images than the pack holds; pack the images again")
+    return index
+
+
+def _arrays_of(npz: bytes) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(io.BytesIO(npz)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > len(npz):
+            raise ValueError("it unfolds to more bytes than it has")
+    with np.load(io.BytesIO(npz), allow_pickle=False) as index:
+        return {key: index[key] for key in ("lengths", "labels", "names", "name_lengths", "about")}

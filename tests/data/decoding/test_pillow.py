@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.data.decoding import FORMATS, BadImageError, decode_box, decode_whole, pillow, read_size
+from imgcls.data.decoding import FORMATS, BadImageError, decode_box, decode_whole, jpeg, native, pillow, read_size
 from imgcls.data.decoding.pillow import _draft
 from imgcls.data.sets import EXTENSIONS
 from imgcls.environment import CONF_DIR
@@ -198,6 +198,31 @@ def test_what_cannot_be_decoded_is_named_with_the_reason(data, reason):
         decoded(data, (0, 0, 4, 4))
     with pytest.raises(BadImageError, match=r"^a\.jpg: "):
         decode_whole(data, 3, "a.jpg")
+
+
+def of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is written again and again."""
+    data = encoded(waves(400, 400), progressive=True)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:last] + data[last:end] * (count - data.count(b"\xff\xda") + 1) + data[end:]
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_from_its_markers_and_one_of_ten_decoded():
+    assert jpeg.num_scans(of_scans(1000)) == 1000
+    for read in (lambda: read_size(of_scans(1000), "a.jpg"), lambda: decode_whole(of_scans(1000), 3, "a.jpg")):
+        with pytest.raises(BadImageError, match=r"^a\.jpg: has 1000 scans, over the limit of 100"):
+            read()
+    assert jpeg.num_scans(of_scans(10)) == 10
+    assert decoded(of_scans(10), (0, 0, 400, 400)).shape == (24, 24, 3)
+    if native.available():
+        assert native.Workspace().open_bytes([of_scans(1000)]).status[0] == native.Status.UNSUPPORTED
+
+
+def test_what_follows_the_image_counts_for_no_scan():
+    video = b"\xff\xda" * 200
+    assert decode_whole(encoded(waves(8, 8), progressive=True) + video, 3, "a.jpg").shape == (8, 8, 3)
+    comment = encoded(waves(8, 8), progressive=True, comment=video)
+    assert decode_whole(comment, 3, "a.jpg").shape == (8, 8, 3)
 
 
 def test_running_out_of_memory_is_not_the_images_fault(monkeypatch):

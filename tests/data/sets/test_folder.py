@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgcls.data.decoding import BadImageError
+from imgcls.data.decoding import BadImageError, native
 from imgcls.data.sets import (
     ArraySplit,
     FolderSplit,
@@ -373,3 +373,13 @@ def real_data() -> Path:
     if not (named := os.environ.get("IMGCLS_REAL_DATA")):
         pytest.skip("IMGCLS_REAL_DATA names no folder of real images")
     return Path(named)
+
+
+def test_a_file_of_more_than_a_gibibyte_is_not_read(tmp_path):
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    split = FolderSplit.of_files([tmp_path / "a.jpg"])
+    with pytest.raises(BadImageError, match=r"a\.jpg: has 1099511627776 bytes, over the limit of 1073741824"):
+        split.read(0)
+    if native.available():
+        assert split.open_in(native.Workspace(), np.zeros(1, np.int64)).status[0] == native.Status.UNREADABLE

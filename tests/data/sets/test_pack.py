@@ -300,3 +300,27 @@ def test_a_run_trains_from_a_pack(packed, train, tmp_path):
     size = ["model=lenet5", "image_size=32", "batch_size=5", "epochs=1", "tensorboard=false", "data.num_threads=1"]
     results = train(compose(["data=pack", f"data.root={packed}", *size]))
     assert results["steps"] == 4
+
+
+@pytest.mark.parametrize("kind", ["lengths", "compressed", "a header of 8 TB"])
+def test_a_pack_whose_index_claims_more_than_there_is_is_refused(packed, tmp_path, kind):
+    data = packed.read_bytes()
+    length = int.from_bytes(data[-16:-8], "little")
+    images, npz = data[: -16 - length], data[-16 - length : -16]
+    arrays = dict(np.load(io.BytesIO(npz)))
+    if kind == "lengths":
+        arrays["lengths"] = arrays["lengths"].copy()
+        arrays["lengths"][0] = 2**32 - 1
+    if kind == "compressed":
+        arrays["names"] = np.zeros(1 << 24, np.uint8)
+    file = io.BytesIO()
+    (np.savez_compressed if kind == "compressed" else np.savez)(file, **arrays)
+    index = file.getvalue()
+    if kind == "a header of 8 TB":
+        shape = f"({len(arrays['lengths'])},)"
+        header = index.index(shape.encode())
+        index = index[:header] + b"(8" + b"0" * 12 + b",)" + index[header + 16 :]
+    file = tmp_path / "odd.pack"
+    file.write_bytes(images + index + len(index).to_bytes(8, "little") + data[-8:])
+    with pytest.raises(ValueError, match=r"odd\.pack: the index .*; pack the images again"):
+        open_pack(str(file))
