@@ -48,6 +48,7 @@ class DataConfig:
     num_threads: int | None = setting(None, least=1, incidental=True)
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
+    pillow_draft: bool = False
     on_bad_image: str = setting("raise", one_of=("raise", "skip"))
 
 

@@ -22,6 +22,7 @@ def cache_key(member: Member, split: Split, protocol: TestProtocol, config: Eval
         "num_images": len(split),
         "protocol": f"{type(protocol).__name__} {protocol}",
         "precision": config.precision,
+        "pillow_draft": config.data.pillow_draft,
     }
 
 

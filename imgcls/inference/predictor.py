@@ -204,6 +204,7 @@ def predict_split(
                 device=device,
                 on_bad_image=data.on_bad_image,  # type: ignore[arg-type]
                 cache_gb=data.cache_gb,
+                pillow_draft=data.pillow_draft,
             )
             predictions = predict(network, loader.epoch(0), after_batch=after_batch, **common)
             loader.close()

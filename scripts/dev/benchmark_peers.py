@@ -56,7 +56,7 @@ def peers(image_size: int) -> tuple[list[Peer], list[str]]:
         present.append(dali(image_size))
     except ImportError:
         missing.append("DALI: pip install nvidia-dali-cuda120")
-    present.append(ours_by_pillow(image_size))
+    present += [ours_by_pillow(image_size), ours_by_pillow(image_size, draft=True)]
     if native.available():
         present.append(ours(image_size))
     else:
@@ -193,17 +193,17 @@ def dali(image_size: int) -> Peer:
     return Peer("DALI, CPU, fused crop", run)
 
 
-def ours_by_pillow(image_size: int) -> Peer:
-    """Return this package without its native decoder."""
+def ours_by_pillow(image_size: int, *, draft: bool = False) -> Peer:
+    """Return this package without its native decoder, and with data.pillow_draft=true if `draft`."""
     planned = plan(image_size)
 
     def run(work: Work, out: np.ndarray) -> None:
         sizes = np.array([read_size(data, "") for data in work.data])
         boxes, flips = planned.boxes(0, work.indices, sizes), planned.flips(0, work.indices)
         for data, box, flip, image in zip(work.data, boxes, flips, out, strict=True):
-            decode_box(data, box, image, flip=bool(flip), name="")
+            decode_box(data, box, image, flip=bool(flip), name="", draft=draft)
 
-    return Peer("imgcls, Pillow", run)
+    return Peer(f"imgcls, Pillow{', draft' if draft else ''}", run)
 
 
 def ours(image_size: int) -> Peer:

@@ -37,8 +37,8 @@
 
 #define API __attribute__((visibility("default")))
 
-/* Raised with every change of a signature or of the pixels; native.py refuses a library of another number. */
-#define IMGCLS_NATIVE_VERSION 2
+/* Raised with every change of a signature, of the pixels, or of the files that are taken; native.py refuses a library of another number. */
+#define IMGCLS_NATIVE_VERSION 3
 
 /* The numbers native.Status gives. */
 enum {
@@ -145,11 +145,17 @@ static void prepare(Decoder *decoder) {
     decoder->cinfo.mem = NULL;
 }
 
-static int ends(const unsigned char *rest, size_t length) {
-    /* No FF D9 can stand inside entropy-coded data, so one anywhere after the header is the end of an image. */
-    for (size_t i = length; i >= 2; i--)
-        if (rest[i - 2] == 0xFF && rest[i - 1] == JPEG_EOI) return 1;
-    return 0;
+/* Whether the entropy-coded data are followed by the end of the image. Where another marker comes first, a decoder
+ * that reads on to the end may refuse the file, whatever rows it was asked for: such a file is Pillow's to judge. */
+static int find_end(const unsigned char *rest, size_t length) {
+    const unsigned char *at = rest, *end = rest + length;
+    while (at < end && (at = memchr(at, 0xFF, (size_t)(end - at)))) {
+        while (at < end && *at == 0xFF) at++;
+        if (at == end) break;
+        if (*at != 0 && (*at < JPEG_RST0 || *at > JPEG_RST0 + 7)) return *at == JPEG_EOI ? STATUS_OK : STATUS_CORRUPT;
+        at++;
+    }
+    return STATUS_TRUNCATED;
 }
 
 /* Read the header; the sizes are set wherever it could be read, also where the file is Pillow's to decode. */
@@ -171,7 +177,6 @@ static int read_header(Decoder *decoder, const File *file, int64_t max_pixels, i
     if (!gray && !colour) return STATUS_UNSUPPORTED;
     for (int c = 0; c < cinfo->num_components; c++)
         if (cinfo->comp_info[c].h_samp_factor > 2 || cinfo->comp_info[c].v_samp_factor > 2) return STATUS_UNSUPPORTED;
-    if (!ends(cinfo->src->next_input_byte, cinfo->src->bytes_in_buffer)) return STATUS_TRUNCATED;
     return STATUS_OK;
 }
 
@@ -188,6 +193,8 @@ static int32_t size_of(const File *file, int64_t max_pixels, int32_t *size) {
         return status_of_trap(&decoder, STATUS_HEADER);
     }
     int status = read_header(&decoder, file, max_pixels, &size[0], &size[1]);
+    if (status == STATUS_OK)
+        status = find_end(decoder.cinfo.src->next_input_byte, decoder.cinfo.src->bytes_in_buffer);
     jpeg_destroy_decompress(&decoder.cinfo);
     return status;
 }

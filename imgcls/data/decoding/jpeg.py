@@ -15,6 +15,7 @@ START_OF_SCAN, END_OF_IMAGE, END = 0xDA, 0xD9, b"\xff\xd9"
 # or so; 100 is where Chromium and Skia (ProgressMonitor) and libtiff (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER) stop.
 MAX_SCANS = 100
 MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # FF 00 is a byte FF of the entropy-coded data
+NO_RESTART = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 CHROMA_REACH = 2  # rows beyond those wanted that interpolating chroma looks at, where it is halved
 
 
@@ -28,9 +29,11 @@ class Frame(NamedTuple):
 
 
 def read_frame(data: bytes) -> Frame | None:
-    """Return the frame of a file that `upper_rows` can shorten; None for any other, and for one without an end.
+    """Return the frame of a file that `upper_rows` can shorten; None for any other, and for one that may be refused.
 
-    ITU T.81, annex B. The one without an end is left as it is for a decoder to refuse.
+    ITU T.81, annex B. A decoder reads on from the last row to the end of the image, and refuses a file without one, or
+    with other segments before it that are broken. Such a file is left as it is, so that it is refused whatever rows are
+    wanted; what is wrong within the scan is never refused.
     """
     position, frame = 2, None
     if data[:2] != b"\xff\xd8":
@@ -54,11 +57,34 @@ def read_frame(data: bytes) -> Frame | None:
         elif marker == START_OF_SCAN:
             if frame is None or position + 4 >= len(data) or data[position + 4] != frame[-1]:
                 return None
-            return None if data.rfind(END, position) < 0 else Frame(*frame[:4])
+            return Frame(*frame[:4]) if _end_follows(data, position + 2 + length) else None
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return None
         position += 2 + length
     return None
+
+
+def _end_follows(data: bytes, position: int) -> bool:
+    """Return True if the entropy-coded data that begin at `position` are followed by the end of the image."""
+    end = data.find(END, position)
+    if end < 0:
+        return False
+    if data.count(b"\xff", position, end) == data.count(b"\xff\x00", position, end):
+        return True  # no marker at all: counting is five times as fast as looking at each
+    found = NO_RESTART.search(data, position)
+    return found is not None and found[1][0] == END_OF_IMAGE
+
+
+def is_lossless(data: bytes) -> bool:
+    """Return True if a JPEG is coded without loss (SOF3, SOF11): libjpeg neither shrinks it nor takes luma alone."""
+    position = 2
+    while (found := MARKER.search(data, position)) and (marker := found[1][0]) not in (START_OF_SCAN, END_OF_IMAGE):
+        position = found.end()
+        if marker not in ALONE:
+            if marker in (0xC3, 0xCB):
+                return True
+            position += int.from_bytes(data[position : position + 2], "big")
+    return False
 
 
 def num_scans(data: bytes) -> int:

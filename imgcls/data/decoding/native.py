@@ -33,7 +33,7 @@ MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 1 << 30
 # The longest side of an output, as in _native.c.
 MAX_SIDE = 16384
-_VERSION = 2
+_VERSION = 3
 _SOURCE = Path(__file__).with_name("_native.c")
 _INSTALL = (
     "install a C compiler and the headers of libjpeg-turbo 2.1 or later (Debian and Ubuntu: apt-get install gcc "

@@ -50,17 +50,20 @@ def read_size(data: bytes, name: str) -> tuple[int, int]:
         return image.height, image.width
 
 
-def decode_box(data: bytes, box: np.ndarray, out: np.ndarray, *, flip: bool, name: str) -> None:
+def decode_box(data: bytes, box: np.ndarray, out: np.ndarray, *, flip: bool, name: str, draft: bool = False) -> None:
     """Decode, crop, resample with antialiasing, and mirror if `flip`, into `out` (H, W, C) uint8 with C 1 or 3.
 
-    `box` is left, top, right, bottom in pixels of the file's image; see `imgcls.data.crops`.
+    Args:
+        box: left, top, right, bottom in pixels of the file's image; see `imgcls.data.augment`.
+        draft: decode a JPEG at a half, a quarter or an eighth of its size where that still has the output's
+            resolution: faster, and other pixels than the native decoder's.
 
     Raises:
         BadImageError: a file that cannot be decoded whole.
     """
-    with _open(_without_rows_below(data, box, out), name) as image:
+    with _open(_without_rows_below(data, box, out, draft=draft), name) as image:
         with _naming(name, "cannot be decoded"):
-            factor = _draft(image, box, out)
+            factor = _set_up(image, data, box, out, draft=draft)
             image.decodermaxblock = len(data)  # in one go: a decoder that is fed in parts repeats work at each
             image.load()
             plain = _plain(image, out.shape[2])
@@ -78,14 +81,14 @@ def decode_whole(data: bytes, channels: int, name: str) -> np.ndarray:
 
 
 def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
-    """Return an image as `decode_box` sees it where it does not `shrink`, to be kept for `resample_loaded`.
+    """Return an image as `decode_box` sees it where it drafts nothing, to be kept for `resample_loaded`.
 
     Raises:
         BadImageError: a file that cannot be decoded whole.
     """
     with _open(data, name) as image:
         with _naming(name, "cannot be decoded"):
-            if channels == 1 and image.format in _JPEG:
+            if channels == 1 and image.format in _JPEG and not jpeg.is_lossless(data):
                 image.draft("L", image.size)
             image.load()
             plain = _plain(image, channels).copy()
@@ -95,17 +98,17 @@ def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
 
 
 def resample_loaded(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
-    """Write the pixels of `decode_box`, from what `load_whole` gave, where `decode_box` would not `shrink`."""
+    """Write the pixels of `decode_box`, from what `load_whole` gave, where `decode_box` drafts nothing."""
     if block_rows := image.info.get("block_rows"):
         # Pillow 13 chooses the order of its two passes, and so how they round, by the height of the image.
-        rows = _rows_needed(box, out, image.size)
+        rows = _rows_needed(box, out, image.size, draft=False)
         if (height := jpeg.height_of_upper_rows(image.height, block_rows, rows)) < image.height:
             image = image.crop((0, 0, image.width, height))
     resample(image, box, out, flip=flip)
 
 
 def shrink(image: Image.Image, box: np.ndarray, out: np.ndarray) -> int:
-    """At what part of its size `decode_box` decodes this image for this box: 1, or a half, a quarter, an eighth."""
+    """At what part of its size `decode_box` drafts this image for this box: 1, or a half, a quarter, an eighth."""
     return _shrink(box, out, image.size) if image.format in _JPEG else 1
 
 
@@ -166,16 +169,16 @@ def _naming(name: str, what: str) -> Iterator[None]:
         raise BadImageError(name, f"{what}: {error}") from error
 
 
-def _without_rows_below(data: bytes, box: np.ndarray, out: np.ndarray) -> bytes:
+def _without_rows_below(data: bytes, box: np.ndarray, out: np.ndarray, *, draft: bool) -> bytes:
     # What is below the box, and beyond the antialiasing's reach, need not be decoded.
     frame = jpeg.read_frame(data)
     if frame is None or frame.height * frame.width > MAX_PIXELS:
         return data
-    return jpeg.upper_rows(data, frame, _rows_needed(box, out, (frame.width, frame.height)))
+    return jpeg.upper_rows(data, frame, _rows_needed(box, out, (frame.width, frame.height), draft=draft))
 
 
-def _rows_needed(box: np.ndarray, out: np.ndarray, size: tuple[int, int]) -> int:
-    reach = max((box[3] - box[1]) / out.shape[0], 1) + 1 + 2 * _shrink(box, out, size)
+def _rows_needed(box: np.ndarray, out: np.ndarray, size: tuple[int, int], *, draft: bool) -> int:
+    reach = max((box[3] - box[1]) / out.shape[0], 1) + 1 + 2 * (_shrink(box, out, size) if draft else 1)
     return int(np.ceil(max(box[3], 1) + reach))
 
 
@@ -185,11 +188,13 @@ def _shrink(box: np.ndarray, out: np.ndarray, size: tuple[int, int]) -> int:
     return next((s for s in (8, 4, 2) if s <= ratio and s <= min(size)), 1)
 
 
-def _draft(image: Image.Image, box: np.ndarray, out: np.ndarray) -> int:
-    factor = shrink(image, box, out)
-    mode = "L" if out.shape[2] == 1 else None  # luma alone is what a grayscale network needs
-    if image.format in _JPEG and (factor > 1 or mode is not None):
-        image.draft(mode, (image.width // factor, image.height // factor))
+def _set_up(image: Image.Image, data: bytes, box: np.ndarray, out: np.ndarray, *, draft: bool) -> int:
+    # Tell libjpeg at which size to decode, and luma alone for a grayscale network; return how much smaller that is.
+    mode = "L" if out.shape[2] == 1 else None
+    factor = shrink(image, box, out) if draft else 1
+    if image.format not in _JPEG or (factor == 1 and mode is None) or jpeg.is_lossless(data):
+        return 1
+    image.draft(mode, (image.width // factor, image.height // factor))
     return factor
 
 

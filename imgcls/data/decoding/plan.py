@@ -6,13 +6,18 @@ from imgcls.data.augment import Crop, keyed_random
 
 
 class Plan:
-    """Which box of each image, and whether mirrored: a function of (seed, epoch, sample index)."""
+    """Which box of each image, and whether mirrored: a function of (seed, epoch, sample index).
 
-    def __init__(self, crop: Crop, *, image_size: int, flip: float, seed: int) -> None:
+    Args:
+        draft: what Pillow decodes, it may decode at a part of its size, as `decode_box` says.
+    """
+
+    def __init__(self, crop: Crop, *, image_size: int, flip: float, seed: int, draft: bool = False) -> None:
         self.crop = crop
         self.image_size = image_size
         self.flip = flip
         self.seed = seed
+        self.draft = draft
 
     def boxes(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """(B, 4) boxes for images of `sizes` (B, 2)."""

@@ -89,7 +89,8 @@ class FileReader:
         for position, data in for_pillow.items():
             name = self.files.path(int(indices[position]))
             try:
-                decode_box(data, boxes[position], out[position], flip=bool(flips[position]), name=name)
+                flip = bool(flips[position])
+                decode_box(data, boxes[position], out[position], flip=flip, name=name, draft=plan.draft)
             except BadImageError as error:
                 failures.append((position, error))
         return sorted(failures, key=lambda failure: failure[0])
@@ -132,7 +133,7 @@ class FileReader:
 class CachingReader:
     """Decodes each image once, whole, and keeps it: for small sets that are Pillow's to decode.
 
-    The pixels are those of `FileReader`: where Pillow would decode at a reduced size, so does this, each time.
+    The pixels are those of `FileReader`: where Pillow would draft an image at a reduced size, so does this, each time.
     """
 
     chunk_size = 32
@@ -157,10 +158,11 @@ class CachingReader:
         for position, image in images.items():
             index, box, flip = int(indices[position]), boxes[position], bool(flips[position])
             try:
-                if shrink(image, box, out[position]) == 1:
-                    resample_loaded(image, box, out[position], flip=flip)
+                if plan.draft and shrink(image, box, out[position]) > 1:
+                    data, name = self.files.read(index), self.files.path(index)
+                    decode_box(data, box, out[position], flip=flip, name=name, draft=True)
                 else:
-                    decode_box(self.files.read(index), box, out[position], flip=flip, name=self.files.path(index))
+                    resample_loaded(image, box, out[position], flip=flip)
             except BadImageError as error:
                 failures.append((position, error))
         return sorted(failures, key=lambda failure: failure[0])

@@ -31,6 +31,7 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         "device": device,
         "on_bad_image": data.on_bad_image,
         "cache_gb": data.cache_gb,
+        "pillow_draft": data.pillow_draft,
         "channels": data.channels,
     }
     crop, eval_crop = (

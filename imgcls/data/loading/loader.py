@@ -35,7 +35,8 @@ class Loader:
     share of every batch. Otherwise every image comes exactly once over all ranks, in the order of the split, and the
     last batch is smaller. A batch is valid until the next one is asked for.
 
-    `batch_size` counts images over all ranks; `channels` is taken from the split where it is an array.
+    `batch_size` counts images over all ranks; `channels` is taken from the split where it is an array;
+    `pillow_draft` is the plan's `draft`.
 
     Raises:
         ValueError: sizes that cannot work.
@@ -60,6 +61,7 @@ class Loader:
         device: torch.device | str = "cpu",
         on_bad_image: Literal["raise", "skip"] = "raise",
         cache_gb: float = 0.0,
+        pillow_draft: bool = False,
     ) -> None:
         _check(len(split), batch_size, world_size, num_threads, prefetch, on_bad_image, shuffle=shuffle)
         self.split = split
@@ -73,7 +75,7 @@ class Loader:
         self.device = torch.device(device)
         self.on_bad_image = on_bad_image
         self.shape = (image_size, image_size, channels)
-        self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed)
+        self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
         self.resident = make_resident(split, self.plan, self.device) if policy is None else None

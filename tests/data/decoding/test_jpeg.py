@@ -1,12 +1,14 @@
 """A JPEG cut to its upper rows: the same pixels in them, and no file cut that another would read otherwise."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.data.decoding import BadImageError, decode_box, jpeg
+from imgcls.data.decoding import BadImageError, FileReader, Plan, decode_box, jpeg, native
+from imgcls.data.sets import FolderSplit
 
 
 def noise(height: int, width: int, mode: str = "RGB") -> Image.Image:
@@ -85,7 +87,8 @@ def test_a_file_without_an_end_is_refused_though_the_box_is_above_what_is_missin
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 40])  # 40: far more than libjpeg shrinks by
-def test_a_box_is_resampled_as_if_the_whole_file_had_been_decoded(monkeypatch, factor, channels):
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_box_is_resampled_as_if_the_whole_file_had_been_decoded(monkeypatch, factor, channels, draft):
     data = encoded(noise(500, 400))
     draws = np.random.default_rng(0)
     size = 24 if factor < 40 else 4
@@ -94,8 +97,62 @@ def test_a_box_is_resampled_as_if_the_whole_file_had_been_decoded(monkeypatch, f
         left, top = draws.uniform(0, 400 - side), draws.uniform(0, 500 - side)
         box = np.array([left, top, left + side, top + side])
         fast, slow = (np.empty((size, size, channels), np.uint8) for _ in range(2))
-        decode_box(data, box, fast, flip=True, name="")
+        decode_box(data, box, fast, flip=True, name="", draft=draft)
         with monkeypatch.context() as patched:
             patched.setattr(jpeg, "upper_rows", lambda data, frame, rows: data)
-            decode_box(data, box, slow, flip=True, name="")
-        assert np.array_equal(fast, slow)
+            decode_box(data, box, slow, flip=True, name="", draft=draft)
+        assert np.abs(fast.astype(int) - slow).max() <= (0 if draft else 1)
+
+
+class Rows:
+    """A crop of the full width between two rows, which are parts of the height."""
+
+    num_draws = 1
+
+    def __init__(self, top: float, bottom: float) -> None:
+        self.edges = top, bottom
+
+    def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
+        heights, widths = sizes[:, 0], sizes[:, 1]
+        return np.stack([0 * widths, self.edges[0] * heights, widths, self.edges[1] * heights], axis=1).astype(float)
+
+
+def damaged() -> list[bytes]:
+    """Files of 4:2:0 with a wrong byte or two in the coded data, and with a broken segment in the middle of them."""
+    draws = np.random.default_rng(0)
+    settings: dict[str, Any] = {"subsampling": "4:2:0", "quality": 50}
+    plain, data = encoded(noise(160, 120), **settings), encoded(noise(160, 120), **settings, restart_marker_rows=1)
+    files = [plain, data]
+    for number in range(300):
+        odd = bytearray((plain, data)[number % 2])
+        begin = odd.index(b"\xff\xda") + 20
+        at = int(draws.integers(begin, len(odd) - 4))
+        odd[at] = 0xFF if draws.random() < 0.5 else int(draws.integers(256))
+        odd[at + 1] = int(draws.integers(256))
+        files.append(bytes(odd))
+    for part in (0.2, 0.5, 0.9):
+        at = data.index(b"\xff\xda") + 20 + int(part * 4000)
+        files += [data[:at] + segment + data[at:] for segment in (b"\xff\xc4\x00\x04\x00\x00", b"\xff\xc0\x00\x05abc")]
+    return files
+
+
+@pytest.mark.parametrize("decoder", ["native", "pillow"])
+def test_whether_a_damaged_file_is_taken_does_not_depend_on_the_crop(tmp_path, monkeypatch, decoder):
+    if decoder == "pillow":
+        monkeypatch.setenv("IMGCLS_NATIVE", "0")
+    elif not native.available():
+        pytest.skip("the native decoder is not built")
+    names = []
+    for number, data in enumerate(damaged()):
+        names.append(f"{number}.jpg".encode())
+        (tmp_path / f"{number}.jpg").write_bytes(data)
+    reader = FileReader(FolderSplit.of_names(tmp_path, names))
+    indices = np.arange(len(names))
+    refused = []
+    for edges in ((0, 0.05), (0, 0.5), (0.4, 0.6), (0.9, 1), (0, 1)):
+        plan = Plan(Rows(*edges), image_size=8, flip=0, seed=0)
+        failures = reader.fill(plan, 0, indices, np.empty((len(names), 8, 8, 3), np.uint8))
+        refused.append({position for position, _ in failures})
+    assert all(one == refused[0] for one in refused), [sorted(one ^ refused[0]) for one in refused]
+    assert 0 not in refused[0]
+    assert 5 < len(refused[0]) < len(names)

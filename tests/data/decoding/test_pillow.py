@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from imgcls.data.decoding import FORMATS, BadImageError, decode_box, decode_whole, jpeg, native, pillow, read_size
-from imgcls.data.decoding.pillow import _draft
+from imgcls.data.decoding.pillow import _set_up
 from imgcls.data.sets import EXTENSIONS
 from imgcls.environment import CONF_DIR
 
@@ -39,10 +39,10 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 
 def decoded(
-    data: bytes, box: tuple[float, ...], size: int = 24, *, channels: int = 3, flip: bool = False
+    data: bytes, box: tuple[float, ...], size: int = 24, *, channels: int = 3, flip: bool = False, draft: bool = False
 ) -> np.ndarray:
     out = np.full((size, size, channels), 77, np.uint8)
-    decode_box(data, np.array(box, float), out, flip=flip, name="a.jpg")
+    decode_box(data, np.array(box, float), out, flip=flip, name="a.jpg", draft=draft)
     return out
 
 
@@ -61,18 +61,69 @@ def test_a_box_is_pillows_resize_of_that_box(kind, box):
 def test_a_draft_is_taken_in_the_right_place_and_never_below_the_outputs_resolution(monkeypatch, shrink, size):
     data = encoded(waves(*size), quality=95)
     taken = []
-    honest = _draft
-    monkeypatch.setattr(pillow, "_draft", lambda *args: taken.append(honest(*args)) or taken[-1])
+    honest = _set_up
+    monkeypatch.setattr(pillow, "_set_up", lambda *args, draft: taken.append(honest(*args, draft=draft)) or taken[-1])
     span = 48.0 * shrink
     box = (101.5, 77.25, 101.5 + span, 77.25 + span)
-    fast = decoded(data, box, 48).astype(int)
+    fast = decoded(data, box, 48, draft=True).astype(int)
     assert taken == [shrink]
     full = Image.open(io.BytesIO(data)).resize((48, 48), Image.Resampling.BILINEAR, box=box)
     difference = fast - np.asarray(full).astype(int)
     assert np.abs(difference).mean() < 1.5
     assert np.abs(difference.mean(axis=(1, 2))).max() < 1.5  # a shift would show as a slope from edge to edge
-    decoded(data, (0, 0, span - 1, span - 1), 48)
+    decoded(data, (0, 0, span - 1, span - 1), 48, draft=True)
     assert taken[-1] < shrink
+    decoded(data, box, 48)
+    assert taken[-1] == 1
+
+
+@pytest.mark.skipif(not native.available(), reason="the native decoder is not built")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+def test_without_the_native_decoder_the_pixels_are_its_own_however_much_the_crop_shrinks(subsampling, channels):
+    draws = np.random.default_rng(0)
+    data = encoded(waves(500, 641), quality=90, subsampling=subsampling)
+    space = native.Workspace()
+    space.open_bytes([data])
+    for shrink in (0.7, 1.5, 2, 4, 8):
+        side = 48 * shrink
+        left, top = draws.uniform(0, 641 - side), draws.uniform(0, 500 - side)
+        box = (left, top, left + side, top + side)
+        out = np.empty((1, 48, 48, channels), np.uint8)
+        assert space.decode(np.array([box]), np.zeros(1, bool), out)[0] == 0
+        assert np.abs(out[0].astype(int) - decoded(data, box, 48, channels=channels)).max() <= 1
+
+
+def lossless(pixels: np.ndarray) -> bytes:
+    """A grayscale JPEG without loss (ITU T.81, annex H): each pixel as its difference from the one before it."""
+    values = pixels.astype(int)
+    predicted = np.empty_like(values)
+    predicted[:, 1:], predicted[1:, 0], predicted[0, 0] = values[:, :-1], values[:-1, 0], 128
+    bits = ""
+    for difference in (values - predicted).ravel().tolist():
+        size = abs(difference).bit_length()
+        bits += f"{size:04b}"  # nine codes of four bits, in the order of the sizes
+        if size:
+            bits += f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}"
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    height, width = pixels.shape
+    frame = struct.pack(">HBHHBBBB", 11, 8, height, width, 1, 1, 0x11, 0)
+    table = struct.pack(">HB", 28, 0) + bytes([0, 0, 0, 9, *[0] * 12]) + bytes(range(9))
+    start = struct.pack(">HBBBBBB", 8, 1, 1, 0, 1, 0, 0)
+    return b"\xff\xd8\xff\xc3" + frame + b"\xff\xc4" + table + b"\xff\xda" + start + scan + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_lossless_jpeg_is_decoded_whatever_the_crop_and_the_channels(channels, draft):
+    pixels = np.asarray(waves(200, 210).convert("L"))
+    data = lossless(pixels)
+    assert np.array_equal(decode_whole(data, channels, "a")[..., 0], pixels)
+    for size in (10, 24, 100, 200):
+        expected = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=(0, 0, 200, 200))
+        box = (0, 0, 200, 200)
+        assert np.array_equal(decoded(data, box, size, channels=channels, draft=draft)[..., 0], np.asarray(expected))
 
 
 def test_one_channel_is_the_luma_of_a_colour_file():
@@ -253,9 +304,8 @@ def pillow_loads(data: bytes) -> bool:
 
 @pytest.mark.skipif(not corner_cases(), reason="IMGCLS_REAL_DATA names no folder of real images")
 @pytest.mark.parametrize("row", corner_cases(), ids=lambda row: row["file"])
-def test_real_odd_files_are_decoded_or_named_as_their_manifest_says(monkeypatch, row):
+def test_real_odd_files_are_decoded_or_named_as_their_manifest_says(row):
     data = (Path(os.environ["IMGCLS_REAL_DATA"]) / "jpeg-corner-cases" / row["file"]).read_bytes()
-    monkeypatch.setattr(pillow, "_draft", lambda *args: 1)
     if row["file"] == "broken_data_stream.png" and not pillow_loads(data):
         row = row | {"pillow_opens": "no"}  # the manifest's Pillow shows it in part, later ones refuse it
     if row["pillow_opens"] != "yes":
