@@ -7,7 +7,8 @@ from imgcls.config.command_line import command_line
 from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
 from imgcls.config.console import Console, LogFile
-from imgcls.config.identity import consequential, flatten, from_flat
+from imgcls.config.from_checkpoint import config_from_checkpoint
+from imgcls.config.identity import consequential, flatten
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
@@ -28,11 +29,11 @@ __all__ = [
     "command_line",
     "compose",
     "compose_network",
+    "config_from_checkpoint",
     "consequential",
     "data_of_test",
     "fit_to_set",
     "flatten",
-    "from_flat",
     "has_open_size",
     "locate",
     "network_of",

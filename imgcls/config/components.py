@@ -152,7 +152,8 @@ def _shown(value: Any) -> str:
 
 # What may stand behind each plug. A config file can come from anywhere; it must not be a way to run `os.system`.
 TRUSTED = {
-    "model": ("imgcls.models", "torchvision.models", "timm"),
+    # Networks of torchvision and timm by their factories there, torchvision_model and timm_model, alone.
+    "model": ("imgcls.models",),
     "optimizer": ("imgcls.training", "torch.optim", "timm.optim"),
     "schedule": ("imgcls.training",),
     "data.source": ("imgcls.data.sets",),

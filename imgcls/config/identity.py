@@ -32,7 +32,7 @@ def from_flat(flat: dict[str, Any]) -> Config:
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(tree)))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the checkpoint's config is of another version of imgcls: {one_line(error)}") from error
+        raise ConfigError(f"its config is of another version of imgcls: {one_line(error)}") from error
     assert isinstance(config, Config)
     return config
 

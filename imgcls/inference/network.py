@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.checkpoints import CheckpointError, checksum, load_checkpoint
-from imgcls.config import Config, build_component, consequential, flatten, from_flat
+from imgcls.config import Config, build_component, config_from_checkpoint, consequential, flatten
 from imgcls.data.augment import Crop
 from imgcls.data.decoding import MAX_SIDE
 from imgcls.data.on_device import Normalise, input_statistics
@@ -111,7 +111,10 @@ def open_checkpoint(path: str | Path) -> Member:
             raise CheckpointError(f"checkpoint={path} has no {key}: it is not of a training run")
     # Where weights are averaged, the average is what was validated.
     state = saved.get("average") or saved["model"]
-    config = from_flat(saved["config"])
+    try:
+        config = config_from_checkpoint(saved["config"])
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint={path}: {error}") from error
     config.data.root = saved.get("data_root")  # it does not belong to the config: the images may move
     member = Member(str(path), config, state, list(saved["classes"]), path.parent)
     check_sizes(member)

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,8 @@ from torch import nn
 from imgcls.errors import did_you_mean
 
 log = logging.getLogger(__name__)
+# Their published weights were trained on inputs scaled in another way, which transform_input restores.
+SCALED_INPUT = ("googlenet", "inception_v3")
 
 
 def torchvision_model(
@@ -27,6 +29,32 @@ def torchvision_model(
     Raises:
         ValueError: an unknown `arch`, `weights` or option, or `in_channels` other than 3.
     """
+    _check_torchvision_arch(arch)
+    if in_channels != 3:
+        raise ValueError(
+            f"model.in_channels={in_channels}: torchvision's {arch} takes 3; set data.channels=3, "
+            "or use model=timm or one of the networks written here, which take any"
+        )
+    # Their default initialisation warns that it may change; naming it avoids the warning.
+    defaults = {"init_weights": True} if arch in SCALED_INPUT else {}
+    if weights is None:
+        return _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
+
+    published = _published(arch, weights)
+    pretrained = _from_torchvision(arch, {"weights": published, **options})
+    if num_classes == len(published.meta["categories"]):
+        return pretrained
+    if defaults:
+        defaults["transform_input"] = True
+    model = _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
+    own = model.state_dict()
+    fits = {name: value for name, value in pretrained.state_dict().items() if own[name].shape == value.shape}
+    model.load_state_dict(fits, strict=False)
+    log.info("%s keeps its published weights but for %s", arch, ", ".join(sorted(own.keys() - fits.keys())))
+    return model
+
+
+def _check_torchvision_arch(arch: str) -> None:
     import torchvision  # here: it takes a second, which other networks need not wait for
 
     known = torchvision.models.list_models(module=torchvision.models)
@@ -36,15 +64,10 @@ def torchvision_model(
             f"model.arch={arch} is no classifier of torchvision {torchvision.__version__}{hint}; "
             "its documentation lists the names"
         )
-    if in_channels != 3:
-        raise ValueError(
-            f"model.in_channels={in_channels}: torchvision's {arch} takes 3; set data.channels=3, "
-            "or use model=timm or one of the networks written here, which take any"
-        )
-    # Their default initialisation warns that it may change; naming it avoids the warning.
-    defaults = {"init_weights": True} if arch in ("googlenet", "inception_v3") else {}
-    if weights is None:
-        return _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
+
+
+def _published(arch: str, weights: str) -> Any:
+    import torchvision
 
     published = torchvision.models.get_model_weights(arch)
     if weights not in published.__members__:
@@ -52,18 +75,31 @@ def torchvision_model(
         raise ValueError(
             f"model.weights={weights} is not published for torchvision's {arch}; use null or one of {names}"
         )
-    pretrained = _from_torchvision(arch, {"weights": published[weights], **options})
-    if num_classes == len(published[weights].meta["categories"]):
-        return pretrained
-    if defaults:
-        # The published ones were trained on inputs scaled in another way, which transform_input restores.
-        defaults["transform_input"] = True
-    model = _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
-    own = model.state_dict()
-    fits = {name: value for name, value in pretrained.state_dict().items() if own[name].shape == value.shape}
-    model.load_state_dict(fits, strict=False)
-    log.info("%s keeps its published weights but for %s", arch, ", ".join(sorted(own.keys() - fits.keys())))
-    return model
+    return published[weights]
+
+
+def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a network with the same layers as `settings` give, which loads no weights.
+
+    A run that was begun with published weights is resumed and tested without them: nothing is downloaded or read.
+    """
+    settings = dict(settings)
+    name = settings["_target_"].rpartition(".")[2]
+    if name == timm_model.__name__:
+        return {key: value for key, value in settings.items() if key not in ("pretrained", "checkpoint_path")}
+    weights = settings.pop("weights", None) if name == torchvision_model.__name__ else None
+    if weights is None:
+        return settings
+    _check_torchvision_arch(settings["arch"])
+    published, arch = _published(settings["arch"], weights), settings["arch"]
+    same_classes = settings["num_classes"] == len(published.meta["categories"])
+    # What torchvision's constructors change with the weights.
+    implied: dict[str, Any] = {"transform_input": True} if arch in SCALED_INPUT else {}
+    if same_classes and arch == "googlenet":
+        implied["aux_logits"] = False
+    if same_classes and arch.startswith("vit_"):
+        implied["image_size"] = published.meta["min_size"][0]
+    return implied | settings
 
 
 def _from_torchvision(arch: str, arguments: dict[str, Any]) -> nn.Module:

@@ -5,12 +5,16 @@ from torch import nn
 
 from imgcls.config import Config, build_component
 from imgcls.errors import ConfigError
+from imgcls.models.external import without_weights
 from imgcls.models.heads import freeze_backbone, start_from
 from imgcls.models.weights import is_published
 
 
 def build_model(config: Config, *, num_classes: int, with_weights: bool = True) -> nn.Module:
     """Build the network for `num_classes`, with its paper's initialisation drawn from the seed, or config.weights.
+
+    Args:
+        with_weights: False for a network that gets its weights elsewhere: nothing is downloaded or read from disk.
 
     Raises:
         ConfigError: a setting does not fit the network, the data or the weights.
@@ -30,9 +34,10 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
             "leave model.in_channels out"
         )
     torch.manual_seed(config.seed)
-    network: nn.Module = build_component("model", settings)
-    if not hasattr(network, "arch"):
-        # A constructor of torchvision or timm named directly, or a network without a published name.
+    network: nn.Module = build_component("model", settings if with_weights else without_weights(settings))
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"model._target_={settings['_target_']} builds no network; choose one of conf/model")
+    if not hasattr(network, "arch"):  # a network without a published name
         network.arch = settings["_target_"].rpartition(".")[2].lower()
     if with_weights and config.weights is not None:
         if is_published(config.weights) and config.augment.input != "standardised":

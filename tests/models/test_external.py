@@ -5,6 +5,7 @@ import inspect
 import pathlib
 import sys
 import types
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ import torchvision
 import yaml
 from torch import Tensor, nn
 
+from imgcls.config import Config
+from imgcls.inference import open_checkpoint
 from imgcls.models import timm_model, torchvision_model
+from imgcls.models.external import without_weights
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[2] / "conf" / "model").glob("*.yaml"))
 RECIPES = {"lenet", "alexnet", "vgg", "googlenet", "resnet", "resnet_paper", "modern"}
@@ -193,3 +197,71 @@ def test_timm_itself_builds_a_network() -> None:
         timm_model("resnet18dd", 7)
     with pytest.raises(ValueError, match="'drop_paths'"):
         timm_model("resnet18d", 7, drop_paths=0.1)
+
+
+# Without weights
+
+
+def forbid_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights were asked for")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
+
+
+@pytest.mark.parametrize(
+    "arch, classes, options",
+    [
+        ("squeezenet1_1", 1000, {}),
+        ("squeezenet1_1", 7, {}),
+        ("googlenet", 1000, {}),
+        ("googlenet", 1000, {"aux_logits": True}),
+        ("googlenet", 7, {}),
+        pytest.param("inception_v3", 1000, {}, marks=pytest.mark.e2e),
+        pytest.param("vit_b_16", 1000, {"weights": "IMAGENET1K_SWAG_E2E_V1"}, marks=pytest.mark.e2e),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:auxiliary heads in the pretrained")
+def test_a_network_that_began_with_published_weights_is_built_the_same_without_them(
+    arch: str, classes: int, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda *_, **__: {})
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+    settings = {"arch": arch, "num_classes": classes, "in_channels": 3, "weights": "DEFAULT", **options}
+    with torch.device("meta"):
+        began = torchvision_model(**settings)
+    monkeypatch.undo()
+    forbid_downloads(monkeypatch)
+    later = without_weights({"_target_": "imgcls.models.torchvision_model", **settings})
+    del later["_target_"]
+    with torch.device("meta"):
+        resumed = torchvision_model(**later)
+    shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in (began, resumed)]
+    assert shapes[0] == shapes[1]
+    assert getattr(began, "transform_input", None) == getattr(resumed, "transform_input", None)
+    assert getattr(began, "aux_logits", None) == getattr(resumed, "aux_logits", None)
+
+
+def test_a_run_that_began_with_published_weights_resumes_and_is_tested_offline(
+    tiny_config: Callable[..., Config], train: Callable, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = torchvision.models.squeezenet1_1().state_dict()
+    config = tiny_config("max_steps=2")
+    config.model = {"_target_": "imgcls.models.torchvision_model", "arch": "squeezenet1_1", "weights": "DEFAULT"}
+    with monkeypatch.context() as online:
+        online.setattr(torchvision.models.SqueezeNet1_1_Weights, "get_state_dict", lambda *_, **__: state)
+        train(config)
+    forbid_downloads(monkeypatch)
+    (tmp_path / "run" / "results.json").unlink()  # as if it had been broken off
+    train(config)
+    assert open_checkpoint(tmp_path / "run").build(torch.device("cpu"))(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_a_pretrained_network_of_timm_is_built_again_without_its_weights() -> None:
+    settings = {"_target_": "imgcls.models.timm_model", "arch": "resnet18d", "pretrained": True, "drop_rate": 0.1}
+    assert without_weights({**settings, "checkpoint_path": "x.pth"}) == {
+        "_target_": "imgcls.models.timm_model",
+        "arch": "resnet18d",
+        "drop_rate": 0.1,
+    }
