@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser  # the only way to see Hydra's own options before it acts on them
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from imgcls.config.trust import check_hydra
 from imgcls.environment import CONF_DIR
 
 # Hydra.main prints errors and exits; with this variable set it raises them.
@@ -57,13 +59,36 @@ def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception |
     before = os.environ.get(FULL_ERROR)
     os.environ[FULL_ERROR] = "1"
     try:
-        hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(keep)()
+        with _checked_configs():
+            hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(keep)()
     finally:
         if before is None:
             del os.environ[FULL_ERROR]
         else:
             os.environ[FULL_ERROR] = before
     return raised[0] if raised else None
+
+
+@contextmanager
+def _checked_configs() -> Iterator[None]:
+    """Within this context each config that Hydra composes is checked before Hydra instantiates what it names.
+
+    Hydra has no hook between the two: callbacks and logging classes are instantiated by the function that composes.
+    """
+    load = ConfigLoaderImpl.load_configuration
+
+    def load_and_check(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
+        cfg = load(self, *args, **kwargs)
+        part = OmegaConf.to_container(cfg.hydra, resolve=False)
+        assert isinstance(part, dict)
+        check_hydra({str(key): value for key, value in part.items()})
+        return cfg
+
+    ConfigLoaderImpl.load_configuration = load_and_check
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = load
 
 
 @contextmanager
