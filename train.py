@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from imgcls.config import Config, command_line
-from imgcls.environment import launch, quiet_other_ranks
+from imgcls.environment import launch, printable, quiet_other_ranks
 from imgcls.runs import require_top1, results_table, runs_table
 from imgcls.startup import look_up_run
 
@@ -38,5 +38,5 @@ def train(config: Config, path: Path) -> None:
 if __name__ == "__main__":
     outcomes = command_line(train)
     if outcomes:
-        print(runs_table(Path(outcome.run_dir) for outcome in outcomes))
+        print(printable(runs_table(Path(outcome.run_dir) for outcome in outcomes)))
         raise SystemExit(any(outcome.error for outcome in outcomes))

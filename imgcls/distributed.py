@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from imgcls.device import choose_device
 from imgcls.environment import launch, quiet_other_ranks
-from imgcls.errors import ConfigError, mark_reported
+from imgcls.errors import EXIT_RUN_FAILED, ConfigError, RunError, mark_reported
+
+
+class LostRankError(RunError):
+    """Another rank of this run has ended without a word."""
 
 
 def rank() -> int:
@@ -60,8 +64,31 @@ def process_group(device: str) -> Iterator[torch.device]:
     quiet_other_ranks()
     try:
         yield chosen
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        if not _first_to_report():
+            raise SystemExit(EXIT_RUN_FAILED) from None
+        raise LostRankError(
+            f"rank {place[0]} has lost another rank: it was killed, often by the system for want of memory, or its "
+            "machine or network failed; the same command, without overwrite=true, resumes from the last checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    # gloo raises a plain RuntimeError, nccl a DistError.
+    text = str(error)
+    return isinstance(error, dist.DistError) or "gloo" in text.lower() or "closed by peer" in text
+
+
+def _first_to_report() -> bool:
+    """Return True on the first rank that asks: the others have nothing to add. Without the store of torchrun all do."""
+    try:
+        return dist.distributed_c10d._get_default_store().add("imgcls_lost_rank", 1) == 1
+    except RuntimeError:  # the store was the lost rank's
+        return True
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Imports no torch.
 
 import logging
 import os
+import re
 from pathlib import Path
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
@@ -14,6 +15,21 @@ TRUST = "IMGCLS_TRUST_CONFIG"  # set to 1: config folders and checkpoints' confi
 def trusts_configs() -> bool:
     """Return True if the user trusts whoever wrote the configs, as own code would be trusted."""
     return os.environ.get(TRUST) == "1"
+
+
+# C0 without tab and newline, DEL and C1, and bytes of C1 in file names that are no UTF-8, as Python reads them.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\udc80-\udc9f]")
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    r"""Return `text` with its control characters written out, as \x1b: names from strangers must not steer a terminal.
+
+    Args:
+        lines: leave newlines and tabs.
+    """
+    if not lines:
+        text = text.replace("\n", "\\n").replace("\t", "\\t")
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", text)
 
 
 def launch() -> tuple[int, int, int] | None:

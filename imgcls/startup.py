@@ -46,7 +46,7 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
             # A run keeps the sizes that it began with, and shows its results where its images are gone.
             sizes = {key: begun[key] for key, unset in LEFT_OPEN.items() if getattr(config, key) == unset}
             config = dataclasses.replace(config, **sizes)
-    run_dir = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=False)
+    run_dir = RunDirectory(path, consequential(config), overwrite=config.overwrite, look_only=True)
     results = run_dir.results()
     if results is None:
         return config, None, images or open_image_set(config)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from imgcls.config import ScriptParser, run_script
+from imgcls.environment import printable
 from imgcls.runs import find_runs, runs_table, seeds_table
 
 
@@ -11,7 +12,7 @@ def compare() -> None:
     parser = ScriptParser("Print a table of runs, best validation top-1 first.")
     parser.add_argument("folders", nargs="*", type=Path, help="folders of runs, or above them (default: runs)")
     runs = find_runs(parser.parse().folders or [Path("runs")])
-    print("\n".join([runs_table(runs), *seeds_table(runs)]))
+    print(printable("\n".join([runs_table(runs), *seeds_table(runs)])))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from imgcls.config import ScriptParser, add_network, network_of, run_script
+from imgcls.environment import printable
 from imgcls.startup import check_export_file, check_network_files
 
 
@@ -33,7 +34,7 @@ def export() -> int:
 
     difference = export_network(open_member(options.checkpoint, options.weights, network), options.out, **form)
     size = options.out.stat().st_size / 1e6
-    print(f"{options.out}  {size:.1f} MB, differs from the checkpoint by {difference:.1e} at most")
+    print(printable(f"{options.out}  {size:.1f} MB, differs from the checkpoint by {difference:.1e} at most"))
     return 0
 
 

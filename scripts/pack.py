@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from imgcls.data.sets import PackSummary, make_pack, open_folder
-from imgcls.environment import default_num_threads
+from imgcls.environment import default_num_threads, printable
 from imgcls.errors import EXIT_INTERRUPTED
 
 
@@ -42,10 +42,10 @@ def main(arguments: list[str] | None = None) -> PackSummary:
     except KeyboardInterrupt:
         parser.exit(EXIT_INTERRUPTED, f"\n{asked.pack} is unfinished; the same command goes on from there\n")
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(printable(str(error)))
     for reason in packed.unshrunk:
-        print(f"packed as it is: {reason}")
-    print(f"{asked.pack}: {packed.num_images} images, {packed.num_bytes / 1e9:.2f} GB")
+        print(printable(f"packed as it is: {reason}", lines=False))
+    print(printable(f"{asked.pack}: {packed.num_images} images, {packed.num_bytes / 1e9:.2f} GB"))
     return packed
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgcls.config import ScriptParser, add_network, network_of, run_script
+from imgcls.environment import printable
 from imgcls.runs import BEST
 from imgcls.startup import check_network_files
 
@@ -49,7 +50,7 @@ def plot() -> int:
     def save(name: str, picture: "Image.Image") -> None:
         out.mkdir(parents=True, exist_ok=True)
         picture.save(out / name)
-        print(out / name)
+        print(printable(str(out / name)))
 
     if options.runs:
         save("curves.png", plot_runs(options.runs))
@@ -61,12 +62,12 @@ def plot() -> int:
         try:
             save("filters.png", plot_filters(member.build(device)))
         except ValueError as error:
-            print(f"no filters: {error}", file=sys.stderr)
+            print(printable(f"no filters: {error}"), file=sys.stderr)
         if options.images:
             images = find_images(options.images, sys.stdin)
             picture, bad = plot_gradcam(member, images.files, device=device, class_name=options.class_name)
             for reason in [*images.passed_over, *map(str, bad)]:
-                print(f"passed over: {reason}", file=sys.stderr)
+                print(printable(f"passed over: {reason}", lines=False), file=sys.stderr)
             save("gradcam.png", picture)
     return 0
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from imgcls.config import ScriptParser, add_network, build_protocol, network_of, protocol_names, run_script
+from imgcls.environment import printable
 from imgcls.errors import ConfigError
 from imgcls.startup import check_network_files, check_picture_file
 
@@ -45,10 +46,12 @@ def predict() -> int:
         member = open_member(options.checkpoint, options.weights, network)
         predictions, bad = predict_files(member, images.files, device=device, protocol=protocol, top=options.top)
     for reason in [*images.passed_over, *map(str, bad)]:
-        print(f"passed over: {reason}", file=sys.stderr)
+        print(printable(f"passed over: {reason}", lines=False), file=sys.stderr)
     if not predictions:
         raise ConfigError("none of the images can be read")
-    print(FORMATS[options.format](predictions))
+    text = FORMATS[options.format](predictions)
+    # CSV for a program has the names as they are.
+    print(printable(text) if sys.stdout.isatty() else text)
     if options.contact_sheet is not None:
         save_contact_sheet(predictions, options.contact_sheet)
     return 0

@@ -13,6 +13,8 @@ import csv
 import re
 from pathlib import Path
 
+from imgcls.environment import printable
+
 WNID = re.compile(r"n\d{8}")
 NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
@@ -26,7 +28,7 @@ def main() -> None:
     try:
         moved, sorted_already = sort_images(asked.val, read_labels(asked.labels, asked.meta))
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(printable(str(error)))
     print(f"{asked.val}: moved {moved} images into class folders, {sorted_already} were in theirs already")
 
 

@@ -4,6 +4,7 @@ python scripts/subset.py /data/imagenet /data/tiny --classes 10 --train 50 --val
 """
 
 import argparse
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,22 +12,28 @@ from pathlib import Path
 import numpy as np
 
 from imgcls.data.sets import FolderSplit, list_folder
+from imgcls.environment import printable
+from imgcls.errors import EXIT_INTERRUPTED
+
+UNFINISHED = ".unfinished"  # in the target, with what was asked for, until every image is there
 
 
 def subset(source: Path, target: Path, *, num_classes: int, num_train: int, num_val: int, link: bool = False) -> int:
     """Copy the first images, by name, of the first classes to `target`, or link to them; return how many.
 
-    What is an image and what a class is as in training: hidden files, and those of other kinds, are passed over.
+    What is an image and what a class is as in training: hidden files, and those of other kinds, are passed over. Broken
+    off, the same call goes on.
 
     Raises:
         FileNotFoundError: `source` has no train/ or no val/.
         ValueError: a number below 1, `target` holds something already, or `source` has fewer classes or images.
+        OSError: a file cannot be read or written.
     """
     for flag, number in (("--classes", num_classes), ("--train", num_train), ("--val", num_val)):
         if number < 1:
             raise ValueError(f"{flag} {number}; use 1 or more")
-    if target.exists() and any(target.iterdir()):
-        raise ValueError(f"{target} is not empty; name a new folder")
+    wanted = json.dumps([os.path.abspath(source), num_classes, num_train, num_val, link])
+    check_target(target, wanted)
     chosen: list[tuple[Path, Path]] = []
     names: list[str] | None = None
     for part, num_images in (("train", num_train), ("val", num_val)):
@@ -44,13 +51,43 @@ def subset(source: Path, target: Path, *, num_classes: int, num_train: int, num_
             if len(images) < num_images:
                 raise ValueError(f"--{part} {num_images}, but {folder / name} has {len(images)} images")
             chosen += [(Path(split.path(i)), target / part / os.fsdecode(split.name(i))) for i in images]
+    target.mkdir(parents=True, exist_ok=True)
+    (target / UNFINISHED).write_text(wanted)
     for image, copy in chosen:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if link:
-            copy.symlink_to(image.resolve())
-        else:
-            shutil.copyfile(image, copy)
+        add_image(image, copy, link=link)
+    (target / UNFINISHED).unlink()
     return len(chosen)
+
+
+def check_target(target: Path, wanted: str) -> None:
+    """Raise ValueError if `target` holds something other than the unfinished subset that is `wanted`."""
+    if not target.exists() or not any(target.iterdir()):
+        return
+    marker = target / UNFINISHED
+    if not marker.is_file():
+        raise ValueError(f"{target} is not empty; name a new folder")
+    # An empty marker: the disk was full, or the process killed, before anything else was written.
+    if marker.read_text(errors="replace") not in ("", wanted):
+        raise ValueError(
+            f"{target} holds an unfinished subset of other numbers or images; remove it, or name a new folder"
+        )
+
+
+def add_image(image: Path, copy: Path, *, link: bool) -> None:
+    """Copy or link an image, unless an earlier call did; a kill leaves no half of it."""
+    if copy.exists():
+        return
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        copy.symlink_to(image.resolve())
+        return
+    partial = copy.with_name(f".{copy.name}.partial")
+    try:
+        shutil.copyfile(image, partial)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(copy)
 
 
 def main() -> None:
@@ -65,8 +102,10 @@ def main() -> None:
     sizes = {"num_classes": asked.classes, "num_train": asked.train, "num_val": asked.val}
     try:
         num_images = subset(asked.source, asked.target, **sizes, link=asked.link)
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+    except (ValueError, OSError) as error:
+        parser.error(printable(str(error)))
+    except KeyboardInterrupt:
+        parser.exit(EXIT_INTERRUPTED, f"\n{printable(str(asked.target))} is unfinished; the same command goes on\n")
     print(f"{num_images} images of {asked.classes} classes; train on them: data=folder data.root={asked.target}")
 
 

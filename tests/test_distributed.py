@@ -180,3 +180,65 @@ def test_slurm_names_the_rank_and_asks_for_the_address(monkeypatch: pytest.Monke
     assert launch() == (3, 8, 1)
     with pytest.raises(ValueError, match="MASTER_ADDR"), distributed.process_group("cpu"):
         pass
+
+
+RUN = ["model=lenet5", "model.activation=relu", "data=folder", "image_size=32", "batch_size=14", "data.num_threads=1"]
+RUN += ["tensorboard=false", "device=cpu"]
+RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def start(*words: str, cwd: Path, script: str = TRAIN, ranks: list[str] = RANKS) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*ranks, script, *RUN, *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+HOOKED = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+from hooked_run import run_with_hooks
+
+def add_hooks(trainer):
+    def die(trainer):
+        if trainer.state.step == 3 and os.environ["RANK"] == {rank!r} and {when}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    trainer.after_step.append(die)
+
+run_with_hooks(add_hooks)
+"""
+
+
+def hooked(tmp_path: Path, *, rank: str, when: str = "True") -> str:
+    script = tmp_path / "hooked.py"
+    script.write_text(HOOKED.format(folder=str(CONF_DIR.parent / "scripts/dev"), rank=rank, when=when))
+    return str(script)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_killed_rank_is_one_line_of_ours(rank: str, tiny_folder: Path, tmp_path: Path) -> None:
+    done = start(f"data.root={tiny_folder}", "epochs=2", cwd=tmp_path, script=hooked(tmp_path, rank=rank))
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"rank {1 - int(rank)} has lost another rank: it was killed" in line
+    assert "without overwrite=true, resumes" in line
+    assert "RuntimeError" not in done.stderr
+    assert done.stderr.index(line) < done.stderr.index("FAILED")  # torchrun's own report
+
+
+@pytest.mark.e2e
+def test_a_run_that_torchrun_restarts_goes_on_though_overwrite_is_given(tiny_folder: Path, tmp_path: Path) -> None:
+    once = 'os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"'
+    ranks = [*RANKS, "--max-restarts=1"]
+    words = [f"data.root={tiny_folder}", "epochs=3", "overwrite=true", "checkpoint.every_minutes=0"]
+    done = start(*words, cwd=tmp_path, script=hooked(tmp_path, rank="1", when=once), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stdout
+
+
+@pytest.mark.e2e
+def test_sync_batch_norm_on_cpus_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    done = start(f"data.root={tiny_folder}", "sync_batch_norm=true", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: sync_batch_norm=true: torch's SyncBatchNorm runs on CUDA devices alone" in done.stderr
+    assert "ConfigError" not in done.stderr

@@ -8,6 +8,7 @@ from imgcls.checkpoints.file import (
     load_checkpoint,
     load_latest_checkpoint,
     read_tensors,
+    reason_unreadable,
     save_checkpoint,
 )
 from imgcls.checkpoints.resume import Checkpoints
@@ -26,6 +27,7 @@ __all__ = [
     "load_checkpoint",
     "load_latest_checkpoint",
     "read_tensors",
+    "reason_unreadable",
     "save_checkpoint",
     "verdict_table",
 ]

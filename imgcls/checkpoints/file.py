@@ -7,6 +7,7 @@ refused by torch before it runs.
 import errno
 import logging
 import pickle
+import re
 import time
 import zipfile
 import zlib
@@ -64,11 +65,8 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
         content = read_tensors(path, map_location)
     except (OSError, MemoryError, CheckpointError):
         raise  # says nothing about the content of the file
-    except pickle.UnpicklingError as error:
-        reason = _reason(error)
-        raise CheckpointError(f"{path} is damaged, or holds more than tensors and plain values: {reason}") from error
     except Exception as error:  # torch raises many kinds for bytes that are no checkpoint
-        raise CheckpointError(f"{path} is damaged and cannot be read: {_reason(error)}") from error
+        raise CheckpointError(f"{path} is damaged and cannot be read: {reason_unreadable(error)}") from error
     if not isinstance(content, dict) or "checksum" not in content:
         raise CheckpointError(f"{path} is not a checkpoint of imgcls; weights alone are loaded by weights=...")
     if content.pop("format") != FORMAT:
@@ -172,8 +170,16 @@ def load_latest_checkpoint(paths: list[Path], *, map_location: torch.device | st
     return None
 
 
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def reason_unreadable(error: Exception) -> str:
+    """Return why a file is not read as tensors and plain values, without torch's advice.
+
+    torch begins by advising weights_only=False, which would run code from the file.
+    """
+    if unsupported := re.search(r"Unsupported (?:global: GLOBAL|class|operand) \S+", str(error)):
+        return f"it holds more than tensors and plain values ({unsupported.group()})"
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it is damaged, or no file of torch.save"
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'it ends too early')}"
 
 
 def checksum(content: Any) -> int:

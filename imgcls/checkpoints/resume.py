@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls import distributed
-from imgcls.checkpoints.file import CheckpointError, load_latest_checkpoint
+from imgcls.checkpoints.file import CheckpointError, load_checkpoint, load_latest_checkpoint
 from imgcls.checkpoints.writer import CheckpointFile, CheckpointWriter
 from imgcls.runs import BEST, LAST, PREVIOUS
 
@@ -77,6 +77,21 @@ class Checkpoints:
         """Read the checkpoint after `epoch` epochs, or the newest one before it."""
         kept = [path for number, path in self._epochs() if number <= epoch]
         return self._read([*kept, self.run_dir / LAST, self.run_dir / PREVIOUS])
+
+    def check_best(self) -> str | None:
+        """Return what is wrong with the file of the best weights, or None; a damaged one is moved away."""
+        file = self.run_dir / BEST
+        if not distributed.is_main():
+            return None
+        try:
+            load_checkpoint(file)
+        except FileNotFoundError:
+            return f"{file} is gone"
+        except CheckpointError as error:
+            # Out of the way, or it would pass for the best weights.
+            file.replace(file.with_name(f"{file.name}.damaged"))
+            return str(error)
+        return None
 
     def keeps(self, epoch: int) -> bool:
         """Return True if there is a checkpoint after `epoch` epochs; the same on every rank."""

@@ -21,7 +21,7 @@ from imgcls.config.messages import COMPOSITION_ERRORS, one_line
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of
 from imgcls.config.words import quote_path, split_network, without_dashes
-from imgcls.environment import CONF_DIR
+from imgcls.environment import CONF_DIR, printable
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_USER_MISTAKE, ConfigError, did_you_mean, exit_code_of, is_reported
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,14 @@ def command_line(
             _check_words(words)
             _run_hydra(job, config_name)
     except KeyboardInterrupt as error:
-        print(str(error) or "interrupted", file=sys.stderr)
+        print(printable(str(error)) or "interrupted", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", EXIT_INTERRUPTED)) from None
     except Exception as error:
         code = _exit_code(error)
         if code is None:
             raise
         if not is_reported(error):
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            print(f"error: {printable(one_line(error), lines=False)}", file=sys.stderr)
         raise SystemExit(code) from None
     return outcomes if len(outcomes) > 1 or any(outcome.error for outcome in outcomes) else []
 

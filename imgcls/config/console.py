@@ -3,9 +3,37 @@
 import logging
 import os
 import sys
+from typing import Any
+
+from imgcls.environment import printable
 
 
-class Console(logging.StreamHandler):
+class PrintableLines(logging.Formatter):
+    """Format as `inner` does, with control characters written out."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self.inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(self.inner.format(record))
+
+
+class _Printable(logging.Handler):
+    """A handler whose formatter writes control characters out, whichever it is given.
+
+    Not in format(): a progress bar writes the lines through a handler of its own, with this one's formatter.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.setFormatter(None)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        super().setFormatter(PrintableLines(fmt))
+
+
+class Console(_Printable, logging.StreamHandler):
     """Log lines on the terminal. If their reader stops reading, as `head` does, the run continues without them."""
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -18,7 +46,7 @@ class Console(logging.StreamHandler):
             super().handleError(record)
 
 
-class LogFile(logging.FileHandler):
+class LogFile(_Printable, logging.FileHandler):
     """Log lines in a file. If its disk is full, one line on stderr says so, and the run continues without the file."""
 
     failed = False

@@ -140,11 +140,13 @@ class Config(CommonConfig):
     name: str | None = setting(None, incidental=True)
     seed: int = setting(0, least=0, most=2**32 - 1)
     overwrite: bool = setting(False, incidental=True)
+    lock: bool = setting(True, incidental=True)
     max_steps: int | None = setting(None, least=1)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
 
     microbatch: Any = None
     compile: bool = False
+    sync_batch_norm: bool = False
     deterministic: bool = False
 
     log_every_steps: int = setting(20, least=1)

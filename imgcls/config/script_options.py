@@ -14,8 +14,10 @@ from typing import NoReturn
 
 from imgcls.config.checks import check_source
 from imgcls.config.compose import compose_network
+from imgcls.config.console import Console
 from imgcls.config.schema import Config
 from imgcls.config.words import check_known, is_network_word, split_network, without_dashes
+from imgcls.environment import printable
 from imgcls.errors import EXIT_INTERRUPTED, ConfigError, did_you_mean, exit_code_of
 
 FORMS = "Every option may be written key=value, --key value or --key=value."
@@ -144,7 +146,7 @@ def any_names() -> None:
 def run_script(task: Callable[[], int | None]) -> None:
     """Run a script's task and exit with its code; a user's mistake is one line and code 2."""
     any_names()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Console(sys.stderr)])
     try:
         code = task()
     except BrokenPipeError:  # the reader of our output, such as head, stopped reading
@@ -154,7 +156,7 @@ def run_script(task: Callable[[], int | None]) -> None:
         code = exit_code_of(error)
         if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), lines=False)}", file=sys.stderr)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     raise SystemExit(code or 0)

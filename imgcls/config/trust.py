@@ -1,8 +1,8 @@
 """What a config folder may have Hydra run: classes of callbacks, plugins and logging, and where a log is written.
 
-A folder of configs (conf/, --config-dir) may come from a stranger. Hydra instantiates what its `hydra` part names before
-this program sees the config, so that part is checked as soon as it is composed. Hydra's own list of refused targets is a
-second line of defence only: its authors say that it is no boundary.
+A folder of configs (conf/, --config-dir) may come from a stranger. Hydra instantiates what its `hydra` part names
+before this program sees the config, so that part is checked as soon as it is composed. Hydra's own list of refused
+targets is a second line of defence only: its authors say that it is no boundary.
 """
 
 import re

@@ -14,7 +14,7 @@ import torch
 from imgcls.data.decoding import BadImageError, decode_whole
 from imgcls.data.loading import view_images
 from imgcls.data.sets import EXTENSIONS, FolderSplit, readable_names
-from imgcls.environment import default_num_threads
+from imgcls.environment import default_num_threads, printable
 from imgcls.inference.figures import CaptionedImage, contact_sheet
 from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.predictor import predict_views
@@ -136,11 +136,11 @@ def predict_files(
 
 def as_table(predictions: Sequence[Prediction]) -> str:
     """Return a line for each image: its path, and the classes in percent."""
-    width = max((len(image.path) for image in predictions), default=0)
+    paths = [printable(image.path, lines=False) for image in predictions]
+    width = max(map(len, paths), default=0)
     return "\n".join(
-        f"{image.path:<{width}}  "
-        + "  ".join(f"{guess.name} {100 * guess.probability:.1f} %" for guess in image.guesses)
-        for image in predictions
+        f"{path:<{width}}  " + "  ".join(f"{guess.name} {100 * guess.probability:.1f} %" for guess in image.guesses)
+        for path, image in zip(paths, predictions, strict=True)
     )
 
 

@@ -4,8 +4,6 @@ Our VGG and ResNet name their layers as torchvision does, so its weights load un
 """
 
 import hashlib
-import pickle
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +12,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from imgcls.checkpoints import CheckpointError, has_own_values, load_checkpoint, read_tensors
+from imgcls.checkpoints import CheckpointError, has_own_values, load_checkpoint, read_tensors, reason_unreadable
 from imgcls.models.layers import NoPublishedWeights
 
 FIRST_PUBLISHED = "IMAGENET1K_V1"  # what `torchvision` alone means: the weights whose recipe is nearest to the papers'
@@ -107,17 +105,8 @@ def read_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
     except CheckpointError as error:
         raise ValueError(f"weights={source}: {error}") from error
     except Exception as error:  # torch raises errors of many kinds for such bytes
-        raise ValueError(f"weights={source} cannot be read as weights: {_reason(error)}") from error
+        raise ValueError(f"weights={source} cannot be read as weights: {reason_unreadable(error)}") from error
     return state_dict_of(content, source)
-
-
-def _reason(error: Exception) -> str:
-    # torch begins by advising weights_only=False, which would run code from the file.
-    if unsupported := re.search(r"Unsupported (?:global: GLOBAL|class|operand) \S+", str(error)):
-        return f"it holds more than tensors and plain values ({unsupported.group()})"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or no file of torch.save"
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'it ends too early')}"
 
 
 def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
@@ -148,14 +137,14 @@ def _download(url: str, source: str) -> dict[str, Tensor]:
         )
     except OSError as error:
         raise ValueError(
-            f"weights={source}: {url} cannot be had ({_reason(error)}); download it elsewhere and name the file: "
-            "weights=FILE"
+            f"weights={source}: {url} cannot be had ({reason_unreadable(error)}); download it elsewhere and name the "
+            "file: weights=FILE"
         ) from error
     except Exception as error:  # torch raises errors of many kinds for such bytes
         cached = Path(torch.hub.get_dir()) / "checkpoints" / name
         raise ValueError(
-            f"weights={source}: what came from {url} cannot be read as weights ({_reason(error)}); it is kept as "
-            f"{cached}: delete that to load it again"
+            f"weights={source}: what came from {url} cannot be read as weights ({reason_unreadable(error)}); it is "
+            f"kept as {cached}: delete that to load it again"
         ) from error
     return state_dict_of(content, source)
 
@@ -168,4 +157,4 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(str(path))
     except Exception as error:  # the error class of safetensors is not a ValueError
-        raise ValueError(f"weights={path} cannot be read as weights: {_reason(error)}") from error
+        raise ValueError(f"weights={path} cannot be read as weights: {reason_unreadable(error)}") from error

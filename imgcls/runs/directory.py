@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,23 @@ class RunDirectory:
         path: created if it does not exist and is locked.
         config: the settings that the result depends on, as flat keys; saved as config.json and compared with it.
         overwrite: delete the run in the directory once this one begins.
-        lock: False to look only: on ranks other than 0, and before torch is imported.
+        look_only: write nothing and take no lock: on ranks other than 0, and before torch is imported.
+        lock: False where the filesystem cannot lock files: nothing then keeps two runs out of one directory.
 
     Raises:
         ValueError: another process trains in the directory, or it holds a run of another config.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], *, overwrite: bool = False, lock: bool = True) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], *, overwrite: bool = False, look_only: bool = False, lock: bool = True
+    ) -> None:
         self.path = path
+        self._look_only = look_only
         # Through JSON and back, to compare with a config that was read from JSON.
         self._config = json.loads(json.dumps(config, default=str))
-        self._lock = _take_lock(path) if lock else None
+        self._lock = None if look_only else _take_lock(path, lock=lock)
         try:
-            # A job that Slurm has requeued has overwritten the run already.
+            # A job that Slurm has requeued, or torchrun has restarted, has overwritten the run already.
             self.overwrite = overwrite and not self._begun_by_this_job()
             if self.holds_run:
                 check_same_run(path, "config", _read(self.path / CONFIG) or {}, self._config)
@@ -59,19 +64,22 @@ class RunDirectory:
 
     def claim(self) -> None:
         """Make the directory this run's: delete a run that is to be overwritten, and write the config."""
-        if self._lock is None:
+        if self._look_only:
             return
         if self.overwrite:
             self._clear()
             self.overwrite = False
         _write(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
-        if _job():
-            _write(self.path / JOB, _job())
+        if jobs := [_job_line(name, job) for name, job, _ in _jobs()]:
+            _write(self.path / JOB, "\n".join(jobs) + "\n")
 
     def _begun_by_this_job(self) -> bool:
         file = self.path / JOB
-        requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
-        return requeued and file.exists() and file.read_text() == _job()
+        try:
+            begun_by = file.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return False
+        return any(restarts > 0 and _job_line(name, job) in begun_by for name, job, restarts in _jobs())
 
     def _clear(self) -> None:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
@@ -87,15 +95,16 @@ class RunDirectory:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which marks the run as finished."""
-        if self._lock is not None:
+        if not self._look_only:
             _write(self.path / RESULTS, json.dumps(results, indent=2) + "\n")
 
     def close(self) -> None:
         """Release the lock, and remove the directory if nothing was begun in it."""
-        if self._lock is not None:
+        if not self._look_only:
             if not (self.path / CONFIG).exists():
                 (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
             with contextlib.suppress(OSError):  # it is not empty
                 self.path.rmdir()
                 self.path.parent.rmdir()  # runs/<model>-<data>, if this was the only run
@@ -142,10 +151,10 @@ def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict
         )
 
 
-def _take_lock(path: Path) -> BaseFileLock:
+def _take_lock(path: Path, *, lock: bool) -> BaseFileLock | None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        return lock_file(path / LOCK)
+        return lock_file(path / LOCK) if lock else None
     except Timeout:
         raise ValueError(
             f"{path}: another process is training in this directory; wait for it, or give this run another name "
@@ -159,13 +168,42 @@ def _take_lock(path: Path) -> BaseFileLock:
     except OSError as error:
         raise ValueError(
             f"{path} is on a filesystem that cannot lock files ({error.strerror}), so two runs in it would not "
-            "notice each other; train on another disk (hydra.run.dir=...)"
+            "notice each other; train on another disk (hydra.run.dir=...), or without a lock (lock=false) if no other "
+            "run uses this directory"
         ) from None
 
 
-def _job() -> str:
-    """Return the id of this Slurm job, which stays the same when it is requeued, or nothing."""
-    return os.environ.get("SLURM_JOB_ID", "")
+def _jobs() -> list[tuple[str, str, int]]:
+    """Return what has started this process and may start it again: kind, id, and how often it has restarted it.
+
+    Slurm keeps a job's id when it requeues it. torchrun is known by its process, the parent of this one, which outlives
+    a restart of its workers; its own id is `none` unless the user gives one.
+    """
+    jobs = []
+    if job := os.environ.get("SLURM_JOB_ID"):
+        jobs.append(("slurm", job, _count("SLURM_RESTART_COUNT")))
+    if job := os.environ.get("TORCHELASTIC_RUN_ID"):
+        place = f"{job} {platform.node()} {os.getppid()} {_started(os.getppid())}"
+        jobs.append(("torchrun", place, _count("TORCHELASTIC_RESTART_COUNT")))
+    return jobs
+
+
+def _count(variable: str) -> int:
+    text = os.environ.get(variable, "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _started(process: int) -> str:
+    """Return when a process was started, in the kernel's ticks, or nothing on a system without /proc."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]  # its name, in brackets before, may hold anything
+
+
+def _job_line(name: str, job: str) -> str:
+    return f"{name} {job}"
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ def require_top1(least_top1: float | None, results: dict[str, Any]) -> None:
 
 def results_table(results: dict[str, Any], path: Path) -> str:
     """Return a finished run's results and where to look, as a text table."""
+    best = relative_to_here(path / BEST)
     rows = {
         "best validation top-1": METRICS["top1"].text(results["val_top1"]),
         **{
@@ -38,7 +39,7 @@ def results_table(results: dict[str, Any], path: Path) -> str:
         },
         "epoch": f"{results['best_epoch']} of {results['epochs']}",
         "training steps": f"{results['steps']:,} in {duration_text(results['seconds'])}",
-        "best weights": str(relative_to_here(path / BEST)),
+        "best weights": best if (path / BEST).exists() else f"none: {best} is gone",
         "metrics": str(relative_to_here(path / METRICS_FILE)),
         "curves": f"tensorboard --logdir {relative_to_here(path)}",
     }

@@ -41,7 +41,13 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
     with explain_disk_errors(path):
         opened: RunDirectory | Exception
         try:
-            opened = RunDirectory(path, consequential(config), overwrite=config.overwrite, lock=distributed.is_main())
+            opened = RunDirectory(
+                path,
+                consequential(config),
+                overwrite=config.overwrite,
+                look_only=not distributed.is_main(),
+                lock=config.lock,
+            )
         except (ValueError, OSError) as error:
             opened = error
         distributed.from_main(opened if isinstance(opened, Exception) else None)
@@ -111,6 +117,8 @@ def build_trainer(
     train_loader, val_loader = build_loaders(config, images, device)
     # A resumed run has its weights; it does not need the file that it started from.
     network = build_model(config, num_classes=num_classes, with_weights=not run_dir.holds_run).to(device)
+    if config.sync_batch_norm:
+        network = sync_batch_norm(network, config, device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     dtype = autocast_dtype(config.precision, device)
@@ -169,6 +177,24 @@ def build_trainer(
     )
     trainer.run_log.open(resume(trainer))
     return trainer
+
+
+def sync_batch_norm(network: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """Let each batch norm of a run on several GPUs take its statistics over the images of all of them.
+
+    Raises:
+        ConfigError: the ranks are on CPUs, where torch's SyncBatchNorm does not run.
+    """
+    if distributed.world_size() == 1:
+        return network  # the images of one device are all images
+    if device.type != "cuda":
+        raise ConfigError(
+            f"sync_batch_norm=true: torch's SyncBatchNorm runs on CUDA devices alone, not on device={device.type}; "
+            "leave it out, or train in one process"
+        )
+    if config.freeze == "backbone":
+        return network  # frozen layers take no statistics, and their hooks would be lost
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def wrap(network: nn.Module, *, compiled: bool) -> nn.Module:

@@ -90,5 +90,11 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
     check_same_run(run_dir, "precision", {"precision": saved["precision"]}, {"precision": description["precision"]})
     check_same_run(run_dir, "release of imgcls", {"metrics": saved.get("metrics")}, {"metrics": description["metrics"]})
     load(trainer, saved)
+    if trainer.state.best_epoch and (wrong := trainer.checkpoints.check_best()):
+        log.warning(
+            "%s: the weights of the best epoch, %d, are lost; the next epoch that is better saves its own",
+            wrong,
+            trainer.state.best_epoch,
+        )
     log.info("going on after step %d, epoch %d", trainer.state.step, trainer.state.epoch)
     return saved["events"]

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,17 @@ def test_a_read_that_fails_says_nothing_about_the_file(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match=r"Input/output error: .*last\.pt"):
         load_latest_checkpoint([path])
     assert path.exists()
+
+
+def test_errors_never_repeat_torchs_advice_to_run_code(tmp_path: Path) -> None:
+    for number, content in enumerate(({"a": Path}, os.mkdir, {"checksum": 1, "x": {os.system}})):
+        file = tmp_path / f"{number}.pt"
+        torch.save(content, file)
+        (tmp_path / f"{number}.bytes").write_bytes(file.read_bytes()[: -100 * number - 1])
+        (tmp_path / f"{number}.text").write_bytes(b"\x80\x02}q\x00(X\x01" + bytes([number]))
+        (tmp_path / f"{number}.pickle").write_bytes(pickle.dumps(Fraction(1, 3)))
+    for file in tmp_path.iterdir():
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(file)
+        for word in ("weights_only", "arbitrary", "two options", "safe_globals", "trust", "\n"):
+            assert word not in str(caught.value)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from imgcls.environment import CONF_DIR
 from imgcls.runs import (
+    BEST,
     CONFIG,
     LAST,
     LOCK,
@@ -100,6 +102,47 @@ def test_a_job_put_back_into_slurms_queue_goes_on_where_it_overwrote(tmp_path: P
     assert (tmp_path / LAST).exists()
     monkeypatch.setenv("SLURM_JOB_ID", "72")
     assert overwrites()
+
+
+def test_workers_that_torchrun_restarts_go_on_where_they_overwrote(tmp_path: Path, monkeypatch) -> None:
+    claimed(tmp_path, {"seed": 1})
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+
+    def overwrites() -> bool:
+        with RunDirectory(tmp_path, {"seed": 1}, overwrite=True) as run_dir:
+            wanted = run_dir.overwrite
+            run_dir.claim()
+        (tmp_path / LAST).write_text("x")
+        return wanted
+
+    assert overwrites()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not overwrites()
+    # Another torchrun, whose first workers died before they began.
+    parent = os.getppid()
+    monkeypatch.setattr(os, "getppid", lambda: parent + 1)
+    assert overwrites()
+
+
+def test_a_directory_on_a_filesystem_without_locks_is_run_when_a_setting_says_so(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ValueError, match="lock=false"):
+        RunDirectory(tmp_path, {})
+    with RunDirectory(tmp_path, {}, lock=False) as run_dir:
+        run_dir.claim()
+        run_dir.finish(results(50))
+    assert RunDirectory(tmp_path, {}, look_only=True).results() == results(50)
+
+
+def test_best_weights_that_are_gone_are_not_named_as_such(tmp_path: Path) -> None:
+    assert "none: " in results_table(results(50), tmp_path)
+    assert f"{BEST} is gone" in results_table(results(50), tmp_path)
+    (tmp_path / BEST).touch()
+    assert "gone" not in results_table(results(50), tmp_path)
 
 
 @pytest.mark.parametrize("name", [CONFIG, RESULTS])
@@ -203,6 +246,8 @@ def test_a_run_below_its_bar_fails(tmp_path: Path) -> None:
 
 def test_the_summary_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/a" / BEST).touch()
     text = results_table(results(91.5, val_top5=None), tmp_path / "runs/a")
     for word in ("91.50 %", "2 of 3", "runs/a/best.pt", "tensorboard --logdir runs/a", "1:15", "fewer than 6 classes"):
         assert word in text

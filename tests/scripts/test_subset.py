@@ -62,3 +62,40 @@ def test_what_is_not_there_is_refused_with_the_number_there_is(tiny_folder: Path
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     assert "is not empty" in run(tiny_folder, tmp_path / "full").stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--link"]])
+def test_a_killed_subset_goes_on_with_the_same_command_alone(
+    flags: list[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    numbers = ["--classes", "2", "--train", "3", "--val", "1", *flags]
+    assert run(tiny_folder, whole, *numbers).returncode == 0
+    # A kill after the third image, in the middle of the fourth.
+    broken_off = (
+        "import os, shutil, sys, runpy; from pathlib import Path; calls = []\n"
+        "def stop(event, arguments):\n"
+        "    if event in ('shutil.copyfile', 'os.symlink'):\n"
+        "        calls.append(1)\n"
+        "        if len(calls) == 4: os.kill(os.getpid(), 9)\n"
+        f"sys.addaudithook(stop); sys.argv[:] = sys.argv[1:]; runpy.run_path({SCRIPT!r}, run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", broken_off, SCRIPT, str(tiny_folder), str(killed), *numbers]
+    assert subprocess.run(command, timeout=60).returncode == -9
+    assert len([file for file in killed.rglob("*.JPEG") if file.name[0] != "."]) == 3
+    other = run(tiny_folder, killed, "--classes", "2", "--train", "2", "--val", "1", *flags)
+    assert "holds an unfinished subset of other numbers" in other.stderr
+    again = run(tiny_folder, killed, *numbers)
+    assert again.returncode == 0, again.stderr
+    names = [sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) for folder in (whole, killed)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    from subset import add_image
+
+    (tmp_path / ".full.JPEG.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        add_image(next(tiny_folder.rglob("*.JPEG")), tmp_path / "full.JPEG", link=False)
+    assert not list(tmp_path.iterdir())

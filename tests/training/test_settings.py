@@ -1,8 +1,13 @@
 """Wrong settings of training are refused when the config is composed."""
 
 import pytest
+import torch
+from torch import nn
 
+from imgcls import distributed
+from imgcls.config import compose
 from imgcls.errors import ConfigError
+from imgcls.training.factory import sync_batch_norm
 
 from .helpers import Make
 
@@ -27,3 +32,19 @@ def test_a_wrong_setting_is_refused_with_the_way_out(override: str, words: list[
         tiny_config(override)
     for word in words:
         assert word in str(error.value)
+
+
+def test_batch_norms_are_synced_over_several_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, gpu = compose(["model=resnet18", "data=folder", "sync_batch_norm=true"]), torch.device("cuda")
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    assert sync_batch_norm(network, config, torch.device("cpu")) is network
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match=r"sync_batch_norm=true: .* CUDA devices alone"):
+        sync_batch_norm(network, config, torch.device("cpu"))
+    names = list(network.state_dict())
+    synced = sync_batch_norm(network, config, gpu)
+    assert isinstance(synced[1], nn.SyncBatchNorm)  # type: ignore[index]
+    assert list(synced.state_dict()) == names
+    config.freeze = "backbone"
+    frozen = nn.Sequential(nn.BatchNorm2d(4))
+    assert sync_batch_norm(frozen, config, gpu) is frozen

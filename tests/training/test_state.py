@@ -13,7 +13,7 @@ from imgcls.checkpoints import CheckpointError, checksum, load_checkpoint, save_
 from imgcls.data.loading import Batch
 from imgcls.errors import EXIT_REQUEUE
 from imgcls.metrics import Scores
-from imgcls.runs import Interrupted
+from imgcls.runs import Interrupted, results_table
 from imgcls.training import State, Trainer
 
 from .helpers import (
@@ -247,3 +247,27 @@ def test_ranks_that_read_different_runs_are_refused(tiny_config: Make, train: Tr
     monkeypatch.setattr(distributed, "agree", lambda flag: max(flag, 9))
     with pytest.raises(CheckpointError, match=r"not the same on all ranks.*a disk that all nodes share"):
         train(tiny_config())
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_resumed_run_whose_best_weights_are_lost_says_so_and_does_not_name_them(
+    torn: bool,
+    tiny_config: Make,
+    train: Train,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = tiny_config()
+    with pytest.raises(Interrupted):
+        train(config, before=stop_at_step(7))
+    best = tmp_path / "run" / "best.pt"
+    best.write_bytes(best.read_bytes()[:1000]) if torn else best.unlink()
+
+    def keep_the_best(trainer: Trainer) -> None:
+        trainer.state.best = dict.fromkeys(trainer.state.best, 100.0)  # no later epoch is better
+
+    results = train(config, before=keep_the_best)
+    assert ("best.pt is damaged" if torn else "best.pt is gone") in caplog.text
+    assert "the weights of the best epoch, 1, are lost" in caplog.text
+    assert not best.exists()
+    assert "none: " in results_table(results, tmp_path / "run")

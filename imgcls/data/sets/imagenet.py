@@ -20,6 +20,7 @@ from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.folder import _check_listing, _existing_part, _existing_root, open_folder
 from imgcls.data.sets.listing import list_folder
 from imgcls.data.sets.splits import ImageSet
+from imgcls.environment import printable
 
 CLASSES_TABLE = Path(__file__).with_name("imagenet_classes.csv")
 
@@ -54,13 +55,13 @@ def index_of_devkit_id() -> dict[int, int]:
 def readable_names(classes: Sequence[str]) -> list[str]:
     """Return names to show for classes: for a WordNet id of ImageNet its name; others are returned as they are.
 
-    Two classes of one name (crane, the bird and the machine) keep their WordNet ids.
+    Control characters are written out. Two classes of one name (crane, the bird and the machine) keep their WordNet ids.
     """
     known = {row.wnid: row.name for row in imagenet_classes()}
-    shown = [known.get(name, name) for name in classes]
+    shown = [known.get(name, printable(name, lines=False)) for name in classes]
     counts = collections.Counter(shown)
     return [
-        name if counts[name] == 1 or name == own else f"{name} ({own})"
+        name if counts[name] == 1 or name == printable(own, lines=False) else f"{name} ({printable(own, lines=False)})"
         for name, own in zip(shown, classes, strict=True)
     ]
 
