@@ -58,9 +58,13 @@ def process_group(device: str) -> Iterator[torch.device]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     # gloo beside nccl: flags and strings of the hosts are exchanged without waiting for the GPUs.
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", rank=place[0], world_size=place[1]
-    )
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, rank=place[0], world_size=place[1])
+    except (ValueError, RuntimeError) as error:  # of torch's store: a port in use, a host that is not there
+        where = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ.get('MASTER_PORT', 'not set')}"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{where}: the ranks cannot meet there ({reason}); use another port or host") from error
     quiet_other_ranks()
     try:
         yield chosen

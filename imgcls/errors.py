@@ -1,6 +1,7 @@
 """The errors that end a command with one line of text, their exit codes, and the hint at the nearest right name."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 EXIT_RUN_FAILED = 1  # the training failed: the loss diverged, the disk or the GPU's memory was full, ...
@@ -27,7 +28,10 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
 
 def exit_code_of(error: BaseException) -> int | None:
     """Return the exit code of an error that its text explains, or None for a bug, which needs its traceback."""
-    is_mistake = isinstance(error, ValueError | FileNotFoundError)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EXIT_RUN_FAILED
+    about_a_path = isinstance(error, OSError) and error.filename is not None
+    is_mistake = isinstance(error, ValueError | FileNotFoundError) or about_a_path
     return getattr(error, "exit_code", EXIT_USER_MISTAKE if is_mistake else None)
 
 
@@ -39,3 +43,10 @@ def mark_reported(error: BaseException) -> None:
 def is_reported(error: BaseException) -> bool:
     """Return True if another process shows the text of this error."""
     return bool(getattr(error, "reported", False))
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's text; that of the system's errors is the path and the reason."""
+    if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from imgcls.config import (
     locate,
 )
 from imgcls.data.sets import ImageSet, open_image_set
-from imgcls.runs import BEST, RESULTS, RunDirectory, check_same_run, saved_config
+from imgcls.errors import ConfigError
+from imgcls.runs import BEST, RESULTS, RunDirectory, check_same_run, read_json, saved_config
 
 EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
 
@@ -64,6 +64,8 @@ def checkpoint_file(path: str | Path) -> Path:
     file = Path(path).expanduser()
     file = file / BEST if file.is_dir() else file
     if not file.is_file():
+        if file.exists():
+            raise ConfigError(f"checkpoint={file} is no file but a folder, a pipe or a device")
         raise FileNotFoundError(f"checkpoint={file}: there is no such file")
     return file
 
@@ -104,8 +106,8 @@ def check_test_files(config: EvaluateConfig) -> None:
 
 def _trained_root(checkpoint: str) -> str | None:
     """Return the data.root of the finished run that a checkpoint is beside, if there is one."""
-    file = checkpoint_file(checkpoint).parent / RESULTS
-    return json.loads(file.read_text()).get("data_root") if file.is_file() else None
+    root = (read_json(checkpoint_file(checkpoint).parent / RESULTS) or {}).get("data_root")
+    return root if isinstance(root, str) else None
 
 
 def check_export_file(file: Path, *, normalise: bool, softmax: bool, opset: int | None) -> None:

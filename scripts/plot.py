@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imgcls.config import ScriptParser, add_network, network_of, run_script
 from imgcls.environment import printable
-from imgcls.runs import BEST
+from imgcls.runs import BEST, name_disk_errors
 from imgcls.startup import check_network_files
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def plot() -> int:
     out = options.out or single or Path()
 
     def save(name: str, picture: "Image.Image") -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        picture.save(out / name)
+        with name_disk_errors(out / name):
+            out.mkdir(parents=True, exist_ok=True)
+            picture.save(out / name)
         print(printable(str(out / name)))
 
     if options.runs:

@@ -59,6 +59,8 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
         FileNotFoundError: there is none.
         OSError: it cannot be read, tried twice: network filesystems fail now and then.
     """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file but a folder, a pipe or a device")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint={path}: there is no such file")
     try:

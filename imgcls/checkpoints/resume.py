@@ -11,6 +11,17 @@ from imgcls.checkpoints.writer import CheckpointFile, CheckpointWriter
 from imgcls.runs import BEST, LAST, PREVIOUS
 
 
+def _step_of(saved: dict[str, Any], run_dir: Path) -> int:
+    state = saved.get("state")
+    step = state.get("step") if isinstance(state, dict) else None
+    if type(step) is not int or not 0 <= step < 2**53:
+        raise CheckpointError(
+            f"{run_dir}: the checkpoint that the run resumes from has no state of a run; remove it to resume from the "
+            "one before, or train from scratch (overwrite=true)"
+        )
+    return step
+
+
 class Checkpoints:
     """The checkpoints of one run; use as a context, which ends once all of them are written.
 
@@ -125,7 +136,7 @@ class Checkpoints:
         distributed.from_main(refused)
         if not distributed.is_main():
             saved = load_latest_checkpoint(paths)
-        step = -1 if saved is None else saved["state"]["step"]
+        step = -1 if saved is None else _step_of(saved, self.run_dir)
         if distributed.agree(step) != -distributed.agree(-step):
             raise CheckpointError(
                 f"{self.run_dir} is not the same on all ranks: this one reads step {step}; the run's directory must "

@@ -179,17 +179,26 @@ def build_component(
     Raises:
         ConfigError: the target is not trusted, does not exist, lacks a setting, or does not take one or its value.
     """
-    target = node["_target_"]
-    factory = locate(key, target)
+    factory = locate(key, node.get("_target_") if isinstance(node, dict) else None)
+    target = str(node["_target_"])
     settings = {name: value for name, value in node.items() if not name.startswith("_")}
     check_settings(key, target, factory, settings, num_given=len(arguments), given=more)
     try:
         return adapt(factory)(*arguments, **copy.deepcopy(settings), **more)
     except (ValueError, OSError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
+    except (RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
+        # What a constructor raises for a setting that it does not check itself.
+        if hasattr(error, "exit_code"):
+            raise
+        raise ConfigError(
+            f"{key}: {target} cannot be built from its settings: {type(error).__name__}: {error}"
+        ) from error
 
 
-def locate(key: str, target: str) -> Callable[..., Any]:
+def locate(key: str, target: Any) -> Callable[..., Any]:
+    if not isinstance(target, str):
+        raise ConfigError(f"{key}._target_={target} is no name of a class")
     trusted = TRUSTED.get(key) or TRUSTED[key.rpartition(".")[0]]
     module_name, _, name = target.rpartition(".")
     if not any(target.startswith(f"{prefix}.") for prefix in trusted):

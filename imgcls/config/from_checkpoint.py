@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from imgcls.config.checks import check_config
 from imgcls.config.identity import from_flat
 from imgcls.config.schema import Config
 from imgcls.environment import TRUST, trusts_configs
@@ -42,7 +43,9 @@ def config_from_checkpoint(flat: Any) -> Config:
         raise ConfigError("its config is damaged: it has no keys and values")
     if not trusts_configs():
         _check(flat)
-    return from_flat(flat)
+    config = from_flat(flat)
+    check_config(config)
+    return config
 
 
 def _check(flat: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from imgcls.config.hydra_internals import ambiguous_override, refused_override, unknown_key, without_types
-from imgcls.errors import did_you_mean
+from imgcls.errors import did_you_mean, text_of
 
 # Groups of train.py, or words of evaluate.py, that are not a key of the composed config.
 MORE_KEYS = ("experiment", "model", "augment")
@@ -20,7 +20,7 @@ def one_line(error: BaseException) -> str:
     """Return an error's text; Hydra's run over several lines and name no alternatives, so they are rewritten."""
     if isinstance(error, YAMLError):  # names the file, the line and the column, each on a line of the text
         return " ".join(str(error).split())
-    return _explain(error) if isinstance(error, COMPOSITION_ERRORS) else str(error)
+    return _explain(error) if isinstance(error, COMPOSITION_ERRORS) else text_of(error)
 
 
 def _explain(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from imgcls.config.console import Console
 from imgcls.config.schema import Config
 from imgcls.config.words import check_known, is_network_word, split_network, without_dashes
 from imgcls.environment import printable
-from imgcls.errors import EXIT_INTERRUPTED, ConfigError, did_you_mean, exit_code_of
+from imgcls.errors import EXIT_INTERRUPTED, ConfigError, did_you_mean, exit_code_of, text_of
 
 FORMS = "Every option may be written key=value, --key value or --key=value."
 
@@ -156,7 +156,7 @@ def run_script(task: Callable[[], int | None]) -> None:
         code = exit_code_of(error)
         if code is None:
             raise
-        print(f"error: {printable(str(error), lines=False)}", file=sys.stderr)
+        print(f"error: {printable(text_of(error), lines=False)}", file=sys.stderr)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     raise SystemExit(code or 0)

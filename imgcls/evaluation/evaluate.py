@@ -45,7 +45,7 @@ from imgcls.inference import (
     validation_crop,
 )
 from imgcls.metrics import METRICS
-from imgcls.runs import EVENT_FILES, code_version
+from imgcls.runs import EVENT_FILES, code_version, name_disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,8 @@ def evaluate_member(
     else:
         predictions = _run_network(member, images.val, protocol, config, device, predict)
         if predictions is not None:
-            save_predictions(folder, predictions, key)
+            with name_disk_errors(folder):
+                save_predictions(folder, predictions, key)
     return MemberResult(
         name=member.name,
         arch=member.arch,
@@ -253,7 +254,8 @@ def run_evaluation(
         "image_size": first.config["image_size"],
         "code": code_version(),
     }
-    write_results(report, results, folder, config)
+    with name_disk_errors(folder):
+        write_results(report, results, folder, config)
     log.info("results  %s", folder)
     return results
 

@@ -14,7 +14,7 @@ from imgcls.data.on_device import Normalise, input_statistics
 from imgcls.data.sets import readable_names
 from imgcls.errors import RunError
 from imgcls.inference.network import Member, known_classes
-from imgcls.runs import code_version
+from imgcls.runs import code_version, name_disk_errors
 from imgcls.startup import check_export_file
 
 TOLERANCE = 1e-4
@@ -64,7 +64,8 @@ def export_network(member: Member, file: Path, *, normalise: bool, softmax: bool
     images = torch.rand(3, channels, size, size, generator=generator)
     file.parent.mkdir(parents=True, exist_ok=True)
     write = {".pt2": write_pt2, ".onnx": write_onnx, ".safetensors": write_safetensors}[file.suffix]
-    outputs = write(deployed, file, images, facts, opset)
+    with name_disk_errors(file):
+        outputs = write(deployed, file, images, facts, opset)
     with torch.inference_mode():
         wanted = [deployed(images), deployed(images[:1])]  # two batch sizes: the batch is dynamic
     difference = max(_difference(one, other) for one, other in zip(outputs, wanted, strict=True))

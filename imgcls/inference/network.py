@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -60,7 +61,10 @@ class Member:
         num_classes = num_outputs(self)
         keep_freed_memory(device)
         network = build_model(self.config, num_classes=num_classes, with_weights=False)
-        load_into(network, self.state, self.name, new_head=False)
+        try:
+            load_into(network, self.state, self.name, new_head=False)
+        except RuntimeError as error:  # torch's, of tensors of a kind that no weight can have
+            raise CheckpointError(f"{self.name} does not fit {type(network).__name__}: {error}") from error
         network = network.to(device).eval()
         return network.to(memory_format=torch.channels_last) if channels_last else network
 
@@ -110,6 +114,7 @@ def open_checkpoint(path: str | Path) -> Member:
         if key not in saved:
             raise CheckpointError(f"checkpoint={path} has no {key}: it is not of a training run")
     # Where weights are averaged, the average is what was validated.
+    _check_content(path, saved.get("average") or saved["model"], saved["classes"])
     state = saved.get("average") or saved["model"]
     try:
         config = config_from_checkpoint(saved["config"])
@@ -142,6 +147,14 @@ def check_sizes(member: Member) -> None:
                     f"checkpoint={member.name}: its config has {key}={number}, and at most {limit} is possible with "
                     "its weights; it was changed"
                 )
+
+
+def _check_content(path: Path, state: Any, classes: Any) -> None:
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"checkpoint={path} is damaged: its weights are no named tensors")
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"checkpoint={path} is damaged: its classes are no list of names")
 
 
 def open_weights(source: str, config: Config) -> Member:

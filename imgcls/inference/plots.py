@@ -1,6 +1,5 @@
 """Pictures of a run and of a network: curves, first filters, and what it looks at."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.protocols import Center
 from imgcls.metrics import METRICS, PERCENTS
 from imgcls.models import first_convolution
-from imgcls.runs import METRICS_FILE
+from imgcls.runs import METRICS_FILE, check_regular, read_metrics
 
 
 def read_curves(run_dir: Path) -> dict[str, Curve]:
@@ -31,13 +30,13 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
         ValueError: it is not one, or holds no rows yet.
     """
     file = run_dir / METRICS_FILE
-    if not file.is_file():
+    check_regular(file)
+    if not file.exists():
         raise FileNotFoundError(
             f"{run_dir}: there is no {METRICS_FILE}; give the folder of a run, as runs/resnet18-shapes/x"
         )
-    with file.open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    if not rows or not {"epoch", "step", "val/top1"} <= rows[0].keys():
+    rows = read_metrics(file)
+    if not rows:
         raise ValueError(f"{file} holds no rows of a run yet")
     ends = [(int(row["epoch"]), int(row["step"])) for row in rows if row["val/top1"]]
     if not ends:

@@ -19,6 +19,7 @@ from imgcls.inference.figures import CaptionedImage, contact_sheet
 from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.predictor import predict_views
 from imgcls.inference.protocols import TestProtocol
+from imgcls.runs import name_disk_errors
 
 
 class ImageFiles(NamedTuple):
@@ -185,4 +186,5 @@ def save_contact_sheet(predictions: Sequence[Prediction], file: Path) -> None:
             for rank, guess in enumerate(image.guesses)
         ]
         items.append(CaptionedImage(pixels, lines))
-    contact_sheet(items).save(file)
+    with name_disk_errors(file):
+        contact_sheet(items).save(file)

@@ -15,9 +15,10 @@ from imgcls.runs.directory import (
     saved_config,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
-from imgcls.runs.disk_errors import DiskError, explain_disk_errors
+from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
+from imgcls.runs.saved import check_regular, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
 from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table, seeds_table
@@ -41,6 +42,7 @@ __all__ = [
     "RunDirectory",
     "StopSignals",
     "TooLowError",
+    "check_regular",
     "check_same_run",
     "code_version",
     "confidence_interval",
@@ -50,7 +52,10 @@ __all__ = [
     "image_grid",
     "lock_file",
     "mcnemar",
+    "name_disk_errors",
     "only_seeds_differ",
+    "read_json",
+    "read_metrics",
     "require_top1",
     "results_table",
     "runs_table",

@@ -12,6 +12,7 @@ from filelock import BaseFileLock, Timeout
 
 from imgcls import __version__
 from imgcls.runs.disk import durable_file, lock_file
+from imgcls.runs.saved import check_regular, check_results, read_json
 
 CONFIG = "config.json"
 RESULTS = "results.json"
@@ -47,12 +48,14 @@ class RunDirectory:
         self._look_only = look_only
         # Through JSON and back, to compare with a config that was read from JSON.
         self._config = json.loads(json.dumps(config, default=str))
+        for name in (CONFIG, RESULTS, METRICS_FILE, JOB, LOCK):
+            check_regular(path / name)
         self._lock = None if look_only else _take_lock(path, lock=lock)
         try:
             # A job that Slurm has requeued, or torchrun has restarted, has overwritten the run already.
             self.overwrite = overwrite and not self._begun_by_this_job()
             if self.holds_run:
-                check_same_run(path, "config", _read(self.path / CONFIG) or {}, self._config)
+                check_same_run(path, "config", read_json(self.path / CONFIG) or {}, self._config)
         except BaseException:
             self.close()
             raise
@@ -91,7 +94,7 @@ class RunDirectory:
 
     def results(self) -> dict[str, Any] | None:
         """Return the results of a finished run, or None."""
-        return None if self.overwrite else _read(self.path / RESULTS)
+        return None if self.overwrite else read_json(self.path / RESULTS, check=check_results)
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which marks the run as finished."""
@@ -123,7 +126,7 @@ def saved_config(path: Path) -> dict[str, Any] | None:
         ValueError: the file is damaged.
     """
     begun = (path / RESULTS).exists() or resumable(path)
-    return _read(path / CONFIG) if begun else None
+    return read_json(path / CONFIG) if begun else None
 
 
 def resumable(run_dir: Path) -> list[Path]:
@@ -204,17 +207,6 @@ def _started(process: int) -> str:
 
 def _job_line(name: str, job: str) -> str:
     return f"{name} {job}"
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is damaged ({error}); restore it, or train from scratch in that directory (overwrite=true)"
-        ) from None
 
 
 def _write(file: Path, text: str) -> None:

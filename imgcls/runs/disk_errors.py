@@ -1,6 +1,7 @@
 """Disk errors that name the file, and the checkpoint that the run resumes from."""
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +24,9 @@ def explain_disk_errors(run_dir: Path) -> Iterator[None]:
     Raises:
         DiskError: instead of it.
     """
-    hook = threading.excepthook
-
-    def other_than_disk_errors(thread: threading.ExceptHookArgs) -> None:
-        # TensorBoard's thread keeps its error for the next call; printed here too, it would hide our message.
-        if not _is_disk_error(thread.exc_value):
-            hook(thread)
-
-    threading.excepthook = other_than_disk_errors
     try:
-        yield
+        with _quiet_threads():
+            yield
     except OSError as error:
         if not _is_disk_error(error):
             raise
@@ -43,6 +37,40 @@ def explain_disk_errors(run_dir: Path) -> Iterator[None]:
             f"{error.filename or run_dir}: {error.strerror}; {intact}: make room and run the same command again, "
             f"without overwrite=true; it {again}"
         ) from error
+
+
+@contextmanager
+def name_disk_errors(file: Path) -> Iterator[None]:
+    """Turn a disk error about `file`, or a file in it, into one that names it; the work may be done again elsewhere.
+
+    Raises:
+        DiskError: instead of it.
+    """
+    try:
+        with _quiet_threads():
+            yield
+    except Exception as error:
+        # Libraries wrap the disk's error in their own, or only repeat its text.
+        cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+        full = os.strerror(errno.ENOSPC)
+        if not _is_disk_error(cause) and full not in str(error):
+            raise
+        reason = cause.strerror if isinstance(cause, OSError) else full
+        raise DiskError(f"{file}: {reason}; make room there, or name another place") from error
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    hook = threading.excepthook
+
+    def other_than_disk_errors(thread: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread keeps its error for the next call; printed here too, it would hide our message.
+        if not _is_disk_error(thread.exc_value):
+            hook(thread)
+
+    threading.excepthook = other_than_disk_errors
+    try:
+        yield
     finally:
         threading.excepthook = hook
 

@@ -1,6 +1,5 @@
 """Tables of runs as text: the results of one, and a ranking of several."""
 
-import csv
 import json
 import os
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 from imgcls.errors import RunError
 from imgcls.metrics import METRICS, PERCENTS
 from imgcls.runs.directory import BEST, CONFIG, METRICS_FILE, RESULTS
+from imgcls.runs.saved import check_results, read_json, read_metrics
 from imgcls.runs.statistics import confidence_interval, without_seed
 
 
@@ -84,18 +84,16 @@ def runs_table(directories: Iterable[Path]) -> str:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    results_file = path / RESULTS
-    if results_file.exists():
-        results = json.loads(results_file.read_text())
+    if (results := read_json(path / RESULTS, check=check_results)) is not None:
         best = {name: results.get(f"val_{name}") for name in PERCENTS}
         epoch, epochs = results["best_epoch"], results["epochs"]
         state, seconds = "finished", results["seconds"]
     else:
         best, epoch, last_epoch = _best_so_far(path / METRICS_FILE)
-        config = path / CONFIG
-        epochs = json.loads(config.read_text()).get("epochs", "?") if config.exists() else "?"
+        config = read_json(path / CONFIG)
+        epochs = (config or {}).get("epochs", "?")
         started = f"stopped or running after epoch {last_epoch}" if last_epoch else "no epoch finished"
-        state, seconds = started if config.exists() else "not begun", None
+        state, seconds = started if config is not None else "not begun", None
     percents = {f"{METRICS[name].title} %": best.get(name) for name in PERCENTS}
     return {
         "run": relative_to_here(path),
@@ -111,14 +109,12 @@ def _best_so_far(file: Path) -> tuple[dict[str, float | None], int, int]:
     # The percents of the best epoch by top-1, its number, and that of the last epoch.
     best: dict[str, float | None] = {}
     best_epoch, last_epoch = 0, 0
-    if file.exists():
-        with file.open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                if row["val/top1"]:
-                    last_epoch = int(row["epoch"])
-                    values = {name: float(cell) if (cell := row.get(f"val/{name}")) else None for name in PERCENTS}
-                    if METRICS["top1"].better(values["top1"], best.get("top1")):
-                        best, best_epoch = values, last_epoch
+    for row in read_metrics(file):
+        if row["val/top1"]:
+            last_epoch = int(row["epoch"])
+            values = {name: float(cell) if (cell := row.get(f"val/{name}")) else None for name in PERCENTS}
+            if METRICS["top1"].better(values["top1"], best.get("top1")):
+                best, best_epoch = values, last_epoch
     return best, best_epoch, last_epoch
 
 
@@ -126,7 +122,7 @@ def seeds_table(directories: Iterable[Path]) -> list[str]:
     """Return a line for each group of finished runs that differ only in the seed: mean top-1 and its 95 % interval."""
     groups: dict[str, list[tuple[Path, int]]] = {}
     for path in directories:
-        config = json.loads((path / CONFIG).read_text())
+        config = read_json(path / CONFIG) or {}
         if (path / RESULTS).is_file() and "seed" in config:
             key = json.dumps(without_seed(config), sort_keys=True)
             groups.setdefault(key, []).append((path, config["seed"]))
@@ -138,7 +134,8 @@ def seeds_table(directories: Iterable[Path]) -> list[str]:
 
 
 def _over_seeds(repetitions: list[Path]) -> str:
-    interval = confidence_interval([json.loads((path / RESULTS).read_text())["val_top1"] for path in repetitions])
+    finished = [read_json(path / RESULTS, check=check_results) for path in repetitions]
+    interval = confidence_interval([results["val_top1"] for results in finished if results is not None])
     runs = f"{repetitions[0]} and {len(repetitions) - 1} more, over {len(repetitions)} seeds"
     return f"{runs}: {METRICS['top1'].title} {interval} % (95 % interval)"
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from imgcls import distributed
+from imgcls.checkpoints import CheckpointError
 from imgcls.metrics import METRICS, Scores
 from imgcls.runs import check_same_run
+from imgcls.training.check_saved import check_saved
 
 if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
@@ -86,10 +88,15 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
     if saved is None:
         return None
     run_dir, description = trainer.checkpoints.run_dir, trainer.description
+    for key in ("config", "data"):
+        if not isinstance(saved.get(key), dict):
+            raise CheckpointError(f"{run_dir}: the checkpoint that the run resumes from has no {key}; remove it")
     check_same_run(run_dir, "data set", saved["data"], description["data"])
-    check_same_run(run_dir, "precision", {"precision": saved["precision"]}, {"precision": description["precision"]})
+    check_same_run(run_dir, "precision", {"precision": saved.get("precision")}, {"precision": description["precision"]})
     check_same_run(run_dir, "release of imgcls", {"metrics": saved.get("metrics")}, {"metrics": description["metrics"]})
+    check_saved(trainer, saved)
     load(trainer, saved)
+    trainer.resumed_at = trainer.state.step
     if trainer.state.best_epoch and (wrong := trainer.checkpoints.check_best()):
         log.warning(
             "%s: the weights of the best epoch, %d, are lost; the next epoch that is better saves its own",

@@ -13,10 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from imgcls import distributed
-from imgcls.checkpoints import Checkpoints
+from imgcls.checkpoints import CheckpointError, Checkpoints
 from imgcls.config import Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Batch, Loader
+from imgcls.errors import exit_code_of
 from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.runs import Clock, StopSignals
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
@@ -93,7 +94,23 @@ class Trainer:
                 except BadImageError:
                     save_single_rank(self)
                     raise
+                except Exception as error:
+                    self.explain_failed_resume(error)
+                    raise
             return self.run_log.results(self)
+
+    def explain_failed_resume(self, error: Exception) -> None:
+        """Blame the checkpoint for an error that the first step after it raises, if nothing else explains that.
+
+        Raises:
+            CheckpointError: instead of the error.
+        """
+        known = exit_code_of(error) is not None or isinstance(error, torch.OutOfMemoryError | OSError)
+        if self.resumed_at == self.state.step and not known and distributed.world_size() == 1:
+            raise CheckpointError(
+                f"{self.checkpoints.run_dir}: the first step after the checkpoint fails ({type(error).__name__}: "
+                f"{error}): it was edited, or is of another version of torch; remove it to resume from the one before"
+            ) from error
 
     def train_epoch(self) -> Scores:
         """Train on the rest of this epoch; return its scores over all ranks."""
@@ -192,6 +209,7 @@ class Trainer:
         self.meter = Meter(self.device)
         self.watch = FiniteLossWatch()
         self.signals = StopSignals()
+        self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.save_requested = False  # a hook on any rank may set it, after a step: all save before the next
         self.started_at = time.monotonic()
 

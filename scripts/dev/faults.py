@@ -1,11 +1,12 @@
 """Break runs in many ways, resume each, and compare it with a run that was never broken.
 
     python scripts/dev/faults.py                        at least 200 kills, and everything else; some twenty minutes
-    python scripts/dev/faults.py --kills 10 --signals 4 --torn 6 --full 3 --files 2 --reads 1
+    python scripts/dev/faults.py --kills 10 --signals 4 --torn 6 --full 3 --images 2 --reads 1 --files 20
 
 Each run is that of `train.py` in its own process, forked from one that has imported everything: LeNet-5 on a small
-folder, with every part that has a state or draws at random, saved after every step. The last lines are the counts;
-the exit code is 1 if any run differs, or ended with the wrong code or message.
+folder, with every part that has a state or draws at random, saved after every step. The mutated files are read by the
+scripts that read such files (mutated_files.py). The last lines are the counts; the exit code is 1 if any run differs,
+or ended with the wrong code or message.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from hooked_run import run_with_hooks
+from mutated_files import break_one, jobs
 
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 
@@ -477,6 +479,29 @@ def failing_reads(lab: Lab, num: int) -> Tally:
     return tally
 
 
+def mutated_files(lab: Lab, num: int) -> Tally:
+    """Read broken copies of every kind of file that a run leaves: the answer is one line, and comes at once."""
+    from imgcls.data.sets import make_pack, open_folder
+
+    tally = Tally()
+    good = lab.folder / "good"
+    half = lab.new_dir("half")
+    Child(half, lab.overrides(), hook=die_at_step(NUM_STEPS - 3)).end()
+    shutil.copytree(half, good / "run")
+    shutil.copytree(lab.whole, good / "finished")
+    make_pack(open_folder(str(lab.data)), good / "data.pack")
+    kinds = jobs(lab.data, RUN)
+    for number in range(num):
+        job = kinds[number % len(kinds)]
+        answer = break_one(good, lab.new_dir("mutated"), job, lab.draws)
+        tally.faults += 1
+        tally.note("refused" if answer.code else "passed")
+        if complaint := answer.complaint():
+            command = " ".join(answer.command)
+            tally.wrong.append(f"file {number}: {answer.what}: {complaint}\n  {command}\n{answer.output[-1500:]}")
+    return tally
+
+
 def fail_reads(*, every: int, times: int) -> "Callable[[ImageSet], ImageSet]":
     """Return what makes every `every`-th first read of a training image fail `times` times, by an error of the disk."""
     import dataclasses
@@ -526,8 +551,9 @@ KINDS = {
     "signals": (signals, 40, "asked to stop by a signal"),
     "torn": (torn, 60, "last.pt torn or changed"),
     "full": (full_disk, 20, "disk full"),
-    "files": (broken_files, 12, "an image deleted or truncated"),
+    "images": (broken_files, 12, "an image deleted or truncated"),
     "reads": (failing_reads, 5, "reads that fail"),
+    "files": (mutated_files, 500, "a file of a run mutated"),
 }
 
 
@@ -576,6 +602,8 @@ def import_everything() -> None:
     import torch.utils.tensorboard.summary
 
     import imgcls.checkpoints
+    import imgcls.evaluation
+    import imgcls.inference
     import imgcls.training  # noqa: F401
 
 

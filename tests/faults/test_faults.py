@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COUNTS = {"kills": 4, "signals": 3, "torn": 3, "full": 2, "files": 2, "reads": 1}
+COUNTS = {"kills": 4, "signals": 3, "torn": 3, "full": 2, "images": 2, "reads": 1, "files": 12}
 
 Counts = dict[str, dict[str, Any]]
 
@@ -63,7 +63,7 @@ def test_a_full_disk_ends_clearly_and_leaves_the_old_checkpoint(counts: Counts) 
 
 def test_a_broken_image_is_named_and_mended_the_run_goes_on(counts: Counts) -> None:
     tally = counts["an image deleted or truncated"]
-    assert tally["runs"] == COUNTS["files"]
+    assert tally["runs"] == COUNTS["images"]
     assert tally["lost_steps"] == 0
     assert all_equal(tally)
 
@@ -72,3 +72,9 @@ def test_a_read_that_fails_once_is_tried_again_and_one_that_always_fails_is_name
     tally = counts["reads that fail"]
     assert tally["notes"] == {"failed once": 1, "failed for good": 1}
     assert all_equal(tally)
+
+
+def test_a_mutated_file_is_one_line(counts: Counts) -> None:
+    tally = counts["a file of a run mutated"]
+    assert tally["faults"] == COUNTS["files"]
+    assert tally["wrong"] == []

@@ -55,7 +55,7 @@ def index_of_devkit_id() -> dict[int, int]:
 def readable_names(classes: Sequence[str]) -> list[str]:
     """Return names to show for classes: for a WordNet id of ImageNet its name; others are returned as they are.
 
-    Control characters are written out. Two classes of one name (crane, the bird and the machine) keep their WordNet ids.
+    Control characters are written out. Two classes of one name (crane: bird, machine) keep their WordNet ids.
     """
     known = {row.wnid: row.name for row in imagenet_classes()}
     shown = [known.get(name, printable(name, lines=False)) for name in classes]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from filelock import Timeout
@@ -57,6 +57,7 @@ def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
         unfinished = "; it is unfinished: run scripts/pack.py again" if _part(path).exists() else ""
         raise FileNotFoundError(f"data.root={root} is no file{unfinished or '; make a pack with scripts/pack.py'}")
     index = _read_index(path)
+    about = _about(path, index)
     starts = np.concatenate([[0], index["lengths"].cumsum(dtype=np.int64)])
     name_offsets = np.concatenate([[0], index["name_lengths"].cumsum(dtype=np.int64)])
 
@@ -70,7 +71,6 @@ def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
             labels=index["labels"][first:last],
         )
 
-    about = json.loads(index["about"].tobytes())
     log.info("%s is lossy: longer side at most %d px, JPEG quality %d", path, about["longest"], about["quality"])
     num_train = about["num_train"]
     return ImageSet(
@@ -79,6 +79,41 @@ def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
         classes=about["classes"],
         channels=channels,
     )
+
+
+def _about(path: Path, index: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what the index says of the pack, once all of it is known to fit together.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        about = json.loads(index["about"].tobytes())
+        _check_index(about, index, size=path.stat().st_size)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: the index of the pack is broken ({error}); pack the images again") from None
+    return about
+
+
+def _check_index(about: Any, index: dict[str, np.ndarray], *, size: int) -> None:
+    for key in ("lengths", "labels", "names", "name_lengths"):
+        if index[key].ndim != 1 or index[key].dtype.kind not in "iu":
+            raise ValueError(f"{key} are no whole numbers")
+    for key in ("longest", "quality", "num_train"):
+        if not isinstance(about[key], int) or isinstance(about[key], bool):
+            raise ValueError(f"{key} is no whole number")
+    classes = about["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes are no list of names")
+    num = len(index["lengths"])
+    if not len(index["labels"]) == len(index["name_lengths"]) == num or not 0 < about["num_train"] < num:
+        raise ValueError("its parts are of different lengths")
+    # As numbers without bounds: a sum of large ones must not wrap around.
+    lengths, name_lengths = index["lengths"].astype(float), index["name_lengths"].astype(float)
+    if lengths.min() < 0 or lengths.sum() > size or name_lengths.min() < 0 or name_lengths.sum() != len(index["names"]):
+        raise ValueError("its images or names do not fit into it")
+    if index["labels"].min() < 0 or index["labels"].max() >= len(classes):
+        raise ValueError("a label is no class")
 
 
 def make_pack(
