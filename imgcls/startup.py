@@ -50,8 +50,8 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
     results = run_dir.results()
     if results is None:
         return config, None, images or open_image_set(config)
-    if results["data_root"] != config.data.root:
-        check_same_run(path, "data set", results["data"], open_image_set(config).identity())
+    if results.get("data_root") != config.data.root:
+        check_same_run(path, "data set", results.get("data", {}), open_image_set(config).identity())
     return config, results, None
 
 

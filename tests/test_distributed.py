@@ -14,6 +14,7 @@ from imgcls import __version__, distributed
 from imgcls.checkpoints import load_checkpoint
 from imgcls.device import choose_device
 from imgcls.environment import CONF_DIR, launch
+from imgcls.errors import ConfigError
 
 TRAIN = str(CONF_DIR.parent / "train.py")
 
@@ -242,3 +243,16 @@ def test_sync_batch_norm_on_cpus_is_refused(tiny_folder: Path, tmp_path: Path) -
     assert done.returncode == 1
     assert "error: sync_batch_norm=true: torch's SyncBatchNorm runs on CUDA devices alone" in done.stderr
     assert "ConfigError" not in done.stderr
+
+
+def test_a_port_in_use_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(ConfigError, match=f"MASTER_PORT={port}: the ranks cannot meet there .*use another port"),
+            distributed.process_group("cpu"),
+        ):
+            pass

@@ -84,7 +84,9 @@ def _checksum_of_file(content: Any, path: Path) -> int:
     try:
         return checksum(content)
     except (RuntimeError, ValueError) as error:  # a sparse tensor, for one, or a number of too many digits
-        raise CheckpointError(f"{path} is damaged, or holds more than plain values: {_reason(error)}") from error
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than plain values: {reason_unreadable(error)}"
+        ) from error
 
 
 def read_tensors(path: Path, map_location: torch.device | str = "cpu") -> Any:

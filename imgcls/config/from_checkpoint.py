@@ -49,7 +49,9 @@ def config_from_checkpoint(flat: Any) -> Config:
 
 
 def _check(flat: dict[str, Any]) -> None:
-    target = str(flat.get("model._target_"))
+    if "model._target_" not in flat:
+        raise ConfigError("its config names no network: it has no model._target_")
+    target = str(flat["model._target_"])
     network = target.rpartition(".")[2]
     if not network[:1].isupper() and network not in OUTSIDE:
         raise _refusal("model._target_", target, "it is no network")

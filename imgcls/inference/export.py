@@ -1,6 +1,7 @@
 """Networks for other programs: torch.export, ONNX, safetensors; each file is run and compared with the checkpoint."""
 
 import importlib
+import io
 import json
 import logging
 from pathlib import Path
@@ -14,7 +15,7 @@ from imgcls.data.on_device import Normalise, input_statistics
 from imgcls.data.sets import readable_names
 from imgcls.errors import RunError
 from imgcls.inference.network import Member, known_classes
-from imgcls.runs import code_version, name_disk_errors
+from imgcls.runs import code_version, durable_file, name_disk_errors
 from imgcls.startup import check_export_file
 
 TOLERANCE = 1e-4
@@ -113,7 +114,11 @@ def write_pt2(
     del opset
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(deployed, (images,), dynamic_shapes={"images": {0: batch}})
-    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(facts)})
+    # Not to the file: on a full disk torch's own writer ends the whole process.
+    written = io.BytesIO()
+    torch.export.save(program, written, extra_files={"metadata.json": json.dumps(facts)})
+    with durable_file(file) as stream:
+        stream.write(written.getbuffer())
     loaded = torch.export.load(file).module()
     with torch.inference_mode():
         return [loaded(images), loaded(images[:1])]

@@ -63,8 +63,14 @@ def check_results(results: dict[str, Any]) -> None:
             raise ValueError(f"{key} is no number")
     if not 0 <= results["seconds"] < 1e12:
         raise ValueError("seconds is no time")
-    if not isinstance(results.get("data"), dict) or "data_root" not in results:
-        raise ValueError("data or data_root is missing")
+    if not isinstance(results.get("data", {}), dict):
+        raise ValueError("data has no keys and values")
+
+
+def check_top1(results: dict[str, Any]) -> None:
+    """Raise ValueError if results lack the one number that runs are compared by."""
+    if not _is_number(results.get("val_top1")):
+        raise ValueError("val_top1 is no number")
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from imgcls.errors import RunError
 from imgcls.metrics import METRICS, PERCENTS
 from imgcls.runs.directory import BEST, CONFIG, METRICS_FILE, RESULTS
-from imgcls.runs.saved import check_results, read_json, read_metrics
+from imgcls.runs.saved import check_results, check_top1, read_json, read_metrics
 from imgcls.runs.statistics import confidence_interval, without_seed
 
 
@@ -134,7 +134,7 @@ def seeds_table(directories: Iterable[Path]) -> list[str]:
 
 
 def _over_seeds(repetitions: list[Path]) -> str:
-    finished = [read_json(path / RESULTS, check=check_results) for path in repetitions]
+    finished = [read_json(path / RESULTS, check=check_top1) for path in repetitions]
     interval = confidence_interval([results["val_top1"] for results in finished if results is not None])
     runs = f"{repetitions[0]} and {len(repetitions) - 1} more, over {len(repetitions)} seeds"
     return f"{runs}: {METRICS['top1'].title} {interval} % (95 % interval)"

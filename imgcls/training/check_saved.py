@@ -88,9 +88,10 @@ def _check_optimizer(value: Any, wanted: dict[str, Any], trainer: "Trainer") -> 
     if not isinstance(groups, list) or len(groups) != len(wanted["param_groups"]):
         raise ValueError("optimizer.param_groups are of another number")
     for group, own in zip(groups, wanted["param_groups"], strict=True):
-        if not isinstance(group, dict) or group.keys() != own.keys() or group["params"] != own["params"]:
+        own = {"initial_lr": own["lr"], **own}  # which the first step adds
+        if not isinstance(group, dict) or {"initial_lr", *group} != own.keys() or group["params"] != own["params"]:
             raise ValueError("optimizer.param_groups are of other parameters")
-        for name in own.keys() - {"params"}:
+        for name in group.keys() - {"params"}:
             _check_setting(group[name], own[name], f"optimizer.{name}")
     parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in wanted["param_groups"] for number in group["params"]]

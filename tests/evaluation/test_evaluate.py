@@ -18,6 +18,7 @@ from imgcls.data.sets import open_image_set
 from imgcls.errors import ConfigError
 from imgcls.evaluation import data_name, use_data
 from imgcls.inference import Center, open_checkpoint, predict, predict_views, scores_of_predictions
+from imgcls.runs import DiskError
 from imgcls.training import validate
 
 from .helpers import CPU, FOLDER, config_of, forbidden, run
@@ -198,3 +199,14 @@ def test_results_of_different_data_are_in_different_folders(run_dir: Path, tiny_
     assert names[0].startswith("folder-")
     use_data(member, own := config_of(run_dir, root=tmp_path))
     assert data_name(member, own) == "folder"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
+@pytest.mark.parametrize("name", ["results.json", "confusion.png", "log_probs.npy.partial"])
+def test_a_full_disk_names_the_folder_of_the_results(
+    name: str, run_dir: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=rf"^{tmp_path}: No space left on device") as caught:
+        run(config_of(run_dir / "best.pt", root=tiny_folder, out=str(tmp_path)))
+    assert caught.value.exit_code == 1

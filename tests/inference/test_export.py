@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imgcls.checkpoints import save_checkpoint
+from imgcls.checkpoints import load_checkpoint, save_checkpoint
 from imgcls.config import compose, consequential
 from imgcls.inference import DeployedNetwork, ExportError, Member, export, export_network, open_checkpoint, write_pt2
 from imgcls.models import build_model
+from imgcls.runs import DiskError, name_disk_errors
 
 CPU = torch.device("cpu")
 
@@ -151,3 +152,52 @@ def test_a_missing_package_is_named(
             monkeypatch.setitem(sys.modules, other, nn)  # any module: only that it is there
     with pytest.raises(ValueError, match=rf"needs the package {package}.*pip install {package}"):
         export_network(member, tmp_path / name, normalise=False, softmax=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
+def test_a_full_disk_names_the_file(member: Member, tmp_path: Path) -> None:
+    (tmp_path / "net.pt2.partial").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=r"net\.pt2: No space left on device") as caught:
+        export_network(member, tmp_path / "net.pt2", normalise=False, softmax=False)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_library_that_only_repeats_the_disks_words_is_understood(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="net: No space left on device; make room"), name_disk_errors(tmp_path / "net"):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError, match="something else"), name_disk_errors(tmp_path):
+        raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"classes": 3}, "classes are no list of names"),
+        ({"classes": ["a", 1]}, "classes are no list of names"),
+        ({"model": {}}, "weights are no named tensors"),
+        ({"model": {"x": 1}}, "weights are no named tensors"),
+        ({"model": {1: torch.zeros(1)}}, "weights are no named tensors"),
+        ({"config": 1}, "config is damaged"),
+        ({"config": {}}, "its config names no network"),
+        ({"config": {"model._target_": "imgcls.models.ResNet"}}, "config"),
+        ({"config": {"model._target_": "imgcls.models.ResNet", "image_size": -1}}, "config"),
+    ],
+)
+def test_a_checkpoint_that_was_edited_is_one_error(change: dict, words: str, tmp_path: Path) -> None:
+    file = saved(tmp_path, "model=lenet5", "image_size=32")
+    save_checkpoint(load_checkpoint(file) | change, file)
+    with pytest.raises(ValueError, match=words) as caught:
+        open_checkpoint(file).build(CPU)
+    assert "best.pt" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(6, 3, 5, 5, dtype=torch.complex64), torch.zeros(2)])
+def test_weights_that_do_not_fit_are_one_error(value: Tensor, tmp_path: Path) -> None:
+    file = saved(tmp_path, "model=lenet5", "image_size=32")
+    content = load_checkpoint(file)
+    content["model"] |= {next(iter(content["model"])): value}
+    save_checkpoint(content, file)
+    with pytest.raises(ValueError, match="fit"):
+        open_checkpoint(file).build(CPU)

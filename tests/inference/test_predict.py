@@ -17,6 +17,7 @@ from imgcls import inference
 from imgcls.checkpoints import load_checkpoint, save_checkpoint
 from imgcls.config import compose, compose_network, protocol_names, run_script
 from imgcls.data.decoding import BadImageError
+from imgcls.data.sets import readable_names
 from imgcls.environment import CONF_DIR
 from imgcls.inference import (
     Center,
@@ -282,3 +283,21 @@ def test_every_corner_case_is_seen_or_named(checkpoint_file: Path) -> None:
     seen, bad = predict_files(open_checkpoint(checkpoint_file), files, device=CPU, protocol=Center())
     assert len(seen) + len(bad) == len(files) > 30
     assert all(isinstance(error, BadImageError) for error in bad)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
+def test_a_contact_sheet_on_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    from imgcls.inference import save_contact_sheet
+    from imgcls.runs import DiskError
+
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "sheet.png").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match=r"sheet\.png: No space left on device"):
+        save_contact_sheet([Prediction(str(tmp_path / "a.png"), [])], tmp_path / "sheet.png")
+
+
+def test_names_with_escape_codes_are_written_out_in_the_table() -> None:
+    hostile = "\x1b]0;owned\x07"
+    text = as_table([Prediction(f"{hostile}.png", [ClassProbability(hostile, readable_names([hostile])[0], 1.0)])])
+    assert "\x1b" not in text
+    assert text.count("\\x1b]0;owned\\x07") == 2

@@ -324,3 +324,42 @@ def test_a_pack_whose_index_claims_more_than_there_is_is_refused(packed, tmp_pat
     file.write_bytes(images + index + len(index).to_bytes(8, "little") + data[-8:])
     with pytest.raises(ValueError, match=r"odd\.pack: the index .*; pack the images again"):
         open_pack(str(file))
+
+
+def edited(packed: Path, path: Path, **changes) -> Path:
+    """A copy of the pack whose index has other arrays."""
+    data = packed.read_bytes()
+    length = int.from_bytes(data[-16:-8], "little")
+    with np.load(io.BytesIO(data[-16 - length : -16])) as index:
+        arrays = dict(index) | changes
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    written = file.getvalue()
+    path.write_bytes(data[: -16 - length] + written + len(written).to_bytes(8, "little") + data[-8:])
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lengths": np.zeros(0, np.uint32)},
+        {"lengths": np.full(27, 2**31 - 1, np.uint32)},
+        {"lengths": np.full(27, -1)},
+        {"lengths": np.zeros(27, "<U4")},
+        {"lengths": np.zeros((27, 1), np.uint32)},
+        {"labels": np.full(27, 9)},
+        {"labels": np.full(27, -1)},
+        {"labels": np.zeros(3, np.int64)},
+        {"name_lengths": np.ones(27, np.uint32)},
+        {"names": np.zeros(3, np.uint8)},
+        {"about": np.frombuffer(b"[]", np.uint8)},
+        {"about": np.frombuffer(b'{"longest": 1}', np.uint8)},
+        {"about": np.frombuffer(b'{"longest": 1, "quality": "x", "num_train": 21, "classes": ["a", "b"]}', np.uint8)},
+        {"about": np.frombuffer(b'{"longest": 1, "quality": 1, "num_train": 27, "classes": ["a", "b"]}', np.uint8)},
+        {"about": np.frombuffer(b'{"longest": 1, "quality": 1, "num_train": 21, "classes": "ab"}', np.uint8)},
+    ],
+)
+def test_a_pack_whose_index_was_edited_is_refused_with_its_name(changes, packed, tmp_path):
+    open_pack(str(edited(packed, tmp_path / "a.pack")))
+    with pytest.raises(ValueError, match=r"b\.pack: the index of the pack is broken .*pack the images again"):
+        open_pack(str(edited(packed, tmp_path / "b.pack", **changes)))
