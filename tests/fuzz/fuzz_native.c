@@ -7,7 +7,7 @@
  * Compiled with clang -fsanitize=fuzzer it is a libFuzzer target; with STANDALONE it mutates a folder of files itself:
  *     fuzz_native FOLDER EXECUTIONS [SEED]
  */
-#include "../../imgcls/data/_native.c"
+#include "../../imgcls/data/decoding/_native.c"
 
 enum { MAX_PIXELS = 1 << 18 };
 
