@@ -152,7 +152,7 @@ static int find_end(const unsigned char *rest, size_t length) {
     while (at < end && (at = memchr(at, 0xFF, (size_t)(end - at)))) {
         while (at < end && *at == 0xFF) at++;
         if (at == end) break;
-        if (*at != 0 && (*at < JPEG_RST0 || *at > JPEG_RST0 + 7)) return *at == JPEG_EOI ? STATUS_OK : STATUS_CORRUPT;
+        if (*at != 0 && (*at < JPEG_RST0 || *at > JPEG_RST0 + 7)) return *at == JPEG_EOI ? STATUS_OK : STATUS_UNSUPPORTED;
         at++;
     }
     return STATUS_TRUNCATED;
