@@ -6,10 +6,34 @@ Imports no torch.
 import logging
 import os
 import re
+import sys
 from pathlib import Path
 
-CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKOUT = _PACKAGE.parent
+# In a wheel conf/ is inside the package, in a checkout beside it.
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _CHECKOUT / "conf"
 TRUST = "IMGCLS_TRUST_CONFIG"  # set to 1: config folders and checkpoints' configs may name any class and setting
+
+
+def command(name: str) -> str:
+    """Return how this user starts a command: `python scripts/pack.py` in a checkout's scripts, else `imgcls pack`."""
+    script = _script(name)
+    return f"python {script}" if script else f"imgcls {name}"
+
+
+def torchrun_command(name: str) -> str:
+    """Return what this user writes after `torchrun ...` to start the command `name`."""
+    return _script(name) or f"-m imgcls {name}"
+
+
+def _script(name: str) -> str | None:
+    """Return the script of a command, below the checkout, if this process was started by one."""
+    program = Path(sys.argv[0]).resolve()
+    in_checkout = program.parent == _CHECKOUT or program.is_relative_to(_CHECKOUT / "scripts")
+    by_script = in_checkout and program.suffix == ".py"
+    script = "train.py" if name == "train" else f"scripts/{name}.py"
+    return script if by_script and (_CHECKOUT / script).is_file() else None
 
 
 def trusts_configs() -> bool:

@@ -2,7 +2,12 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TextIO
 
 EXIT_RUN_FAILED = 1  # the training failed: the loss diverged, the disk or the GPU's memory was full, ...
 EXIT_USER_MISTAKE = 2  # nothing was trained
@@ -20,9 +25,15 @@ class RunError(RuntimeError):
     exit_code = EXIT_RUN_FAILED
 
 
-def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
-    """Return ` (did you mean X?)` for the known names nearest to `word`, or nothing where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)
+def did_you_mean(
+    word: str, known: Iterable[str], *, most: int = 1, means: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return ` (did you mean X?)` for the known names nearest to `word`, or nothing where none is near.
+
+    Args:
+        means: what to show for a known name instead of the name.
+    """
+    close = [means.get(name, name) for name in difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)]
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
@@ -50,3 +61,23 @@ def text_of(error: BaseException) -> str:
     if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return str(error)
+
+
+@contextmanager
+def quiet_without_reader() -> Iterator[None]:
+    """Within this context a command whose output loses its reader, as `head` stops reading, ends with code 0."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        send_nowhere(sys.stdout)
+        raise SystemExit(0) from None
+
+
+def send_nowhere(stream: TextIO) -> None:
+    """Let all that is written to `stream` from now on go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

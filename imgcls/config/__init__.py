@@ -3,12 +3,13 @@
 Imports no torch, so that help and every config error come at once. Hydra and OmegaConf are imported only here.
 """
 
-from imgcls.config.command_line import command_line
+from imgcls.config.command_line import command_line, compose_run
 from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
 from imgcls.config.console import Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
 from imgcls.config.identity import consequential, flatten
+from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
@@ -29,6 +30,7 @@ __all__ = [
     "command_line",
     "compose",
     "compose_network",
+    "compose_run",
     "config_from_checkpoint",
     "consequential",
     "data_of_test",
@@ -37,6 +39,8 @@ __all__ = [
     "has_open_size",
     "locate",
     "network_of",
+    "package_names",
     "protocol_names",
     "run_script",
+    "trust_packages",
 ]

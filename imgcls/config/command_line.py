@@ -12,19 +12,32 @@ from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 
+from imgcls import __version__
 from imgcls.config.checks import check_source
-from imgcls.config.compose import AnyConfig, check_choices, compose_network, register, to_config
-from imgcls.config.hydra_internals import hydra_options, read_words, run_main
+from imgcls.config.compose import AnyConfig, check_choices, compose_network, help_text, register, to_config
+from imgcls.config.hydra_internals import compose_whole, compose_within_main, hydra_options, read_words, run_main
 from imgcls.config.messages import COMPOSITION_ERRORS, one_line
+from imgcls.config.own_packages import trust_packages
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of
 from imgcls.config.words import quote_path, split_network, without_dashes
 from imgcls.environment import CONF_DIR, printable
-from imgcls.errors import EXIT_INTERRUPTED, EXIT_USER_MISTAKE, ConfigError, did_you_mean, exit_code_of, is_reported
+from imgcls.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_USER_MISTAKE,
+    ConfigError,
+    did_you_mean,
+    exit_code_of,
+    is_reported,
+    quiet_without_reader,
+)
 
 log = logging.getLogger(__name__)
+
+# Options of Hydra that show something instead of a run.
+SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
 
 
 @dataclass
@@ -57,6 +70,7 @@ def command_line(
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             config = to_config(cfg, kind)
+            trust_packages(config.trust)
             if isinstance(config, EvaluateConfig):
                 check_source(config.checkpoints, config.weights, network)
                 config.network = compose_network(network) if network else None
@@ -65,20 +79,28 @@ def command_line(
             if not sweep:
                 raise
             expected = _exit_code(error) is not None
-            text = one_line(error) if expected else f"{type(error).__name__}: {error}"
+            text = one_line(error, kind) if expected else f"{type(error).__name__}: {error}"
             log.error(text, exc_info=None if expected else error)
             outcomes.append(Outcome(str(run_dir), error=text))
         else:
             outcomes.append(Outcome(str(run_dir)))
 
     try:
-        with _interruptible_imports():
+        with _interruptible_imports(), _showing(sys.argv[1:]):
             register()
             words = plain_words(sys.argv[1:], kind)
             if kind is EvaluateConfig:
                 network, words = split_network(words)
+            if "--version" in words:
+                print(f"imgcls {__version__}")
+                return []
+            if read_words(words).shown_config == "job":
+                words = [*words, "--resolve"]  # as ${...} it would not say what is trained
             sys.argv[1:] = words
-            _check_words(words)
+            config_dir = _check_words(words)
+            if "--help" in words or "-h" in words:
+                print(help_text(config_name, config_dir))
+                return []
             _run_hydra(job, config_name)
     except KeyboardInterrupt as error:
         print(printable(str(error)) or "interrupted", file=sys.stderr)
@@ -88,9 +110,32 @@ def command_line(
         if code is None:
             raise
         if not is_reported(error):
-            print(f"error: {printable(one_line(error), lines=False)}", file=sys.stderr)
+            print(f"error: {printable(one_line(error, kind), lines=False)}", file=sys.stderr)
         raise SystemExit(code) from None
     return outcomes if len(outcomes) > 1 or any(outcome.error for outcome in outcomes) else []
+
+
+def compose_run(words: Sequence[str], config_dir: str | Path | None = None) -> tuple[Config, Path]:
+    """Compose the run that `words` describe on train.py's command line, and return it with its directory.
+
+    Args:
+        config_dir: a folder of configs beside conf/, as --config-dir.
+
+    Raises:
+        ConfigError: as the command line has it.
+    """
+    register()
+    words = plain_words(words, Config)
+    try:
+        check_choices(words)
+        with compose_within_main():
+            cfg = compose_whole("config", words, config_dir)
+            path = Path(cfg.hydra.run.dir)
+            with flag_override(cfg, ["readonly", "struct"], False):
+                del cfg["hydra"]
+            return to_config(cfg), path
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(one_line(error)) from error
 
 
 def plain_words(words: Sequence[str], kind: type) -> list[str]:
@@ -120,9 +165,11 @@ def plain_words(words: Sequence[str], kind: type) -> list[str]:
     ]
 
 
-def _check_words(words: list[str]) -> None:
-    """Refuse what Hydra would answer with a page of usage, or without naming the key."""
-    overrides, refused = read_words(words)
+def _check_words(words: list[str]) -> str | None:
+    """Refuse what Hydra would answer with a page of usage, or without naming the key; return the --config-dir."""
+    overrides, refused, config_dir, _ = read_words(words)
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
     if refused and refused[0].startswith("-"):
         raise ConfigError(f"{refused[0]}: there is no such option; write key=value, or --key value (see --help)")
     if refused:
@@ -130,6 +177,7 @@ def _check_words(words: list[str]) -> None:
             f"{refused[0]}: overrides are on both sides of an option such as -m; put all of them behind it"
         )
     check_choices(overrides)
+    return config_dir
 
 
 def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
@@ -148,6 +196,21 @@ def _run_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
 
 def _exit_code(error: BaseException) -> int | None:
     return EXIT_USER_MISTAKE if isinstance(error, COMPOSITION_ERRORS) else exit_code_of(error)
+
+
+@contextmanager
+def _showing(words: Sequence[str]) -> Iterator[None]:
+    """Within this context a command line that only shows something ends quietly if its reader, such as head, stops."""
+    if not SHOWING.intersection(word.partition("=")[0] for word in words):
+        yield
+        return
+    before = logging.raiseExceptions
+    logging.raiseExceptions = False  # Hydra's --info logs what it shows
+    try:
+        with quiet_without_reader():
+            yield
+    finally:
+        logging.raiseExceptions = before
 
 
 @contextmanager

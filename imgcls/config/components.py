@@ -7,10 +7,12 @@ import copy
 import importlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
+from imgcls.config.own_packages import trusted_packages
 from imgcls.errors import ConfigError, did_you_mean
 
 # What the plain types of a setting are called in an error.
@@ -199,10 +201,12 @@ def build_component(
 def locate(key: str, target: Any) -> Callable[..., Any]:
     if not isinstance(target, str):
         raise ConfigError(f"{key}._target_={target} is no name of a class")
-    trusted = TRUSTED.get(key) or TRUSTED[key.rpartition(".")[0]]
+    trusted = (*(TRUSTED.get(key) or TRUSTED[key.rpartition(".")[0]]), *trusted_packages())
     module_name, _, name = target.rpartition(".")
     if not any(target.startswith(f"{prefix}.") for prefix in trusted):
-        raise ConfigError(f"{key}._target_={target} is not allowed; it must be below {' or '.join(trusted)}")
+        package = target.partition(".")[0]
+        own = "" if package in sys.stdlib_module_names else f"; if you trust the code of {package}: trust=[{package}]"
+        raise ConfigError(f"{key}._target_={target} is not allowed; it must be below {' or '.join(trusted)}{own}")
     try:
         module = importlib.import_module(module_name)
         factory = getattr(module, name)

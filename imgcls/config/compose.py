@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -10,11 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from imgcls.config.checks import check_config, check_evaluation
 from imgcls.config.components import build_component
-from imgcls.config.hydra_internals import compose_within_main, parse_overrides
+from imgcls.config.hydra_internals import (
+    compose_whole,
+    compose_within_main,
+    group_choices,
+    groups_in_use,
+    parse_overrides,
+)
 from imgcls.config.identity import keys_not_in_run_name, run_name
-from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line
+from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line, where_own_settings_go
+from imgcls.config.own_packages import package_names
 from imgcls.config.schema import Config, EvaluateConfig
-from imgcls.environment import CONF_DIR
+from imgcls.environment import CONF_DIR, command, torchrun_command
 from imgcls.errors import ConfigError
 
 AnyConfig = TypeVar("AnyConfig", Config, EvaluateConfig)
@@ -27,13 +35,14 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
         ConfigError: a value is missing, a key is unknown, or a check refuses a value.
     """
     if OmegaConf.get_type(cfg) is not kind:
-        raise ConfigError("--config-name: conf/ has config.yaml for train.py, evaluate.yaml for scripts/evaluate.py")
-    _check_keys(cfg, kind)
+        raise ConfigError(f"--config-name: {where_own_settings_go()}")
+    _check_keys(cfg, kind, whole=kind)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; give one: {missing[0]}=...")
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, kind)
+    config.trust = package_names(config.trust)
     if isinstance(config, EvaluateConfig):
         check_evaluation(config)
     else:
@@ -41,7 +50,7 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
     return config
 
 
-def _check_keys(node: DictConfig, kind: type, prefix: str = "") -> None:
+def _check_keys(node: DictConfig, kind: type, prefix: str = "", *, whole: type) -> None:
     """Refuse keys that the schema does not have: `+key=...` adds what Hydra would refuse without the +.
 
     The settings of a `_target_` are checked later, against its signature.
@@ -49,10 +58,10 @@ def _check_keys(node: DictConfig, kind: type, prefix: str = "") -> None:
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
     for key in map(str, node):
         if key not in fields:
-            raise ConfigError(no_such_key(f"{prefix}{key}", fields))
+            raise ConfigError(no_such_key(f"{prefix}{key}", fields, kind=whole))
         part = fields[key]
         if dataclasses.is_dataclass(part) and isinstance(part, type):
-            _check_keys(node[key], part, f"{prefix}{key}.")
+            _check_keys(node[key], part, f"{prefix}{key}.", whole=whole)
 
 
 def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Config:
@@ -80,9 +89,19 @@ def compose_network(words: list[str]) -> Config:
     return compose(["data=imagenet", *words])
 
 
+def help_text(config_name: str, config_dir: str | None) -> str:
+    """Return the page of help of a config in conf/; Hydra's own way to it takes two seconds.
+
+    Args:
+        config_dir: a folder of configs beside conf/, whose names are listed too.
+    """
+    with compose_within_main():
+        return compose_whole(config_name, (), config_dir).hydra.help.template
+
+
 def protocol_names(*, first: str) -> tuple[str, ...]:
     """Return the names in conf/protocol, `first` before the others."""
-    return tuple(sorted(_choices("protocol"), key=lambda name: (name != first, name)))
+    return tuple(sorted(group_choices("protocol"), key=lambda name: (name != first, name)))
 
 
 def build_protocol(name: str, **settings: Any) -> Any:
@@ -97,7 +116,10 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
-    OmegaConf.register_new_resolver("choices_of", lambda group: ", ".join(_choices(group)), replace=True)
+    OmegaConf.register_new_resolver("command", command, replace=True)
+    OmegaConf.register_new_resolver("torchrun_command", torchrun_command, replace=True)
+    OmegaConf.register_new_resolver("choices_of", lambda group: ", ".join(group_choices(group)), replace=True)
+    OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("keys_not_in_run_name", keys_not_in_run_name, replace=True)
 
@@ -107,9 +129,9 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _choices(group: str) -> list[str]:
-    """Return the names in conf/`group`, sorted; the help has them by `${choices_of:protocol}`."""
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+def _list_groups() -> str:
+    """Return a line for each group of the composed config with the names in it: `model: alexnet, googlenet, ...`."""
+    return "\n".join(f"{group}: {', '.join(group_choices(group))}" for group in groups_in_use())
 
 
 def check_choices(overrides: list[str]) -> None:
@@ -120,8 +142,13 @@ def check_choices(overrides: list[str]) -> None:
     """
     for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
+        if isinstance(value, str) and (CONF_DIR / group).is_dir() and value.endswith((".yaml", ".yml")):
+            raise ConfigError(
+                f"{group}={value}: {group} takes a name, not a file; put the file into a folder of that name and say "
+                f"where the folder is: --config-dir DIR {group}={Path(value).stem} reads DIR/{group}/{Path(value).name}"
+            )
         chosen = isinstance(value, str) or override.is_sweep_override() or override.is_delete()
         if chosen or isinstance(value, dict) or not (CONF_DIR / group).is_dir():
             continue
-        known = ", ".join(_choices(group))
+        known = ", ".join(group_choices(group))
         raise ConfigError(f"{override.input_line}: {group} takes one name, or is left out; one of {known}")

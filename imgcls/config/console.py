@@ -1,11 +1,11 @@
 """The log on the terminal and in its file."""
 
 import logging
-import os
 import sys
 from typing import Any
 
 from imgcls.environment import printable
+from imgcls.errors import send_nowhere
 
 
 class PrintableLines(logging.Formatter):
@@ -38,10 +38,8 @@ class Console(_Printable, logging.StreamHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            # From now on output goes nowhere, including what print and the end of the process still flush.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
+            # Including what print and the end of the process still flush.
+            send_nowhere(self.stream)
         else:
             super().handleError(record)
 

@@ -5,14 +5,16 @@ Their public interface offers none of it. tests/config/test_hydra_internals.py f
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser  # the only way to see Hydra's own options before it acts on them
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -25,15 +27,23 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 class Words(NamedTuple):
-    """A command line as Hydra reads it: overrides, and words that it would refuse with a page of usage."""
+    """A command line as Hydra reads it.
+
+    Args:
+        refused: words that it would refuse with a page of usage.
+        config_dir: the value of --config-dir.
+        shown_config: that of --cfg: job, hydra or all.
+    """
 
     overrides: list[str]
     refused: list[str]
+    config_dir: str | None = None
+    shown_config: str | None = None
 
 
 def read_words(words: list[str]) -> Words:
     known, refused = get_args_parser().parse_known_args(words)
-    return Words(known.overrides, refused)
+    return Words(known.overrides, refused, known.config_dir, known.cfg)
 
 
 def hydra_options() -> set[str]:
@@ -69,6 +79,34 @@ def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception |
     return raised[0] if raised else None
 
 
+def group_choices(group: str) -> list[str]:
+    """Return the names that there are in a group of conf/, and in that of --config-dir once Hydra is set up; sorted."""
+    running, folders = GlobalHydra.instance(), [CONF_DIR]
+    if running.is_initialized():  # its own get_group_options takes 35 ms a group
+        places = [place.path or "" for place in running.config_loader().get_search_path().get_path()]
+        more = list(HydraConfig.get().searchpath) if HydraConfig.initialized() else []
+        plain = [place.removeprefix("file://") for place in [*places, *more]]
+        folders = [Path(place) for place in plain if "://" not in place]  # others are packages
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def groups_in_use() -> list[str]:
+    """Return the groups that the composed config takes a choice of, without Hydra's own; sorted."""
+    return sorted(group for group in HydraConfig.get().runtime.choices if group.partition("/")[0] != "hydra")
+
+
+def compose_whole(config_name: str, overrides: Iterable[str], config_dir: str | Path | None) -> DictConfig:
+    """Compose a config with Hydra's own part, which is set for its resolvers; call it within `compose_within_main`.
+
+    Args:
+        config_dir: a folder of configs beside conf/, as --config-dir.
+    """
+    where = [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+    cfg = hydra.compose(config_name, overrides=[*overrides, *where], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
 @contextmanager
 def _checked_configs() -> Iterator[None]:
     """Within this context each config that Hydra composes is checked before Hydra instantiates what it names.
@@ -94,13 +132,13 @@ def _checked_configs() -> Iterator[None]:
 @contextmanager
 def compose_within_main() -> Iterator[None]:
     """Within this context hydra.compose works even inside a job of Hydra, whose global state it would refuse."""
-    running = GlobalHydra.instance().hydra
+    running, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
             yield
     finally:
-        GlobalHydra.instance().hydra = running
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, config
 
 
 def ambiguous_override(error: BaseException) -> str | None:
@@ -110,10 +148,11 @@ def ambiguous_override(error: BaseException) -> str | None:
 
 
 class UnknownKey(NamedTuple):
-    """A key that the config does not have, and the keys that there are in its place."""
+    """A key that the config does not have, the keys that there are in its place, and the dotted keys of the whole."""
 
     key: str
     siblings: list[str]
+    everywhere: list[str]
 
 
 def unknown_key(error: BaseException) -> UnknownKey | None:
@@ -122,8 +161,17 @@ def unknown_key(error: BaseException) -> UnknownKey | None:
     if not match:
         return None
     parent: Any = getattr(error.__cause__ or error.__context__, "parent_node", None)
-    siblings = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-    return UnknownKey(match[1].split("@")[0], siblings)
+    if not isinstance(parent, DictConfig):
+        return UnknownKey(match[1].split("@")[0], [], [])
+    whole = OmegaConf.to_container(parent._get_root(), resolve=False)  # has no public name
+    return UnknownKey(match[1].split("@")[0], [str(name) for name in parent], list(_dotted(whole)))
+
+
+def _dotted(tree: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict) and f"{prefix}{key}" != "hydra":
+            yield from _dotted(value, f"{prefix}{key}.")
 
 
 def refused_override(error: BaseException) -> str:

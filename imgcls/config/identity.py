@@ -55,8 +55,9 @@ def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
 
 
 def keys_not_in_run_name() -> list[str]:
-    """Return the keys that Hydra leaves out of a run's name: what is incidental, and what names the folder above."""
-    return ["model", "data", *sorted(INCIDENTAL)]
+    """Return the keys that Hydra leaves out of a run's name: incidental ones, and what the folder above says."""
+    # What is trusted changes no result, but it is kept in the run's config.
+    return ["model", "data", "trust", *sorted(INCIDENTAL)]
 
 
 def run_name(name: str | None, override_dirname: str) -> str:

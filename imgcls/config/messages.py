@@ -1,32 +1,68 @@
 """One line for each error of Hydra and OmegaConf, with the nearest right name."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from imgcls.config.hydra_internals import ambiguous_override, refused_override, unknown_key, without_types
+from imgcls.config.hydra_internals import (
+    UnknownKey,
+    ambiguous_override,
+    refused_override,
+    unknown_key,
+    without_types,
+)
+from imgcls.config.schema import Config, EvaluateConfig
+from imgcls.environment import command
 from imgcls.errors import did_you_mean, text_of
 
 # Groups of train.py, or words of evaluate.py, that are not a key of the composed config.
 MORE_KEYS = ("experiment", "model", "augment")
+# What other programs call the keys here.
+ELSEWHERE = {
+    "arch": "model",
+    "amp": "precision",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "b": "batch_size",
+    "dataset": "data",
+    "dtype": "precision",
+    "img_size": "image_size",
+    "imgsz": "image_size",
+    "learning_rate": "optimizer.lr",
+    "num_workers": "data.num_threads",
+    "opt": "optimizer",
+    "output": "name",
+    "pretrained": "weights",
+    "sched": "schedule",
+    "scheduler": "schedule",
+    "wd": "optimizer.weight_decay",
+    "workers": "data.num_threads",
+}
 
 # What Hydra raises while it composes a config: all of them are mistakes in an override or in conf/.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's text; Hydra's run over several lines and name no alternatives, so they are rewritten."""
+def one_line(error: BaseException, kind: type = Config) -> str:
+    """Return an error's text; Hydra's run over several lines and name no alternatives, so they are rewritten.
+
+    Args:
+        kind: the schema of the config that was composed.
+    """
     if isinstance(error, YAMLError):  # names the file, the line and the column, each on a line of the text
         return " ".join(str(error).split())
-    return _explain(error) if isinstance(error, COMPOSITION_ERRORS) else text_of(error)
+    return _explain(error, kind) if isinstance(error, COMPOSITION_ERRORS) else text_of(error)
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException, kind: type) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if not group:
+            return f"--config-name {choice}: {where_own_settings_go()}"
         options = list(error.options or [])
         return f"{group}={choice}: there is no such {group}{did_you_mean(choice, options)}; one of {', '.join(options)}"
     if isinstance(error, OverrideParseException):
@@ -34,25 +70,57 @@ def _explain(error: BaseException) -> str:
     if override := ambiguous_override(error):
         return f"{override}: several values; to run one job for each, add -m; for a list, write key=[value1,value2]"
     if unknown := unknown_key(error):
-        return _unknown_key(*unknown)
+        return _unknown_key(unknown, kind)
     if isinstance(error, ConfigCompositionException) and cause is not None:
         return f"{refused_override(error)}: {str(cause).splitlines()[0]}"
     return without_types(str(error))
 
 
-def _unknown_key(key: str, siblings: list[str]) -> str:
+def _unknown_key(unknown: UnknownKey, kind: type) -> str:
+    key, siblings, everywhere = unknown
     if not key:
         return "=: an override without a key; write key=value"
     path = key.split(".")[:-1]
     known = siblings if path else [*siblings, *MORE_KEYS]
     # A setting of the class behind `_target_` may be added with a +; a key of ours that does not exist may not.
     also = f"; to pass it to {'.'.join(path)}._target_ anyway: +{key}=..." if path and "_target_" in siblings else ""
-    return no_such_key(key, known) + also
+    return no_such_key(key, known, everywhere, kind=kind) + also
 
 
-def no_such_key(key: str, known: Iterable[str]) -> str:
-    """Say that there is no such key, which is near, and where to find all of them."""
+def no_such_key(key: str, known: Iterable[str], everywhere: Iterable[str] = (), *, kind: type) -> str:
+    """Say that there is no such key, which is meant or near, and where to find all of them.
+
+    Args:
+        known: the keys that there are in its place.
+        everywhere: the dotted keys of the whole config.
+        kind: the schema of the whole config.
+    """
     *path, leaf = key.split(".")
     known = [name for name in known if not name.startswith("_")]
+    if not path and key not in ELSEWHERE and (other := _other_command(key, kind)):
+        return f"{key}: there is no such key; it belongs to `{command(other)}`"
     where = f"{'.'.join(path)} has {', '.join(known)}" if path and known else "--cfg job shows the keys"
-    return f"{key}: there is no such key{did_you_mean(leaf, known)}; {where}"
+    return f"{key}: there is no such key{_meant(leaf, known, everywhere)}; {where}"
+
+
+def _meant(leaf: str, known: list[str], everywhere: Iterable[str]) -> str:
+    """Return the hint at a key's name here: elsewhere in the config, for another program's word, or nearly so."""
+    # Of several keys with one name the outermost: recipe.epochs is only what epochs is made from.
+    outermost_last = sorted(everywhere, key=lambda path: path.count("."), reverse=True)
+    nested = {path.rpartition(".")[2]: path for path in outermost_last if not path.rpartition(".")[2].startswith("_")}
+    named = nested | ELSEWHERE | {name: name for name in known}
+    return did_you_mean(leaf, named, means=named)
+
+
+def where_own_settings_go() -> str:
+    """Return what to do instead of naming a config of one's own."""
+    return (
+        f"conf/ has config.yaml for `{command('train')}`, evaluate.yaml for `{command('evaluate')}`; what you add to "
+        "them goes into an experiment: --config-dir DIR experiment=mine reads DIR/experiment/mine.yaml"
+    )
+
+
+def _other_command(key: str, kind: type) -> str | None:
+    """Return the command whose config has the key, where that of `kind` has not."""
+    other, name = (EvaluateConfig, "evaluate") if kind is Config else (Config, "train")
+    return name if key in {field.name for field in dataclasses.fields(other)} else None

@@ -103,6 +103,7 @@ class CommonConfig:
 
     data: DataConfig = setting(DataConfig)
     weights: str | None = setting(None, is_path=True)
+    trust: Any = setting(list)
     device: str = setting("auto", incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True

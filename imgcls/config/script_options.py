@@ -12,13 +12,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from imgcls import __version__
 from imgcls.config.checks import check_source
 from imgcls.config.compose import compose_network
 from imgcls.config.console import Console
+from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config
 from imgcls.config.words import check_known, is_network_word, split_network, without_dashes
-from imgcls.environment import printable
-from imgcls.errors import EXIT_INTERRUPTED, ConfigError, did_you_mean, exit_code_of, text_of
+from imgcls.environment import command, printable
+from imgcls.errors import EXIT_INTERRUPTED, ConfigError, did_you_mean, exit_code_of, quiet_without_reader, text_of
 
 FORMS = "Every option may be written key=value, --key value or --key=value."
 
@@ -29,10 +31,13 @@ class ScriptParser(argparse.ArgumentParser):
     A mistake is a ConfigError with one line, not argparse's page of usage.
     """
 
-    def __init__(self, description: str, *, epilog: str | None = None) -> None:
-        raw = argparse.RawDescriptionHelpFormatter
+    def __init__(self, name: str, description: str, *, epilog: str | None = None) -> None:
         super().__init__(
-            description=f"{description}\n\n{FORMS}", epilog=epilog, allow_abbrev=False, formatter_class=raw
+            prog=command(name),
+            description=f"{description}\n\n{FORMS}",
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.takes_network = False
         self._flags: set[str] = set()
@@ -70,6 +75,9 @@ class ScriptParser(argparse.ArgumentParser):
         if "-h" in words or "--help" in words:
             self.print_help()
             raise SystemExit(0)
+        if "--version" in words:
+            print(f"imgcls {__version__}")
+            raise SystemExit(0)
         names = {option.removeprefix("--") for action in self._actions for option in action.option_strings} - {"-h"}
         keys = {name.replace("-", "_") for name in names}
         lists = {action.dest for action in self._actions if action.option_strings and action.nargs == "+"}
@@ -91,6 +99,8 @@ class ScriptParser(argparse.ArgumentParser):
                 check_known(word, keys - {"help"} | ({"model"} if self.takes_network else set()))
                 files.append(word)
         parsed = self.parse_args([*options, "--", *files] if files else options)
+        if self.takes_network:
+            trust_packages(package_names([name for name in parsed.trust.strip("[]").split(",") if name]))
         parsed.network = network
         return parsed
 
@@ -123,6 +133,7 @@ def add_network(parser: ScriptParser) -> None:
         metavar="NAME",
         help="with weights: one of conf/model, such as resnet50; its settings as in train.py, model.stride_in_3x3=true",
     )
+    parser.add_argument("--trust", default="", metavar="PACKAGES", help="of your own whose classes a checkpoint names")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
 
 
@@ -148,10 +159,8 @@ def run_script(task: Callable[[], int | None]) -> None:
     any_names()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Console(sys.stderr)])
     try:
-        code = task()
-    except BrokenPipeError:  # the reader of our output, such as head, stopped reading
-        sys.stderr.close()
-        code = 0
+        with quiet_without_reader():
+            code = task()
     except Exception as error:
         code = exit_code_of(error)
         if code is None:

@@ -1,6 +1,7 @@
 """Inference: open a network, test protocols, predictions, exports and pictures."""
 
 from imgcls.inference.charts import draw_confusion_matrix
+from imgcls.inference.classifier import Classifier
 from imgcls.inference.export import DeployedNetwork, ExportError, export_network, write_pt2
 from imgcls.inference.figures import (
     CaptionedImage,
@@ -54,6 +55,7 @@ __all__ = [
     "CaptionedImage",
     "Center",
     "ClassProbability",
+    "Classifier",
     "Dense",
     "DeployedNetwork",
     "ExportError",

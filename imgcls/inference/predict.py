@@ -17,7 +17,7 @@ from imgcls.data.sets import EXTENSIONS, FolderSplit, readable_names
 from imgcls.environment import default_num_threads, printable
 from imgcls.inference.figures import CaptionedImage, contact_sheet
 from imgcls.inference.network import Member, known_classes, validation_crop
-from imgcls.inference.predictor import predict_views
+from imgcls.inference.predictor import Predictions, predict_views
 from imgcls.inference.protocols import TestProtocol
 from imgcls.runs import name_disk_errors
 
@@ -92,6 +92,20 @@ def _images_below(folder: str) -> list[str]:
     return files
 
 
+def name_classes(predictions: Predictions, classes: Sequence[str], *, top: int) -> list[list[ClassProbability]]:
+    """Return the `top` most probable classes of each image, the most probable first."""
+    if not len(predictions.indices):
+        return []
+    names = readable_names(classes)
+    best = predictions.log_probs.topk(min(top, len(classes)), dim=1)
+    indices: list[list[int]] = best.indices.tolist()
+    chances: list[list[float]] = best.values.exp().tolist()
+    return [
+        [ClassProbability(classes[k], names[k], chance) for k, chance in zip(*row, strict=True)]
+        for row in zip(indices, chances, strict=True)
+    ]
+
+
 def predict_files(
     member: Member,
     files: Sequence[str],
@@ -123,16 +137,9 @@ def predict_files(
         flip=protocol.flip,
         average=protocol.average,
     )
-    classes = known_classes(member)
-    names = readable_names(classes)
-    best = predictions.log_probs.topk(min(top, len(classes)), dim=1) if len(predictions.indices) else None
-    predicted = []
-    for row, index in enumerate(predictions.indices.tolist()):
-        assert best is not None
-        pairs = zip(best.indices[row].tolist(), best.values[row].exp().tolist(), strict=True)
-        guesses = [ClassProbability(classes[k], names[k], probability) for k, probability in pairs]
-        predicted.append(Prediction(str(files[index]), guesses))
-    return predicted, bad
+    guesses = name_classes(predictions, known_classes(member), top=top)
+    seen = zip(predictions.indices.tolist(), guesses, strict=True)
+    return [Prediction(str(files[index]), guess) for index, guess in seen], bad
 
 
 def as_table(predictions: Sequence[Prediction]) -> str:

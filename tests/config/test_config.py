@@ -138,7 +138,7 @@ def test_an_option_of_a_target_may_be_added() -> None:
 
 
 def test_the_config_of_another_command_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^--config-name: conf/ has config.yaml for train.py"):
+    with pytest.raises(ConfigError, match=r"^--config-name: conf/ has config.yaml for `imgcls train`"):
         compose(config_name="evaluate")
 
 

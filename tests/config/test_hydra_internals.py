@@ -1,6 +1,7 @@
 """What imgcls takes from inside Hydra is as expected: if Hydra changes it, these tests fail before a user sees it."""
 
 import dataclasses
+from pathlib import Path
 
 import hydra
 import pytest
@@ -12,7 +13,10 @@ from imgcls.config import compose
 from imgcls.config.compose import register
 from imgcls.config.hydra_internals import (
     ambiguous_override,
+    compose_whole,
     compose_within_main,
+    group_choices,
+    groups_in_use,
     hydra_options,
     read_words,
     refused_override,
@@ -29,7 +33,7 @@ def error_of(override: str) -> BaseException:
 
 
 def test_hydras_parser_tells_overrides_from_words_that_it_refuses() -> None:
-    assert read_words(["seed=1", "--cfg", "job"]) == (["seed=1"], [])
+    assert read_words(["seed=1", "--cfg", "job", "--config-dir", "mine"]) == (["seed=1"], [], "mine", "job")
     assert read_words(["--max-steps=3"]).refused == ["--max-steps=3"]
     assert read_words(["model=lenet5", "-m", "seed=1,2"]).refused == ["seed=1,2"]
     assert {"--cfg", "--help", "--multirun", "-m", "--config-name"} <= hydra_options()
@@ -48,6 +52,7 @@ def test_an_error_about_an_unknown_key_names_it_and_its_siblings() -> None:
     top = unknown_key(error_of("bath_size=3"))
     assert top is not None
     assert {"batch_size", "data", "optimizer"} <= set(top.siblings)
+    assert {"optimizer.lr", "data.root", "batch_size"} <= set(top.everywhere)
 
 
 def test_an_error_about_a_value_names_the_override_and_its_cause_the_reason() -> None:
@@ -65,6 +70,18 @@ def test_the_lines_on_classes_are_left_out_of_an_omegaconf_error() -> None:
         OmegaConf.merge(OmegaConf.structured(Config), {"seed": "x"})
     assert "object_type" in str(caught.value)
     assert "object_type" not in without_types(str(caught.value))
+
+
+def test_own_configs_are_listed_with_those_of_conf(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("_target_: mine.Net\n")
+    register()
+    with compose_within_main():
+        cfg = compose_whole("config", ["model=mine", "data=folder"], tmp_path)
+        assert {"mine", "vgg16"} <= set(group_choices("model"))
+        assert {"model", "data", "experiment"} <= set(groups_in_use())
+        assert cfg.model._target_ == "mine.Net"
+    assert "mine" not in group_choices("model")
 
 
 def test_composing_within_a_job_leaves_hydras_state_as_it_was() -> None:

@@ -92,7 +92,7 @@ def test_a_photo_with_a_equals_sign_in_its_name_is_no_option(tmp_path: Path, mon
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.png").touch()
-    parser = ScriptParser("Test.")
+    parser = ScriptParser("predict", "Test.")
     parser.add_argument("files", nargs="*")
     assert parser.parse(["a=b.png", "x/y=1.png", "a=*.png"]).files == ["a=b.png", "x/y=1.png", "a=*.png"]
     with pytest.raises(ConfigError, match=r"^a: there is no such option; this takes no options$"):

@@ -204,9 +204,7 @@ def test_names_that_are_no_text_are_read_and_printed(
 
 
 def test_the_protocols_are_those_of_evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(CONF_DIR.parent / "scripts"))
-    import predict
-
+    from imgcls.commands import predict
     from imgcls.inference import Center, Dense, GoogLeNet144, TenCrop
 
     for file in ("a.png", "x"):
@@ -262,8 +260,7 @@ def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Pa
 def test_only_bad_images_are_an_error(
     checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(CONF_DIR.parent / "scripts"))
-    import predict
+    from imgcls.commands import predict
 
     (tmp_path / "text.png").write_text("no image")
     monkeypatch.setattr(

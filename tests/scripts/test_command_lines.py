@@ -1,13 +1,17 @@
 """Every command's help, and its line for each mistake, come before torch is imported."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
+from imgcls import __version__
 from imgcls.environment import CONF_DIR
 
 pytestmark = pytest.mark.e2e
@@ -52,7 +56,16 @@ MISTAKES = [
     ([TRAIN, "model=lenet5", "-m", "seed=1,2"], "seed=1,2: overrides are on both sides of an option such as -m"),
     ([TRAIN, "--max-stepps", "3"], "--max-stepps: there is no such option (did you mean max_steps?)"),
     ([TRAIN, "--precision", "fp8"], "precision=fp8 is none of"),
-    ([TRAIN, "--config-name", "evaluate"], "--config-name: conf/ has config.yaml for train.py"),
+    ([TRAIN, "lr=0.1"], "lr: there is no such key (did you mean optimizer.lr?)"),
+    ([TRAIN, "bs=3"], "bs: there is no such key (did you mean batch_size?)"),
+    ([TRAIN, "momentm=0.9"], "momentm: there is no such key (did you mean optimizer.momentum?)"),
+    ([TRAIN, "optimizer.batch_size=3"], "optimizer.batch_size: there is no such key (did you mean batch_size?)"),
+    ([TRAIN, "protocol=ten_crop"], "protocol: there is no such key; it belongs to `python scripts/evaluate.py`"),
+    ([TRAIN, "--protocol", "ten_crop"], "protocol: there is no such key; it belongs to `python scripts/evaluate.py`"),
+    ([TRAIN, "--config-name", "mine"], "--config-name mine: conf/ has config.yaml for `python train.py`"),
+    ([TRAIN, "--config-dir", "none"], "--config-dir none: there is no such folder"),
+    ([TRAIN, "experiment=/a/b.yaml"], "experiment takes a name, not a file; put the file into a folder of that name"),
+    ([TRAIN, "--config-name", "evaluate"], "--config-name: conf/ has config.yaml for `python train.py`"),
     ([TRAIN, "data=imagenet"], "data.source: data.root is not set"),
     ([TRAIN, "data=imagenet", "data.root=nowhere"], "data.source: data.root=nowhere is not a folder"),
     ([TRAIN, "--config-dir", "mine", "recipe=torn"], 'mine/recipe/torn.yaml", line 2, column 1'),
@@ -67,6 +80,7 @@ MISTAKES = [
     ([EVALUATE, "checkpoint=a.pt", "protocol.flp=true"], "protocol.flp: there is no such key (did you mean flip?)"),
     ([EVALUATE, "checkpoint=a.pt", "batch_sise=3"], "batch_sise: there is no such key (did you mean batch_size?)"),
     ([EVALUATE, "checkpoint=a.pt", "+fresch=true"], "fresch: there is no such key (did you mean fresh?)"),
+    ([EVALUATE, "checkpoint=a.pt", "epochs=3"], "epochs: there is no such key; it belongs to `python train.py`"),
     ([EVALUATE, "checkpoint=a.pt", "network=resnet18"], "network: there is no such key; describe the network"),
     ([EVALUATE, "checkpoint=a.pt", "average=weights"], "average=weights needs several checkpoints"),
     ([EVALUATE, "checkpoint=a.pt", "average=median"], "average=median is none of softmax, weights"),
@@ -115,6 +129,8 @@ MISTAKES = [
     ([COMPARE, "nowhere"], "nowhere: there is no such folder"),
     ([COMPARE, "sort=lr"], "sort: there is no such option; this takes no options"),
 ]
+SHOWN = [[script, "--version"] for script in (TRAIN, EVALUATE, PREDICT, COMPARE)]
+SHOWN += [[TRAIN, "--cfg", "job"], [TRAIN, "--config-dir", "mine", "--help"]]
 HELPS = [[script, "--help"] for script in (TRAIN, EVALUATE, PREDICT, EXPORT, PLOT, COMPARE)]
 
 
@@ -133,7 +149,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], A
     (folder / "run/results.json").write_text(json.dumps({"data_root": "gone"}))
     (folder / "mine/recipe").mkdir(parents=True)
     (folder / "mine/recipe/torn.yaml").write_text("epochs: 1\nepochs: 2\n")
-    lines = [*HELPS, *(words for words, _ in MISTAKES)]
+    lines = [*HELPS, *SHOWN, *(words for words, _ in MISTAKES)]
     text = json.dumps([[str(ROOT / script), *words] for script, *words in lines])
     command = [sys.executable, "-c", DRIVER]
     done = subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=300)
@@ -156,6 +172,54 @@ def test_help_names_the_models_and_the_commands_to_start_with(answers: dict[tupl
     assert code == 0
     for word in ("vgg16_1x1", "python train.py model=vgg16", "tensorboard", "-m model=", "scripts/compare.py"):
         assert word in shown
+
+
+@pytest.mark.parametrize("script", [TRAIN, EVALUATE, PREDICT, COMPARE])
+def test_version_is_that_of_imgcls(script: str, answers: dict[tuple[str, ...], Answer]) -> None:
+    assert answers[(script, "--version")] == (0, f"imgcls {__version__}\n", "")
+
+
+def test_the_config_is_shown_as_it_is_trained(answers: dict[tuple[str, ...], Answer]) -> None:
+    code, shown, _ = answers[(TRAIN, "--cfg", "job")]
+    assert code == 0
+    assert "${" not in shown
+    assert isinstance(yaml.safe_load(shown)["batch_size"], int)
+
+
+def test_help_lists_what_the_command_takes_and_names_of_ones_own(answers: dict[tuple[str, ...], Answer]) -> None:
+    assert "protocol:" not in answers[(TRAIN, "--help")].out
+    (recipes,) = re.findall("^recipe: .*", answers[(TRAIN, "--config-dir", "mine", "--help")].out, re.MULTILINE)
+    assert "torn" in recipes
+    assert "vgg" in recipes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [TRAIN, "--info"],
+        [TRAIN, "--hydra-help"],
+        [TRAIN, "--help"],
+        [TRAIN, "--cfg", "job"],
+        [PREDICT, "--help"],
+        [COMPARE],
+        ["scripts/pack.py", "--help"],
+        ["scripts/subset.py", "--help"],
+        ["imgcls/__main__.py", "--help"],
+    ],
+)
+def test_a_reader_that_stops_causes_no_error(words: list[str], tmp_path: Path) -> None:
+    script, *more = words
+    run = tmp_path / "runs/a"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, str(ROOT / script), *more]
+        done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("script", [EVALUATE, PREDICT])

@@ -1,4 +1,4 @@
-"""scripts/sort_val.py: every kind of label file, and nothing moved on doubt."""
+"""The command `sort_val`: every kind of label file, and nothing moved on doubt."""
 
 import os
 import subprocess
@@ -108,7 +108,7 @@ def test_another_meta_file_is_refused(val, tmp_path):
 
 @pytest.mark.skipif("IMGCLS_REAL_DATA" not in os.environ, reason="IMGCLS_REAL_DATA names no folder of real data")
 def test_the_real_ground_truth_agrees_with_the_ids_derived_from_it():
-    import sort_val
+    from imgcls.commands import sort_val
 
     folder = Path(os.environ["IMGCLS_REAL_DATA"]) / "imagenet-meta"
     truth = sort_val.read_labels(folder / "ILSVRC2012_validation_ground_truth.txt", folder / "meta.mat")

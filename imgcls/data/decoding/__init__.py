@@ -7,6 +7,7 @@ from imgcls.data.decoding.pillow import (
     decode_box,
     decode_whole,
     load_whole,
+    pixels_of,
     read_size,
     resample_box,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "make_array_reader",
     "make_file_reader",
     "only_copies",
+    "pixels_of",
     "read_size",
     "resample_box",
     "windows_of",

@@ -35,6 +35,13 @@
 #define HAVE_AVX2_BUILD 0
 #endif
 
+#ifdef _WIN32
+#define OPEN_FLAGS (O_RDONLY | O_BINARY | O_NOINHERIT)
+#else
+/* O_NONBLOCK: a pipe among the files must not hang the reader, which refuses what is not a regular file. */
+#define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+#endif
+
 #define API __attribute__((visibility("default")))
 
 /* Raised with every change of a signature, of the pixels, or of the files that are taken; native.py refuses a library of another number. */
@@ -569,8 +576,7 @@ static int reserve_files(Workspace *space, int64_t count) {
 
 /* Append one file to the workspace's contents. */
 static int read_file(Workspace *space, const char *path, size_t *used, size_t *length) {
-    /* O_NONBLOCK: a pipe among the files must not hang the reader; what is not a regular file is refused below. */
-    int handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int handle = open(path, OPEN_FLAGS);
     if (handle < 0) return STATUS_UNREADABLE;
     struct stat info;
     int status = STATUS_UNREADABLE;

@@ -258,7 +258,8 @@ class _LoadResult(NamedTuple):
 @functools.cache
 def _load() -> _LoadResult:
     """Load the newest library built beside this file."""
-    built = sorted(_SOURCE.parent.glob("_native*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
+    libraries = [path for path in _SOURCE.parent.glob("_native*") if path.suffix in (".so", ".pyd")]
+    built = sorted(libraries, key=lambda path: path.stat().st_mtime, reverse=True)
     if not built:
         return _LoadResult(None, f"the native decoder is not built; {_INSTALL}")
     try:

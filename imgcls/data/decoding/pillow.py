@@ -76,7 +76,12 @@ def decode_whole(data: bytes, channels: int, name: str) -> np.ndarray:
     Raises:
         BadImageError: a file that cannot be decoded whole.
     """
-    pixels = np.asarray(load_whole(data, channels, name).convert(_MODES[channels]))
+    return pixels_of(load_whole(data, channels, name), channels)
+
+
+def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
+    """All pixels of an image of any mode, as files are decoded to: (H, W, C) uint8."""
+    pixels = np.asarray(_plain(image, channels).convert(_MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

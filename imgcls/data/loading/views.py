@@ -3,12 +3,11 @@
 import collections
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from imgcls.data.decoding import BadImageError, resample_box
-from imgcls.data.sets import Split
 
 
 class View(NamedTuple):
@@ -29,8 +28,16 @@ class ImageViews(NamedTuple):
     views: list[np.ndarray]
 
 
+class HasPixels(Protocol):
+    """Images by index, as a `Split` has them."""
+
+    def pixels(self, index: int, channels: int) -> np.ndarray:
+        """Return image `index` whole: (H, W, C) uint8."""
+        ...
+
+
 def view_images(
-    split: Split,
+    split: HasPixels,
     indices: Sequence[int],
     plan: Callable[[int, int], list[View]],
     *,

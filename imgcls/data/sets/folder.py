@@ -12,6 +12,7 @@ import numpy as np
 from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder
 from imgcls.data.sets.splits import ImageSet
+from imgcls.environment import command
 from imgcls.errors import did_you_mean
 
 LAYOUT = "one folder per class, as train/<class>/*.JPEG and val/<class>/*.JPEG"
@@ -69,7 +70,7 @@ def _check_listing(listing: Listing, path: Path) -> None:
     if listing.num_stray and not listing.classes:
         raise ValueError(
             f"{path} holds {listing.num_stray} images in no class folder; the layout is {LAYOUT}. ImageNet's "
-            "validation images come flat: sort them with scripts/sort_val.py and the labels that come with ImageNet"
+            f"validation images come flat: sort them with `{command('sort_val')}` and the labels that come with it"
         )
     if listing.num_stray:
         raise ValueError(

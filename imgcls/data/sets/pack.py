@@ -26,6 +26,7 @@ from PIL import Image
 from imgcls.data.decoding import BadImageError, jpeg, load_whole
 from imgcls.data.sets.files import FileSplit, PackSplit
 from imgcls.data.sets.splits import ImageSet
+from imgcls.environment import command
 from imgcls.runs import lock_file
 
 log = logging.getLogger(__name__)
@@ -44,18 +45,21 @@ class PackSummary(NamedTuple):
 
 
 def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
-    """Open a pack that scripts/pack.py made.
+    """Open a pack that the command `pack` made.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: the file is no pack, or not a whole one.
     """
     if root is None:
-        raise ValueError("data.root is not set; name a pack that scripts/pack.py made: data.root=/path/imagenet.pack")
+        raise ValueError(
+            f"data.root is not set; name a pack that `{command('pack')}` made: data.root=/path/imagenet.pack"
+        )
     path = Path(root).expanduser()
     if not path.is_file():
-        unfinished = "; it is unfinished: run scripts/pack.py again" if _part(path).exists() else ""
-        raise FileNotFoundError(f"data.root={root} is no file{unfinished or '; make a pack with scripts/pack.py'}")
+        unfinished = f"; it is unfinished: run `{command('pack')}` again" if _part(path).exists() else ""
+        make = f"; make a pack with `{command('pack')}`"
+        raise FileNotFoundError(f"data.root={root} is no file{unfinished or make}")
     index = _read_index(path)
     about = _about(path, index)
     starts = np.concatenate([[0], index["lengths"].cumsum(dtype=np.int64)])
@@ -317,7 +321,7 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
         tail = file.read(16)
         length = int.from_bytes(tail[:8], "little")
         if len(tail) < 16 or tail[8:] != MAGIC or length > size - 16:
-            raise ValueError(f"{path} is no pack, or its end is missing; make one with scripts/pack.py")
+            raise ValueError(f"{path} is no pack, or its end is missing; make one with `{command('pack')}`")
         file.seek(size - 16 - length)
         try:
             index = _arrays_of(file.read(length))

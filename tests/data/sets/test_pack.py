@@ -160,7 +160,7 @@ def test_going_on_with_other_settings_is_refused(root, tmp_path):
         make_pack(images, path, progress=raising)
     with pytest.raises(ValueError, match=r"b\.pack\.part was begun from other images or with other settings; remove"):
         make_pack(images, path, quality=80)
-    with pytest.raises(FileNotFoundError, match=r"is unfinished: run scripts/pack.py again"):
+    with pytest.raises(FileNotFoundError, match=r"is unfinished: run `imgcls pack` again"):
         open_pack(str(path))
 
 
@@ -263,7 +263,7 @@ def test_a_read_of_a_pack_that_fails_once_gives_the_pixels_of_one_that_does_not(
 @pytest.mark.parametrize(
     "named, error, message",
     [
-        (None, ValueError, "data.root is not set; name a pack that scripts/pack.py made"),
+        (None, ValueError, "data.root is not set; name a pack that `imgcls pack` made"),
         ("/nowhere/a.pack", FileNotFoundError, "data.root=/nowhere/a.pack is no file; make a pack with"),
     ],
 )

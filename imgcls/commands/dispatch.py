@@ -1,0 +1,53 @@
+"""The console command: `imgcls train model=vgg16` is `python train.py model=vgg16`, and so on.
+
+Imports nothing but the command that is asked for, so that `imgcls --help` comes at once.
+"""
+
+import importlib
+import sys
+
+from imgcls import __version__
+from imgcls.errors import EXIT_USER_MISTAKE, did_you_mean, quiet_without_reader
+
+COMMANDS = {
+    "train": "train a network, or resume a run",
+    "evaluate": "test a network, or an ensemble, by a paper's protocol",
+    "predict": "name what images show",
+    "export": "write a network for other programs: ONNX, PT2, safetensors",
+    "plot": "draw curves, first filters and Grad-CAM",
+    "compare": "print a table of runs, best first",
+    "pack": "shrink a set of images into one file that trains faster",
+    "subset": "make a tiny subset of a data set",
+    "init": "write a small project: a network of your own, its configs, and a test",
+    "sort_val": "sort ImageNet's validation images into class folders",
+}
+
+
+def main() -> None:
+    """Run the command that the first word of the command line names."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        with quiet_without_reader():
+            print(_help())
+    elif name == "--version":
+        print(f"imgcls {__version__}")
+    elif name in COMMANDS:
+        sys.argv[1:] = words
+        importlib.import_module(f"imgcls.commands.{name}").main()
+    else:
+        hint = did_you_mean(name, COMMANDS) or (f" (did you mean imgcls train {name}?)" if "=" in name else "")
+        print(f"error: {name}: there is no such command{hint}; one of {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_MISTAKE)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "Train and test image classifiers, every choice a key=value.",
+            "",
+            *(f"  imgcls {name:<{width}}  {what}" for name, what in COMMANDS.items()),
+            "",
+            "imgcls COMMAND --help says more; imgcls --version names the version.",
+        ]
+    )

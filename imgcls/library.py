@@ -1,0 +1,82 @@
+"""imgcls as a library: train a network and use one, from Python. Imports no torch before it is needed.
+
+`import imgcls` offers these functions as `imgcls.train` and `imgcls.load`.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls.config import Config, compose_run, package_names, trust_packages
+from imgcls.environment import launch, quiet_other_ranks
+from imgcls.runs import require_top1
+from imgcls.startup import check_network_files, look_up_run
+
+if TYPE_CHECKING:
+    from imgcls.inference import Classifier
+
+log = logging.getLogger("imgcls")
+
+
+def train(*words: str, config_dir: str | Path | None = None) -> dict[str, Any]:
+    """Train a network, or resume its run, as the command `imgcls train` does with the same words.
+
+    Its log goes to Python's logger `imgcls`; `logging.basicConfig(level="INFO", format="%(message)s")` shows it.
+
+    Args:
+        words: as on the command line: "model=resnet18", "data=folder", "data.root=/my/photos", "name=mine".
+        config_dir: a folder of configs beside conf/, as --config-dir.
+
+    Returns:
+        What results.json holds, and the run's directory as `run_dir`.
+
+    Raises:
+        ValueError, FileNotFoundError: a mistake in the words or the data; nothing was trained.
+        imgcls.errors.RunError: the training failed.
+    """
+    config, path = compose_run(words, config_dir)
+    trust_packages(config.trust)
+    results = run_training(config, path)
+    require_top1(config.min_val_top1, results)
+    return results | {"run_dir": str(path)}
+
+
+def run_training(config: Config, path: Path) -> dict[str, Any]:
+    """Train the run of `config` in the directory `path`, or resume it; if it has finished, return its results."""
+    quiet_other_ranks()
+    alone = launch() is None
+    config, results, images = look_up_run(config, path) if alone else (config, None, None)
+    if results is None:
+        from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
+        from imgcls.training import build_trainer, look_up_run_on_all_ranks, open_run_directory
+
+        with process_group(config.device) as device:
+            if not alone:
+                config, results, images = look_up_run_on_all_ranks(config, path)
+            if results is None:
+                with open_run_directory(config, path) as run_dir:
+                    results = build_trainer(config, run_dir, device, images=images).fit()
+                    run_dir.finish(results)
+                return results
+    log.info("this run has finished; overwrite=true trains it from scratch, name=... or seed=... trains another")
+    return results
+
+
+def load(checkpoint: str | Path, *, device: str = "auto", trust: str | Iterable[str] = ()) -> "Classifier":
+    """Open the network of a checkpoint, ready to predict.
+
+    Args:
+        checkpoint: a file, such as runs/x/best.pt, or the folder of a run.
+        device: auto, cpu, cuda or cuda:N.
+        trust: packages of your own whose classes the checkpoint may name; it never brings that by itself.
+
+    Raises:
+        ValueError, FileNotFoundError: there is none, or it cannot be read.
+    """
+    trust_packages(package_names(trust if isinstance(trust, str) else list(trust)))
+    check_network_files([str(checkpoint)], None)
+    from imgcls.device import choose_device  # here: torch takes seconds, which no mistake should wait for
+    from imgcls.inference import Classifier, open_checkpoint
+
+    return Classifier(open_checkpoint(checkpoint), choose_device(device, 0))
