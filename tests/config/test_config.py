@@ -151,7 +151,7 @@ def test_what_does_not_change_the_result_is_left_out_of_the_consequential() -> N
 
 def test_what_a_run_may_be_resumed_with_is_neither_in_its_name_nor_in_its_identity() -> None:
     assert {"data.root", "device", "divergence.stuck_steps"} <= INCIDENTAL <= set(flatten(compose()))
-    assert {"model", "data", *INCIDENTAL} == set(keys_not_in_run_name())
+    assert {"model", "data", "trust", *INCIDENTAL} == set(keys_not_in_run_name())
 
 
 def test_a_test_prepares_its_images_as_training_did_and_names_the_set_only_if_asked() -> None:

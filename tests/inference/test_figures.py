@@ -139,7 +139,7 @@ def test_runs_are_named_by_what_tells_them_apart() -> None:
     assert distinct_names([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "epoch,step,val/top1\n1,5,\n"])
+@pytest.mark.parametrize("content", ["", "epoch,step,val/top1\n1,5,\n"])
 def test_metrics_that_say_nothing_yet_are_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(content)
     with pytest.raises(ValueError, match=r"metrics.csv holds no"):

@@ -93,7 +93,7 @@ def test_a_killed_subset_goes_on_with_the_same_command_alone(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_line(tiny_folder: Path, tmp_path: Path) -> None:
-    from subset import add_image
+    from imgcls.commands.subset import add_image
 
     (tmp_path / ".full.JPEG.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):

@@ -60,8 +60,8 @@ def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
         unfinished = f"; it is unfinished: run `{command('pack')}` again" if _part(path).exists() else ""
         make = f"; make a pack with `{command('pack')}`"
         raise FileNotFoundError(f"data.root={root} is no file{unfinished or make}")
-    index = _read_index(path)
-    about = _about(path, index)
+    index, num_bytes = _read_index(path)
+    about = _about(path, index, num_bytes)
     starts = np.concatenate([[0], index["lengths"].cumsum(dtype=np.int64)])
     name_offsets = np.concatenate([[0], index["name_lengths"].cumsum(dtype=np.int64)])
 
@@ -85,21 +85,21 @@ def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
     )
 
 
-def _about(path: Path, index: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return what the index says of the pack, once all of it is known to fit together.
+def _about(path: Path, index: dict[str, np.ndarray], num_bytes: int) -> dict[str, Any]:
+    """Return what the index says of the pack, whose images have `num_bytes`, once all of it is known to fit together.
 
     Raises:
         ValueError: it does not.
     """
     try:
         about = json.loads(index["about"].tobytes())
-        _check_index(about, index, size=path.stat().st_size)
+        _check_index(about, index, num_bytes)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: the index of the pack is broken ({error}); pack the images again") from None
     return about
 
 
-def _check_index(about: Any, index: dict[str, np.ndarray], *, size: int) -> None:
+def _check_index(about: Any, index: dict[str, np.ndarray], num_bytes: int) -> None:
     for key in ("lengths", "labels", "names", "name_lengths"):
         if index[key].ndim != 1 or index[key].dtype.kind not in "iu":
             raise ValueError(f"{key} are no whole numbers")
@@ -114,8 +114,13 @@ def _check_index(about: Any, index: dict[str, np.ndarray], *, size: int) -> None
         raise ValueError("its parts are of different lengths")
     # As numbers without bounds: a sum of large ones must not wrap around.
     lengths, name_lengths = index["lengths"].astype(float), index["name_lengths"].astype(float)
-    if lengths.min() < 0 or lengths.sum() > size or name_lengths.min() < 0 or name_lengths.sum() != len(index["names"]):
-        raise ValueError("its images or names do not fit into it")
+    if (
+        lengths.min() < 0
+        or lengths.sum() != num_bytes
+        or name_lengths.min() < 0
+        or name_lengths.sum() != len(index["names"])
+    ):
+        raise ValueError("its lengths are of other images or names than it holds")
     if index["labels"].min() < 0 or index["labels"].max() >= len(classes):
         raise ValueError("a label is no class")
 
@@ -314,7 +319,8 @@ def _write_index(part: BinaryIO, lengths: np.ndarray, entries: _Entries, about: 
     part.write(file.getbuffer().nbytes.to_bytes(8, "little") + MAGIC)
 
 
-def _read_index(path: Path) -> dict[str, np.ndarray]:
+def _read_index(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """Return the arrays of the index, not yet checked, and the number of bytes before it."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 16))
@@ -324,12 +330,9 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} is no pack, or its end is missing; make one with `{command('pack')}`")
         file.seek(size - 16 - length)
         try:
-            index = _arrays_of(file.read(length))
+            return _arrays_of(file.read(length)), size - 16 - length
         except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: the index of the pack is broken ({error}); pack the images again") from error
-    if index["lengths"].sum(dtype=np.int64) != size - 16 - length:
-        raise ValueError(f"{path}: the index is of other images than the pack holds; pack the images again")
-    return index
 
 
 def _arrays_of(npz: bytes) -> dict[str, np.ndarray]:
