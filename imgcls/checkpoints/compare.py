@@ -7,7 +7,7 @@ from imgcls.checkpoints.file import checksum, load_checkpoint
 from imgcls.runs import BEST, EVENT_FILES, LAST, METRICS_FILE
 
 # Values that depend on the clock.
-TAGS_BY_THE_CLOCK = ("train/images_per_second", "train/data_wait_percent", "system/", "final/seconds")
+TAGS_BY_THE_CLOCK = ("train/images_per_second", "train/data_wait_percent", "train/gpu_memory_gib")
 
 
 class Verdict(NamedTuple):

@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in ("train", "val") for name in METRICS))
 # The settings in TensorBoard's table of hyperparameters: with all of them the ones that differ could not be found.
 COMPARED = (
-    "batch_size",
-    "data.name",
-    "ema_decay",
-    "epochs",
-    "image_size",
-    "label_smoothing",
+    "recipe.name",
     "model.",
     "optimizer.",
-    "recipe.name",
     "schedule.",
+    "batch_size",
+    "epochs",
+    "image_size",
     "seed",
+    "data.name",
+    "ema_decay",
+    "label_smoothing",
 )
 
 
@@ -117,24 +117,29 @@ class Events:
     def filters(self, weights: "Tensor | None", step: int) -> None:
         """Write the kernels (N, C, H, W) of a first convolution as images, as Krizhevsky et al. 2012, figure 3."""
         if self._tensorboard is not None and weights is not None:
-            self._tensorboard.add_image("model/conv1", image_grid(weights, zoom=4), step)
+            self._tensorboard.add_image("visual/conv1", image_grid(weights, zoom=4), step)
 
     def hparams(self, config: dict[str, Any], results: dict[str, Any]) -> None:
-        """Write the config and the final metrics for TensorBoard's table of hyperparameters."""
+        """Write the config for TensorBoard's table of hyperparameters, beside the last validation scores.
+
+        The table reads the scores from the curves that are there: tags of its own would come first among them, each
+        a single dot.
+        """
         if self._tensorboard is None:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        compared = {key: value for key, value in config.items() if key.startswith(COMPARED) and value is not None}
-        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in compared.items()}
-        metrics = {
-            f"final/{key}": value for key, value in results.items() if key.startswith("val_") and value is not None
+        compared = {
+            key: value
+            for name in COMPARED
+            for key, value in config.items()
+            if key.startswith(name) and value is not None
         }
+        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in compared.items()}
+        metrics = {f"val/{name}": results[f"val_{name}"] for name in METRICS if results.get(f"val_{name}") is not None}
         for summary in hparams(plain, metrics):
             assert self._tensorboard.file_writer is not None
             self._tensorboard.file_writer.add_summary(summary)
-        for tag, value in metrics.items():
-            self._tensorboard.add_scalar(tag, value)
 
     def close(self) -> None:
         if self.enabled:

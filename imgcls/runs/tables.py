@@ -37,6 +37,7 @@ def results_table(results: dict[str, Any], path: Path) -> str:
             for name in METRICS
             if name != "top1" and f"val_{name}" in results  # a run of an earlier release has fewer metrics
         },
+        **_nothing_learnt(results),
         "epoch": f"{results['best_epoch']} of {results['epochs']}",
         "training steps": f"{results['steps']:,} in {duration_text(results['seconds'])}",
         "best weights": best if (path / BEST).exists() else f"none: {best} is gone",
@@ -46,6 +47,15 @@ def results_table(results: dict[str, Any], path: Path) -> str:
     width = max(map(len, rows))
     line = "-" * min(79, width + 2 + max(map(len, rows.values())))
     return "\n".join([line, *(f"{key:<{width}}  {value}" for key, value in rows.items()), line])
+
+
+def _nothing_learnt(results: dict[str, Any]) -> dict[str, str]:
+    """Return a row for the table if the best top-1 is hardly above what guessing gives."""
+    num_classes = results.get("data", {}).get("classes")
+    if not num_classes or results["val_top1"] > max(1.5 * 100 / num_classes, 100 / num_classes + 1):
+        return {}
+    guessing = METRICS["top1"].text(100 / num_classes)
+    return {"it learnt nothing": f"guessing gives {guessing}; the log above says what to try"}
 
 
 def relative_to_here(path: Path) -> str:

@@ -130,9 +130,20 @@ def check_moving(trainer: "Trainer", loss: float) -> None:
         return
     text = (
         f"the loss has stayed at {loss:.3f} for {steps:,} steps, within 1 % of the {chance:.3f} that guessing gives: "
-        "the network is not learning. Try optimizer.lr ten times lower (or higher), schedule.warmup_epochs, "
-        "a network with batch normalisation, and look at the images and labels in TensorBoard"
+        f"the network is not learning. Try {_cures(trainer)}, and look at the images and labels in TensorBoard"
     )
     if policy.on_stuck == "stop":
         raise StuckError(f"{text} (divergence.on_stuck=warn goes on)")
     log.warning(text)
+
+
+def _cures(trainer: "Trainer") -> str:
+    config = trainer.config
+    # A lower lr than the paper's starves a network without normalisation: LeNet-5 on digits ends at 19 % with linear
+    # scaling and at 99 % without.
+    cures = ["optimizer.lr ten times lower (or higher)", "schedule.warmup_epochs"]
+    if config.lr_scaling != "none" and config.batch_size < config.recipe.batch_size:
+        cures.insert(0, f"lr_scaling=none, as lr was lowered for batch_size={config.batch_size}")
+    if not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in trainer.model.modules()):
+        cures.append("a network with batch normalisation")
+    return ", ".join(cures)

@@ -51,7 +51,7 @@ class RunLog:
 
     def images(self, images: Tensor) -> None:
         """Show the first batch (B, C, H, W) as the network receives it."""
-        self.events.images("train/images", images, 0)
+        self.events.images("visual/first_batch", images, 0)
 
     def step(self, trainer: "Trainer", lr: float, clock: Clock, progress: Progress) -> None:
         """Log the scores since the last log: the one place in an epoch that waits for the device.
@@ -74,7 +74,7 @@ class RunLog:
             bad_images.check()
             figures["data/bad_images"] = float(num_bad)
         if trainer.device.type == "cuda":
-            figures["system/gpu_memory_gib"] = torch.cuda.max_memory_allocated(trainer.device) / 2**30
+            figures["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(trainer.device) / 2**30
         self.events.scalars(state.step, figures)
 
     def epoch(self, trainer: "Trainer", train: Scores, val: Scores, *, note: str | None, improved: bool) -> None:

@@ -55,6 +55,5 @@ def handle_stop_signal(trainer: "Trainer", *, save_if_due: bool = True) -> None:
         save(trainer)
     if number:
         trainer.checkpoints.settle()
-        raise Interrupted(
-            number, f"saved after step {step}; the same command, without overwrite=true, goes on from there"
-        )
+        without = ", without overwrite=true," if trainer.config.overwrite else ""
+        raise Interrupted(number, f"saved after step {step}; the same command{without} goes on from there")

@@ -34,9 +34,14 @@ class State:
     seconds: float = 0.0
 
     def improve(self, val: Scores, metric: str) -> bool:
-        """Keep the scores of the epoch that just ended if they are the best so far by `metric`; return True if so."""
+        """Keep the scores of the epoch that just ended if they are the best so far by `metric`; return True if so.
+
+        Of two epochs that are equal in it, the one with the lower loss is the better.
+        """
         values = val.values()
         better = METRICS[metric].better(values[metric], self.best.get(metric))
+        if values[metric] == self.best.get(metric):  # of two epochs as good, the one with the lower loss
+            better = METRICS["loss"].better(values["loss"], self.best.get("loss"))
         if better:
             self.best, self.best_epoch = values, self.epoch
         return better
@@ -103,5 +108,5 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
             wrong,
             trainer.state.best_epoch,
         )
-    log.info("going on after step %d, epoch %d", trainer.state.step, trainer.state.epoch)
+    log.info("going on after step %d, in epoch %d", trainer.state.step, trainer.state.epoch + 1)
     return saved["events"]

@@ -257,3 +257,10 @@ def test_a_finished_runs_results_are_read_back(tmp_path: Path) -> None:
     with RunDirectory(tmp_path, {}) as run_dir:
         run_dir.finish(results(50))
         assert run_dir.results() == json.loads((tmp_path / RESULTS).read_text()) == results(50)
+
+
+def test_the_table_says_that_nothing_was_learnt(tmp_path: Path) -> None:
+    of_ten_classes = {"data": {"classes": 10}}
+    assert "it learnt nothing      guessing gives 10.00 %" in results_table(results(10.4) | of_ten_classes, tmp_path)
+    assert "learnt nothing" not in results_table(results(15.4) | of_ten_classes, tmp_path)
+    assert "learnt nothing" not in results_table(results(10.4) | {"data": {}}, tmp_path)

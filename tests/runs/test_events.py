@@ -26,7 +26,7 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     writer = open_events(tmp_path)
     writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
     writer.scalars(10, {"train/images_per_second": 123.0})
-    writer.images("train/images", torch.randn(20, 3, 8, 8), 0)
+    writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
     writer.hparams(
         {"seed": 1, "model._target_": "x", "betas": [1, 2]}, {"val_top1": 50.0, "val_top5": None, "code": "0"}
@@ -35,8 +35,10 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     read = EventAccumulator(str(tmp_path)).Reload()
     assert {"train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1"} <= set(read.Tags()["scalars"])
     assert "val/top5" not in read.Tags()["scalars"]
-    assert set(read.Tags()["images"]) == {"train/images", "model/conv1"}
-    assert read.Scalars("final/val_top1")[0].value == 50
+    assert set(read.Tags()["images"]) == {"visual/first_batch", "visual/conv1"}
+    assert not any(tag.startswith("final") for tag in read.Tags()["scalars"])
+    experiment = read.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"val/top1" in experiment
     assert "_hparams_/session_start_info" in read.summary_metadata
 
 

@@ -72,7 +72,7 @@ def test_a_run_whose_newest_files_are_all_damaged_goes_on_from_a_kept_epoch(
     for name in ("last.pt", "previous.pt", "epoch_0003.pt"):
         (tmp_path / "run" / name).write_bytes(b"torn")
     assert same(train(config)["weights"], whole["weights"])
-    assert "going on after step 10, epoch 2" in caplog.text
+    assert "going on after step 10, in epoch 3" in caplog.text
     assert (tmp_path / "run/last.pt.damaged").exists()
 
 

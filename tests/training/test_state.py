@@ -264,10 +264,18 @@ def test_a_resumed_run_whose_best_weights_are_lost_says_so_and_does_not_name_the
     best.write_bytes(best.read_bytes()[:1000]) if torn else best.unlink()
 
     def keep_the_best(trainer: Trainer) -> None:
-        trainer.state.best = dict.fromkeys(trainer.state.best, 100.0)  # no later epoch is better
+        trainer.state.best = dict.fromkeys(trainer.state.best, 100.0) | {"loss": 0.0}  # no later epoch is better
 
     results = train(config, before=keep_the_best)
     assert ("best.pt is damaged" if torn else "best.pt is gone") in caplog.text
     assert "the weights of the best epoch, 1, are lost" in caplog.text
     assert not best.exists()
     assert "none: " in results_table(results, tmp_path / "run")
+
+
+def test_of_two_epochs_that_are_equal_the_one_with_the_lower_loss_is_the_better() -> None:
+    state, scores = State(epoch=1), {"num_images": 10, "top1": 90.0}
+    assert state.improve(Scores(loss=1.0, **scores), "top1")
+    assert not state.improve(Scores(loss=1.0, **scores), "top1")
+    assert state.improve(Scores(loss=0.5, **scores), "top1")
+    assert not state.improve(Scores(num_images=10, loss=0.1, top1=80.0), "top1")

@@ -1,5 +1,6 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
+from imgcls.data.sets.digits import draw_digits
 from imgcls.data.sets.factory import open_image_set
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
@@ -30,6 +31,7 @@ __all__ = [
     "PackSplit",
     "PackSummary",
     "Split",
+    "draw_digits",
     "draw_image",
     "draw_noise",
     "draw_set",
