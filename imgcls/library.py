@@ -4,17 +4,19 @@
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.config import Config, compose_run, package_names, trust_packages
+from imgcls.data.sets import ImageSet, open_image_set
 from imgcls.environment import launch, quiet_other_ranks
 from imgcls.runs import require_top1
 from imgcls.startup import check_network_files, look_up_run
 
 if TYPE_CHECKING:
     from imgcls.inference import Classifier
+    from imgcls.training import Trainer
 
 log = logging.getLogger("imgcls")
 
@@ -42,8 +44,19 @@ def train(*words: str, config_dir: str | Path | None = None) -> dict[str, Any]:
     return results | {"run_dir": str(path)}
 
 
-def run_training(config: Config, path: Path) -> dict[str, Any]:
-    """Train the run of `config` in the directory `path`, or resume it; if it has finished, return its results."""
+def run_training(
+    config: Config,
+    path: Path,
+    *,
+    add_hooks: "Callable[[Trainer], None] | None" = None,
+    change_images: "Callable[[ImageSet], ImageSet] | None" = None,
+) -> dict[str, Any]:
+    """Train the run of `config` in the directory `path`, or resume it; if it has finished, return its results.
+
+    Args:
+        add_hooks: called with the trainer before it starts.
+        change_images: returns the image set to train on.
+    """
     quiet_other_ranks()
     alone = launch() is None
     config, results, images = look_up_run(config, path) if alone else (config, None, None)
@@ -55,8 +68,13 @@ def run_training(config: Config, path: Path) -> dict[str, Any]:
             if not alone:
                 config, results, images = look_up_run_on_all_ranks(config, path)
             if results is None:
+                if change_images is not None:
+                    images = change_images(images or open_image_set(config))
                 with open_run_directory(config, path) as run_dir:
-                    results = build_trainer(config, run_dir, device, images=images).fit()
+                    trainer = build_trainer(config, run_dir, device, images=images)
+                    if add_hooks is not None:
+                        add_hooks(trainer)
+                    results = trainer.fit()
                     run_dir.finish(results)
                 return results
     log.info("this run has finished; overwrite=true trains it from scratch, name=... or seed=... trains another")

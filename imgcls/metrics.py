@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_RANKED = 5
+NUM_KEPT = 256  # batches whose sums wait to be added: a few kilobytes
+GRAIN = 2.0**-20  # of the sums: a millionth, far below what float32 resolves in a batch's loss
 
 
 class Outputs(NamedTuple):
@@ -65,7 +67,7 @@ class Metric:
 METRICS = {
     "loss": Metric(
         "loss",
-        lambda outputs: outputs.loss.double() * len(outputs.labels),
+        lambda outputs: outputs.loss * len(outputs.labels),
         digits=4,
         higher_is_better=False,
         in_progress=True,
@@ -94,21 +96,44 @@ class Scores(namedtuple("_Scores", ["num_images", *METRICS], defaults=[None] * l
 
 
 class Meter:
-    """Sums of the metrics and the number of images, kept on the device so that counting never waits for it."""
+    """Sums of the metrics and the number of images, kept on the device so that counting never waits for it.
+
+    A step only keeps its batch's sums; they are added, all at once, where `sums` is read or after NUM_KEPT batches.
+    """
 
     def __init__(self, device: "torch.device") -> None:
         import torch
 
-        # float64: an ImageNet epoch adds 1.28 million losses, and the sum must not depend on where a run was resumed.
-        self.sums = torch.zeros(len(METRICS) + 1, dtype=torch.float64, device=device)
-        *self._totals, self._num_images = self.sums.unbind()  # views: what is added to them is in `sums`
+        # float64: an ImageNet epoch adds 1.28 million losses.
+        self._sums = torch.zeros(len(METRICS) + 1, dtype=torch.float64, device=device)
+        self._kept: list[list[Tensor]] = []  # of each batch, the sum of each metric
+        self._num_kept_images = 0
 
     def update(self, loss: "Tensor", logits: "Tensor", labels: "Tensor") -> None:
-        """Count a batch: its mean loss (scalar), logits (B, K) and labels (B,)."""
-        outputs = Outputs(loss.detach(), logits.detach(), labels, rank_labels(logits, labels))
-        for total, metric in zip(self._totals, METRICS.values(), strict=True):
-            total.add_(metric.batch_sum(outputs))
-        self._num_images.add_(len(labels))
+        """Count a batch: its mean loss (scalar), logits (B, K) and labels (B,), detached."""
+        outputs = Outputs(loss, logits, labels, rank_labels(logits, labels))
+        self._kept.append([metric.batch_sum(outputs) for metric in METRICS.values()])
+        self._num_kept_images += len(labels)
+        if len(self._kept) == NUM_KEPT:
+            self._add_up()
+
+    @property
+    def sums(self) -> "Tensor":
+        """The sum of each metric and the number of images: (metrics + 1,) float64, on the device."""
+        if self._kept:
+            self._add_up()
+        return self._sums
+
+    def _add_up(self) -> None:
+        import torch
+
+        batches = torch.stack([torch.stack(values).double() for values in zip(*self._kept, strict=True)])
+        # Multiples of a small power of two add up exactly, in any order and in any groups: the sums of a resumed run,
+        # which was saved between two logs, are those of the unbroken one.
+        self._sums[:-1] += (batches / GRAIN).round().mul(GRAIN).sum(dim=1)
+        self._sums[-1] += self._num_kept_images
+        self._kept.clear()
+        self._num_kept_images = 0
 
     def scores(self, num_classes: int) -> Scores:
         """Return the means so far, which waits for the device."""
@@ -128,4 +153,4 @@ def scores_of(sums: "Tensor", num_classes: int) -> Scores:
 
 def rank_labels(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """Return (B, min(5, K)) bool: whether the label is the most probable class, the second most probable, ..."""
-    return logits.detach().topk(min(NUM_RANKED, logits.shape[1]), dim=1).indices == labels[:, None]
+    return logits.topk(min(NUM_RANKED, logits.shape[1]), dim=1).indices == labels[:, None]

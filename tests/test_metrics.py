@@ -52,6 +52,22 @@ def test_scores_are_written_with_their_units() -> None:
     assert METRICS["top5"].text(None) == "(fewer than 6 classes)"
 
 
+def test_sums_are_the_same_bits_wherever_they_are_read_in_between() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.rand((), generator=generator), torch.randn(7, 10, generator=generator), torch.arange(7))
+        for _ in range(600)
+    ]
+    once, often = Meter(CPU), Meter(CPU)
+    for number, batch in enumerate(batches):
+        once.update(*batch)
+        often.update(*batch)
+        if number % 7 == 3:
+            assert often.sums[-1] == 7 * (number + 1)
+    assert torch.equal(once.sums, often.sums)
+    assert once.scores(10).loss == pytest.approx(float(torch.stack([loss for loss, _, _ in batches]).double().mean()))
+
+
 def test_no_image_gives_no_number() -> None:
     assert math.isnan(Meter(CPU).scores(10).top1)
 

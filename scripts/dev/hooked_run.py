@@ -21,20 +21,9 @@ def run_with_hooks(
     """
 
     from imgcls.config import command_line  # here: `--help` does not wait for Hydra
-    from imgcls.startup import look_up_run
+    from imgcls.library import run_training
 
     def train(config: "Config", path: Path) -> None:
-        config, results, images = look_up_run(config, path)
-        if results is not None:
-            return
-        from imgcls.distributed import process_group
-        from imgcls.training import build_trainer, open_run_directory
-
-        if images is not None and change_images is not None:
-            images = change_images(images)
-        with process_group(config.device) as device, open_run_directory(config, path) as run_dir:
-            trainer = build_trainer(config, run_dir, device, images=images)
-            add_hooks(trainer)
-            run_dir.finish(trainer.fit())
+        run_training(config, path, add_hooks=add_hooks, change_images=change_images)
 
     command_line(train)
