@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from imgcls.device import choose_device
 from imgcls.environment import launch, quiet_other_ranks
@@ -60,7 +62,7 @@ def process_group(device: str) -> Iterator[torch.device]:
     # gloo beside nccl: flags and strings of the hosts are exchanged without waiting for the GPUs.
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, rank=place[0], world_size=place[1])
+        dist.init_process_group(backend, store=_store_of_this_attempt(place), rank=place[0], world_size=place[1])
     except (ValueError, RuntimeError) as error:  # of torch's store: a port in use, a host that is not there
         where = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ.get('MASTER_PORT', 'not set')}"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -79,6 +81,17 @@ def process_group(device: str) -> Iterator[torch.device]:
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_this_attempt(place: tuple[int, int, int]) -> Store:
+    """Return the store through which the ranks meet, with keys of its own for each restart by torchrun.
+
+    torchrun (torch 2.11 to 2.15) keeps one store over its restarts, and the new ranks would find the addresses of the
+    killed ones there: they fail to connect, or wait for ever.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, _, _ = next(rendezvous("env://", rank=place[0], world_size=place[1]))
+    return PrefixStore(f"attempt {attempt}", store)
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

@@ -241,8 +241,8 @@ def test_every_help_says_how_options_are_written(words: list[str], answers: dict
     "file, reason",
     [
         ("runs", "Not a directory"),
-        ("runs/lenet5-shapes", "Not a directory"),
-        ("runs/lenet5-shapes/mine", "File exists"),
+        ("runs/lenet5-digits", "Not a directory"),
+        ("runs/lenet5-digits/mine", "File exists"),
     ],
 )
 def test_a_run_directory_that_cannot_be_made_is_one_line(file: str, reason: str, tmp_path: Path) -> None:

@@ -59,7 +59,14 @@ def test_microbatch_auto_finds_what_fits_and_leaves_everything_else_as_it_was(
 
     def small(microbatch: str, name: str, *, stop: int = -1) -> dict[str, Any]:
         overrides = [f"microbatch={microbatch}", "max_steps=4", "ema_decay=0.9"]
-        resnet = ["model=resnet18", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=12"]
+        resnet = [
+            "model=resnet18",
+            "data=folder",
+            f"data.root={tiny_folder}",
+            "image_size=32",
+            "batch_size=12",
+            "epochs=120",
+        ]
         config = compose([*resnet, *overrides, "tensorboard=false"]) if batch_norm else tiny_config(*overrides)
         return train(config, name, all_of(memory_for(5), stop_at_step(stop)))
 
