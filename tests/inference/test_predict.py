@@ -134,7 +134,7 @@ def test_weights_from_a_file_name_imagenets_classes_where_there_are_as_many(
     from imgcls.models import build_model
 
     caplog.set_level("INFO")
-    torch.save(build_model(compose(["model=lenet5"]), num_classes=num).state_dict(), tmp_path / "w.pt")
+    torch.save(build_model(compose_network(["model=lenet5"]), num_classes=num).state_dict(), tmp_path / "w.pt")
     member = open_weights(str(tmp_path / "w.pt"), compose_network(["model=lenet5"]))
     assert num_outputs(member) == num
     known = known_classes(member)

@@ -54,8 +54,9 @@ def test_a_model_config_lists_every_option_with_its_default_and_no_other(path: p
     assert text.startswith("# @package _global_\n")
     config = yaml.safe_load(text)
     assert config.keys() == {"defaults", "model"}
-    (override,) = config["defaults"]
-    assert override["override /recipe"] in RECIPES
+    overrides = {key: value for override in config["defaults"] for key, value in override.items()}
+    assert overrides["override /recipe"] in RECIPES
+    assert overrides.keys() <= {"override /recipe", "override /data"}
 
     options = config["model"]
     module, _, name = options.pop("_target_").rpartition(".")
