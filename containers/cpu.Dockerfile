@@ -1,5 +1,5 @@
 # imgcls on a CPU: docker build -f containers/cpu.Dockerfile -t imgcls:cpu .
-#   docker run --rm -v "$PWD:/work" imgcls:cpu train model=resnet18
+#   docker run --rm -v "$PWD:/project" imgcls:cpu train model=resnet18
 FROM python:3.12-slim-bookworm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev \
@@ -9,6 +9,6 @@ WORKDIR /src
 COPY . .
 # torch without CUDA: 1 GB instead of 6.
 RUN uv pip install --system --no-cache --torch-backend=cpu .
-WORKDIR /work
+WORKDIR /project
 ENTRYPOINT ["imgcls"]
 CMD ["--help"]

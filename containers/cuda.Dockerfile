@@ -1,5 +1,5 @@
 # imgcls on NVIDIA GPUs: docker build -f containers/cuda.Dockerfile -t imgcls:cuda .
-#   docker run --rm --gpus all --ipc host -v "$PWD:/work" imgcls:cuda train model=resnet50 data=imagenet data.root=/work/imagenet
+#   docker run --rm --gpus all --ipc host -v "$PWD:/project" imgcls:cuda train model=resnet50 data=imagenet data.root=/project/imagenet
 # torch's packages bring CUDA; of the machine the container takes the driver alone.
 FROM python:3.12-slim-bookworm
 RUN apt-get update \
@@ -9,6 +9,6 @@ RUN pip install --no-cache-dir "uv>=0.8,<1"
 WORKDIR /src
 COPY . .
 RUN uv pip install --system --no-cache .
-WORKDIR /work
+WORKDIR /project
 ENTRYPOINT ["imgcls"]
 CMD ["--help"]

@@ -84,7 +84,7 @@ def process_group(device: str) -> Iterator[torch.device]:
 
 
 def _store_of_this_attempt(place: tuple[int, int, int]) -> Store:
-    """Return the store through which the ranks meet, with keys of its own for each restart by torchrun.
+    """Return the store through which the ranks meet, with separate keys for each restart by torchrun.
 
     torchrun (torch 2.11 to 2.15) keeps one store over its restarts, and the new ranks would find the addresses of the
     killed ones there: they fail to connect, or wait for ever.

@@ -44,7 +44,8 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
             config = fit_to_set(config, len(images.train))
         else:
             # A run keeps the sizes that it began with, and shows its results where its images are gone.
-            sizes = {key: begun[key] for key, unset in LEFT_OPEN.items() if getattr(config, key) == unset}
+            opened = {key: begun.get(key) for key, unset in LEFT_OPEN.items() if getattr(config, key) == unset}
+            sizes = {key: size for key, size in opened.items() if type(size) is type(LEFT_OPEN[key])}
             config = dataclasses.replace(config, **sizes)
     run_dir = RunDirectory(path, consequential(config), overwrite=config.overwrite, look_only=True)
     results = run_dir.results()
@@ -95,7 +96,7 @@ def check_test_files(config: EvaluateConfig) -> None:
         root = _trained_root(config.checkpoints[0])
     if root is not None and not Path(root).expanduser().exists():
         raise FileNotFoundError(f"data.root={root}: there is no such folder or file")
-    source = config.data.source  # a checkpoint knows the root of its own
+    source = config.data.source  # a checkpoint records the root of its images
     if root is None and source is not None:
         parameter = inspect.signature(locate("data.source", source["_target_"])).parameters.get("root")
         if parameter is not None and parameter.default is parameter.empty:

@@ -1,5 +1,6 @@
 """What train.py says before torch is imported: finished runs, other runs, and data that is not there."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -91,3 +92,16 @@ def test_a_small_folder_brings_its_sizes_and_a_begun_run_keeps_them(
     assert results is not None
     assert results["steps"] == 2
     assert (config.batch_size, config.epochs, config.lr_scaling) == (8, 20, "sqrt")
+
+
+def test_an_edited_config_of_a_begun_run_is_refused_and_not_taken_up(
+    tiny_config: Callable[..., Config], train: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    words = ("batch_size=0", "epochs=0", "max_steps=2")
+    train(look_up_run(tiny_config(*words), tmp_path / "run")[0])
+    file = tmp_path / "run" / "config.json"
+    saved = json.loads(file.read_text())
+    for edited in ({"batch_size": "x"}, {"epochs": None}):
+        file.write_text(json.dumps(saved | edited))
+        with pytest.raises(ValueError, match="holds a run of another config"):
+            look_up_run(tiny_config(*words), tmp_path / "run")

@@ -130,7 +130,7 @@ def _fits(content: Any, size: int) -> bool:
 
 
 def has_own_values(tensor: Tensor) -> bool:
-    """Return True if each value of a tensor has a place of its own in memory, which bounds its size by the file's."""
+    """Return True if each value of a tensor has a separate place in memory, which bounds its size by the file's."""
     if tensor.layout != torch.strided or tensor.is_meta:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

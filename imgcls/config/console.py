@@ -22,7 +22,7 @@ class PrintableLines(logging.Formatter):
 class _Printable(logging.Handler):
     """A handler whose formatter writes control characters out, whichever it is given.
 
-    Not in format(): a progress bar writes the lines through a handler of its own, with this one's formatter.
+    Not in format(): a progress bar writes the lines through its handler, with this one's formatter.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:

@@ -122,7 +122,7 @@ class Events:
     def hparams(self, config: dict[str, Any], results: dict[str, Any]) -> None:
         """Write the config for TensorBoard's table of hyperparameters, beside the last validation scores.
 
-        The table reads the scores from the curves that are there: tags of its own would come first among them, each
+        The table reads the scores from the curves that are there: more tags would come first among them, each
         a single dot.
         """
         if self._tensorboard is None:

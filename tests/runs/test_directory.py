@@ -84,24 +84,26 @@ def test_overwrite_throws_away_the_run_and_nothing_else_once_it_is_claimed(tmp_p
     assert {file.name for file in tmp_path.iterdir()} == {"notes.txt", CONFIG, LOCK}
 
 
+def overwrites(path: Path) -> bool:
+    """Begin a run with overwrite=true and save once; return True if it deleted the run that was there."""
+    with RunDirectory(path, {"seed": 1}, overwrite=True) as run_dir:
+        wanted = run_dir.overwrite
+        run_dir.claim()
+    (path / LAST).write_text("x")
+    return wanted
+
+
 def test_a_job_put_back_into_slurms_queue_goes_on_where_it_overwrote(tmp_path: Path, monkeypatch) -> None:
     claimed(tmp_path, {"seed": 1})
     monkeypatch.setenv("SLURM_JOB_ID", "71")
 
-    def overwrites() -> bool:
-        with RunDirectory(tmp_path, {"seed": 1}, overwrite=True) as run_dir:
-            wanted = run_dir.overwrite
-            run_dir.claim()
-        (tmp_path / LAST).write_text("x")
-        return wanted
-
-    assert overwrites()
-    assert overwrites()  # typed again in an interactive job
+    assert overwrites(tmp_path)
+    assert overwrites(tmp_path)  # typed again in an interactive job
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert not overwrites()
+    assert not overwrites(tmp_path)
     assert (tmp_path / LAST).exists()
     monkeypatch.setenv("SLURM_JOB_ID", "72")
-    assert overwrites()
+    assert overwrites(tmp_path)
 
 
 def test_workers_that_torchrun_restarts_go_on_where_they_overwrote(tmp_path: Path, monkeypatch) -> None:
@@ -109,20 +111,13 @@ def test_workers_that_torchrun_restarts_go_on_where_they_overwrote(tmp_path: Pat
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
 
-    def overwrites() -> bool:
-        with RunDirectory(tmp_path, {"seed": 1}, overwrite=True) as run_dir:
-            wanted = run_dir.overwrite
-            run_dir.claim()
-        (tmp_path / LAST).write_text("x")
-        return wanted
-
-    assert overwrites()
+    assert overwrites(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert not overwrites()
+    assert not overwrites(tmp_path)
     # Another torchrun, whose first workers died before they began.
     parent = os.getppid()
     monkeypatch.setattr(os, "getppid", lambda: parent + 1)
-    assert overwrites()
+    assert overwrites(tmp_path)
 
 
 def test_a_directory_on_a_filesystem_without_locks_is_run_when_a_setting_says_so(tmp_path: Path, monkeypatch) -> None:

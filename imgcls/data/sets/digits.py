@@ -1,7 +1,7 @@
 """Ten classes of digits that the program draws itself: LeNet-5's own domain, without a download.
 
 The digits of one typeface, each of another size, weight, slant, tilt and place, over noise: 28x28, gray, bright on dark
-as MNIST's. Easier than handwriting; drawn anew at every start, in a second or two.
+as MNIST's. Easier than handwriting; drawn at every start, in a second or two.
 """
 
 import math
