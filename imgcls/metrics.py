@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_RANKED = 5
-NUM_KEPT = 256  # batches whose sums wait to be added: a few kilobytes
-GRAIN = 2.0**-20  # of the sums: a millionth, far below what float32 resolves in a batch's loss
+NUM_KEPT = 2**20  # logits that wait to be ranked: 4 MB, one batch of ImageNet or thousands of MNIST
+GRAIN = 2.0**-20  # of an image's value: a millionth, about what float32 resolves in a loss
 
 
 class Outputs(NamedTuple):
-    """What a metric is computed from, for a batch of B images and K classes."""
+    """What a metric is computed from, for B images, of one batch or several, and K classes."""
 
-    loss: "Tensor"  # scalar, the mean over the batch
+    loss: "Tensor"  # (B,), the mean over the image's batch
     logits: "Tensor"  # (B, K)
     labels: "Tensor"  # (B,)
     ranked: "Tensor"  # (B, min(5, K)) bool: whether the label is the most probable class, the second, ...
@@ -33,7 +33,7 @@ class Metric:
 
     Args:
         title: its name in tables and log lines.
-        batch_sum: the sum over the images of a batch, as a scalar on their device.
+        of_images: its value for each image, (B,) on their device.
         scale: factor on the mean, such as 100 for percent.
         unit: printed after the value.
         digits: after the decimal point, in log lines and tables.
@@ -43,7 +43,7 @@ class Metric:
     """
 
     title: str
-    batch_sum: Callable[[Outputs], "Tensor"]
+    of_images: Callable[[Outputs], "Tensor"]
     scale: float = 1.0
     unit: str = ""
     digits: int = 2
@@ -67,13 +67,13 @@ class Metric:
 METRICS = {
     "loss": Metric(
         "loss",
-        lambda outputs: outputs.loss * len(outputs.labels),
+        lambda outputs: outputs.loss,
         digits=4,
         higher_is_better=False,
         in_progress=True,
     ),
-    "top1": Metric("top-1", lambda outputs: outputs.ranked[:, 0].sum(), scale=100, unit="%", in_progress=True),
-    "top5": Metric("top-5", lambda outputs: outputs.ranked.sum(), scale=100, unit="%", min_classes=NUM_RANKED + 1),
+    "top1": Metric("top-1", lambda outputs: outputs.ranked[:, 0], scale=100, unit="%", in_progress=True),
+    "top5": Metric("top-5", lambda outputs: outputs.ranked.any(dim=1), scale=100, unit="%", min_classes=NUM_RANKED + 1),
 }
 
 
@@ -98,7 +98,8 @@ class Scores(namedtuple("_Scores", ["num_images", *METRICS], defaults=[None] * l
 class Meter:
     """Sums of the metrics and the number of images, kept on the device so that counting never waits for it.
 
-    A step only keeps its batch's sums; they are added, all at once, where `sums` is read or after NUM_KEPT batches.
+    A step only keeps its loss, logits and labels; the metrics are computed of many steps at once, where `sums` is read
+    or after NUM_KEPT logits. On a small network ranking each batch's logits would cost a percent of the step.
     """
 
     def __init__(self, device: "torch.device") -> None:
@@ -106,15 +107,14 @@ class Meter:
 
         # float64: an ImageNet epoch adds 1.28 million losses.
         self._sums = torch.zeros(len(METRICS) + 1, dtype=torch.float64, device=device)
-        self._kept: list[list[Tensor]] = []  # of each batch, the sum of each metric
-        self._num_kept_images = 0
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits and labels of each batch
+        self._num_kept = 0
 
     def update(self, loss: "Tensor", logits: "Tensor", labels: "Tensor") -> None:
         """Count a batch: its mean loss (scalar), logits (B, K) and labels (B,), detached."""
-        outputs = Outputs(loss, logits, labels, rank_labels(logits, labels))
-        self._kept.append([metric.batch_sum(outputs) for metric in METRICS.values()])
-        self._num_kept_images += len(labels)
-        if len(self._kept) == NUM_KEPT:
+        self._kept.append((loss, logits, labels.clone()))  # the loader reuses the memory of the labels
+        self._num_kept += logits.numel()
+        if self._num_kept >= NUM_KEPT:
             self._add_up()
 
     @property
@@ -127,13 +127,16 @@ class Meter:
     def _add_up(self) -> None:
         import torch
 
-        batches = torch.stack([torch.stack(values).double() for values in zip(*self._kept, strict=True)])
+        losses = torch.cat([loss.expand(len(labels)) for loss, _, labels in self._kept])
+        logits, labels = (torch.cat([kept[part] for kept in self._kept]) for part in (1, 2))
+        outputs = Outputs(losses, logits, labels, rank_labels(logits, labels))
+        values = torch.stack([metric.of_images(outputs).double() for metric in METRICS.values()])
         # Multiples of a small power of two add up exactly, in any order and in any groups: the sums of a resumed run,
         # which was saved between two logs, are those of the unbroken one.
-        self._sums[:-1] += (batches / GRAIN).round().mul(GRAIN).sum(dim=1)
-        self._sums[-1] += self._num_kept_images
+        self._sums[:-1] += (values / GRAIN).round().mul(GRAIN).sum(dim=1)
+        self._sums[-1] += len(labels)
         self._kept.clear()
-        self._num_kept_images = 0
+        self._num_kept = 0
 
     def scores(self, num_classes: int) -> Scores:
         """Return the means so far, which waits for the device."""

@@ -68,6 +68,14 @@ def test_sums_are_the_same_bits_wherever_they_are_read_in_between() -> None:
     assert once.scores(10).loss == pytest.approx(float(torch.stack([loss for loss, _, _ in batches]).double().mean()))
 
 
+def test_labels_whose_memory_is_used_again_are_counted_as_they_were() -> None:
+    labels, meter = torch.tensor([1, 1]), Meter(CPU)
+    for label in (1, 2):
+        labels.fill_(label)  # as the loader fills the memory of a batch with the next one
+        meter.update(torch.tensor(1.0), torch.eye(10)[labels], labels)
+    assert meter.scores(10).top1 == 100
+
+
 def test_no_image_gives_no_number() -> None:
     assert math.isnan(Meter(CPU).scores(10).top1)
 
