@@ -28,6 +28,8 @@ class Scale:
     batch_size: int | None = None
     epochs: int | None = None
     lr_scaling: str | None = None
+    patience_epochs: int | None = None
+    min_gain: float | None = None
 
 
 @dataclass
@@ -74,6 +76,7 @@ class RecipeConfig:
     paper: str = MISSING
     batch_size: int = MISSING
     image_size: int = MISSING
+    small_image_size: int = MISSING  # on a tiny data set, for minutes on a CPU
     epochs: int = MISSING
 
 

@@ -5,7 +5,7 @@ from imgcls.models.external import timm_model, torchvision_model
 from imgcls.models.factory import build_model, outline_model
 from imgcls.models.googlenet import INCEPTIONS, GoogLeNet, GoogLeNetOutput
 from imgcls.models.heads import average_states, find_heads, is_head, load_into
-from imgcls.models.layers import DenseHead, average_to, first_convolution, local_response_norm
+from imgcls.models.layers import DenseHead, average_to, first_convolution, linear_of_averages, local_response_norm
 from imgcls.models.lenet import LeNet5, scaled_tanh
 from imgcls.models.resnet import DEPTHS, ResNet
 from imgcls.models.vgg import COLUMNS, VGG
@@ -39,6 +39,7 @@ __all__ = [
     "first_convolution",
     "is_head",
     "is_published",
+    "linear_of_averages",
     "load_into",
     "local_response_norm",
     "outline_model",

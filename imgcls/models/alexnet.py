@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from imgcls.models.layers import (
     DenseHead,
     NoPublishedWeights,
-    average_to,
     check_image_size,
+    linear_of_averages,
     local_response_norm,
     rectify,
 )
@@ -92,11 +92,8 @@ class AlexNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
         check_image_size(images, self.min_image_size, network="AlexNet")
-        maps = self.features(images)
-        if maps.shape[-2:] != (6, 6):
-            maps = average_to(maps, 6)
-        features = maps.flatten(1)
-        features = self.dropout(rectify(self.fc6(features)))
+        features = linear_of_averages(self.features(images), self.fc6, side=6)
+        features = self.dropout(rectify(features))
         features = self.dropout(rectify(self.fc7(features)))
         return self.fc8(features)
 

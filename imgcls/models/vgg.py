@@ -6,7 +6,7 @@ The names of the layers are those of torchvision's vgg11 ... vgg19_bn, so that i
 
 from torch import Tensor, nn
 
-from imgcls.models.layers import DenseHead, LocalResponseNorm, NoPublishedWeights, average_to, check_image_size
+from imgcls.models.layers import DenseHead, LocalResponseNorm, NoPublishedWeights, check_image_size, linear_of_averages
 
 # Table 1, a row for each stage: (kernel, channels) of each convolution, or "LRN". A 2x2 max pooling ends a stage.
 COLUMNS: dict[str, list[list[tuple[int, int] | str]]] = {
@@ -138,10 +138,12 @@ class VGG(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
         check_image_size(images, self.min_image_size, network="VGG")
-        maps = self.features(images)
-        if maps.shape[-2:] != (7, 7):
-            maps = average_to(maps, 7)
-        return self.classifier(maps.flatten(1))
+        first, *rest = self.classifier
+        assert isinstance(first, nn.Linear)
+        features = linear_of_averages(self.features(images), first, side=7)
+        for layer in rest:
+            features = layer(features)
+        return features
 
     def fully_convolutional(self) -> nn.Module:
         """Return this network for images of any size: section 3.2."""

@@ -270,6 +270,10 @@ def log_run(
     if brought:
         sizes = {key: f"{value} (recipe {getattr(recipe, key)})" for key, value in brought.items()}
         log.info("scale    of data=%s: %s", config.data.name, _named(sizes))
+    scale, schedule = config.data.scale, config.schedule
+    patience = {key: getattr(scale, key) for key in ("patience_epochs", "min_gain")}
+    if patience := {key: value for key, value in patience.items() if value is not None and schedule.get(key) == value}:
+        log.info("scale    of the schedule's, by data=%s: %s", config.data.name, _named(patience))
     if lr_scale(config) != 1:
         lr, at = config.optimizer["lr"], f"at batch {recipe.batch_size}"
         log.info("scale    lr %g %s, lr_scaling=%s; none keeps it", lr, at, config.lr_scaling)

@@ -45,9 +45,17 @@ def test_a_microbatch_larger_than_the_chosen_batch_is_refused() -> None:
         fit_to_set(compose(["data=folder", "microbatch=16"]), 129)
 
 
+def test_a_tiny_set_brings_the_image_size_of_the_recipe_and_a_shorter_patience() -> None:
+    assert compose(["model=vgg16"]).image_size == 32
+    assert compose(["model=alexnet"]).image_size == 72
+    assert compose(["model=vgg16"]).schedule["patience_epochs"] == 4
+    assert compose(["model=vgg16", "data=imagenet"]).schedule["patience_epochs"] == 5
+    assert compose(["model=vgg16", "schedule.patience_epochs=3"]).schedule["patience_epochs"] == 3
+
+
 def test_the_sizes_that_a_set_brings_are_told_from_those_of_the_user() -> None:
     shapes = compose(["epochs=3"])
-    assert brought_by_set(shapes, 2_000) == {"image_size": 72, "batch_size": 32}
+    assert brought_by_set(shapes, 2_000) == {"image_size": 48, "batch_size": 32}
     folder = fit_to_set(compose(["data=folder", "epochs=3"]), 129)
     assert brought_by_set(folder, 129) == {"batch_size": 8}
     assert brought_by_set(fit_to_set(compose(["data=imagenet"]), 1_281_167), 1_281_167) == {}

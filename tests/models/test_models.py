@@ -23,6 +23,7 @@ from imgcls.models import (
     LeNet5,
     ResNet,
     average_to,
+    linear_of_averages,
     local_response_norm,
     outline_model,
     scaled_tanh,
@@ -631,6 +632,19 @@ def test_the_signal_of_googlenet_survives_he_but_not_glorot() -> None:
         with torch.no_grad():
             spread[init] = model(images_for("googlenet", 64, batch=4)).std(0).mean().item()
     assert spread["he"] > 50 * spread["glorot"]
+
+
+@pytest.mark.parametrize(("side", "size"), [(7, (1, 1)), (7, (2, 5)), (6, (1, 3)), (7, (7, 7)), (6, (9, 8))])
+def test_a_linear_layer_of_averaged_maps_gives_the_same_whichever_is_averaged(side: int, size: tuple[int, int]) -> None:
+    linear, maps = torch.nn.Linear(3 * side * side, 4), torch.randn(2, 3, *size, requires_grad=True)
+    expected = linear(F.adaptive_avg_pool2d(maps, side).flatten(1))
+    result = linear_of_averages(maps, linear, side)
+    assert torch.allclose(result, expected, atol=1e-6)
+    of = (linear.weight, linear.bias, maps)
+    for ours, torchs in zip(
+        *(torch.autograd.grad(output.square().sum(), of) for output in (result, expected)), strict=True
+    ):
+        assert torch.allclose(ours, torchs, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (6, 6), (13, 9), (14, 14)])
