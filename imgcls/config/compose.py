@@ -116,6 +116,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("if_equal", _if_equal, replace=True)
     OmegaConf.register_new_resolver("command", command, replace=True)
     OmegaConf.register_new_resolver("torchrun_command", torchrun_command, replace=True)
     OmegaConf.register_new_resolver("choices_of", lambda group: ", ".join(group_choices(group)), replace=True)
@@ -127,6 +128,11 @@ def register() -> None:
 def _first(*values: Any) -> Any:
     """Return the first value that is not null: `${first:${data.scale.epochs},${recipe.epochs}}`."""
     return next((value for value in values if value is not None), None)
+
+
+def _if_equal(one: Any, other: Any, then: Any, otherwise: Any) -> Any:
+    """Return `then` if two values are equal, else `otherwise`: `${if_equal:${data.name},shapes,3,25}`."""
+    return then if one == other else otherwise
 
 
 def _list_groups() -> str:

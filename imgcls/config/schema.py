@@ -41,6 +41,7 @@ class DataConfig:
     source: Any = None
     root: str | None = setting(None, incidental=True, is_path=True)
     num_classes: int | None = setting(None, least=2)
+    memorise: int | None = setting(None, least=2)
     channels: int = 3
     mean: list[float] = setting(list)
     std: list[float] = setting(list)

@@ -247,20 +247,23 @@ def log_run(
     arch = config.model.get("arch") or getattr(network, "arch", type(network).__name__)
     log.info("model    %s, %s parameters", arch, f"{num_parameters:,}")
     log.info(
-        "data     %s: %d classes, %s training and %s validation images",
+        "data     %s: %d classes, %s training and %s validation images%s",
         config.data.name,
         len(images.classes),
         f"{len(images.train):,}",
         f"{len(images.val):,}",
+        "" if config.data.memorise is None else f", the same ones (data.memorise={config.data.memorise})",
     )
+    left_out = len(images.train) - steps * config.batch_size
     log.info(
-        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px",
+        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px%s",
         recipe.name,
         recipe.paper,
         config.epochs,
         steps,
         config.batch_size,
         config.image_size,
+        f"; each epoch leaves out {left_out} other images" if left_out else "",
     )
     settings = {key: value for key, value in config.optimizer.items() if key != "_target_" and value is not None}
     if "lr" in settings:
