@@ -18,7 +18,7 @@ from imgcls.config.hydra_internals import (
     groups_in_use,
     parse_overrides,
 )
-from imgcls.config.identity import keys_not_in_run_name, run_name
+from imgcls.config.identity import images_name, keys_not_in_run_name, run_name
 from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line, where_own_settings_go
 from imgcls.config.own_packages import package_names
 from imgcls.config.schema import Config, EvaluateConfig
@@ -122,6 +122,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("choices_of", lambda group: ", ".join(group_choices(group)), replace=True)
     OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("images_name", images_name, replace=True)
     OmegaConf.register_new_resolver("keys_not_in_run_name", keys_not_in_run_name, replace=True)
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,6 +15,10 @@ from imgcls.config.schema import Config
 from imgcls.config.settings import settings_of
 from imgcls.errors import ConfigError
 
+OF_ANY_IMAGES = ("folder", "pack")  # data sets that only data.root tells apart
+# Keys, or parts of the config, in the order of a run's name; the others are between the two.
+COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
+SIZES = ("batch_size", "image_size", "epochs", "max_steps")
 INCIDENTAL = frozenset(key for key, rule in settings_of(Config) if rule.incidental)
 
 
@@ -60,15 +66,30 @@ def keys_not_in_run_name() -> list[str]:
     return ["model", "data", "trust", *sorted(INCIDENTAL)]
 
 
-def run_name(name: str | None, override_dirname: str) -> str:
-    """Return the name of a run's directory: `name=` if given, else the overrides that matter, short enough for a disk.
+def images_name(data: str, root: str | None) -> str:
+    """Return the name of the folder or file of the images, where data= does not say which images they are."""
+    return Path(os.path.abspath(os.path.expanduser(root))).name if data in OF_ANY_IMAGES and root is not None else ""
+
+
+def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
+    """Return the name of a run's directory: `name=`, or images and overrides that matter, short enough for a disk.
+
+    What is compared most comes first, the size of the run last, as lists of runs show the first letters of a name.
 
     It is one folder below the model's and the data's, never `a/b` or `..`, and neither Hydra nor a shell needs quotes
     around it. If a `name=` had to change, a hash tells it from others, so that `a/b` and `a_b` are two runs.
     """
-    whole = name or override_dirname or "default"
+    overrides = sorted(
+        re.split(r"\+(?=[a-z])", override_dirname), key=lambda override: _rank(override.partition("-")[0])
+    )
+    whole = name or "+".join(part for part in (images, *overrides) if part) or "default"
     safe = re.sub(r"^\.+$|[^\w.+-]+", "_", whole)
     short = safe.encode()[:100].decode(errors="ignore") if len(safe.encode()) > 120 else safe
     if short != safe or (name and safe != name):
         short = f"{short}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
     return short
+
+
+def _rank(key: str) -> int:
+    first = (number for number, part in enumerate(COMPARED_FIRST) if f"{key}.".startswith(f"{part}."))
+    return 2 * len(COMPARED_FIRST) if key in SIZES else next(first, len(COMPARED_FIRST))

@@ -104,6 +104,6 @@ class RunLog:
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             **{key: description[key] for key in ("data", "data_root", "code")},
         }
-        self.events.hparams(description["config"], results)
+        self.events.hparams(description["config"], model=str(trainer.model.arch))
         self.events.close()
         return results

@@ -28,18 +28,45 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     writer.scalars(10, {"train/images_per_second": 123.0})
     writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
-    writer.hparams(
-        {"seed": 1, "model._target_": "x", "betas": [1, 2]}, {"val_top1": 50.0, "val_top5": None, "code": "0"}
-    )
+    writer.hparams({"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2]}, model="lenet5")
     writer.close()
     read = EventAccumulator(str(tmp_path)).Reload()
-    assert {"train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1"} <= set(read.Tags()["scalars"])
-    assert "val/top5" not in read.Tags()["scalars"]
+    assert {"train/loss", "train/top1", "train/top5", "train/lr", "eval/loss", "eval/top1"} <= set(
+        read.Tags()["scalars"]
+    )
+    assert "eval/top5" not in read.Tags()["scalars"]
     assert set(read.Tags()["images"]) == {"visual/first_batch", "visual/conv1"}
     assert not any(tag.startswith("final") for tag in read.Tags()["scalars"])
-    experiment = read.summary_metadata["_hparams_/experiment"].plugin_data.content
-    assert b"val/top1" in experiment
     assert "_hparams_/session_start_info" in read.summary_metadata
+
+
+def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optimizer_and_lr_before_others(
+    tmp_path: Path,
+) -> None:
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    config = {"optimizer._target_": "torch.optim.SGD", "recipe.name": "lenet", "batch_size": 8, "seed": 0}
+    for name, model, lr, clip in (("a", "lenet5", 0.1, None), ("b", "resnet18", 0.2, 1.0)):
+        (tmp_path / name).mkdir()
+        writer = open_events(tmp_path / name)
+        writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+        writer.hparams(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model)
+        writer.close()
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
+    request = RequestContext()
+    experiment = context.experiment_from_metadata(
+        request, "", True, context.hparams_metadata(request, ""), context.hparams_from_data_provider(request, "", 0)
+    )
+    names = [info.name for info in experiment.hparam_infos]
+    assert names == ["LR", "Model", "clip_grad_norm", "Optimizer", "Recipe", "batch_size", "seed"]
+    assert [info.differs for info in experiment.hparam_infos[:4]] == [True, True, True, False]
+    assert [info.name.tag for info in experiment.metric_infos][:2] == ["eval/loss", "eval/top1"]
 
 
 def test_metrics_csv_has_a_row_a_report_and_nothing_of_time(tmp_path: Path) -> None:
