@@ -21,7 +21,15 @@ from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.saved import check_regular, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
-from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table, seeds_table
+from imgcls.runs.tables import (
+    TooLowError,
+    duration_text,
+    find_runs,
+    require_top1,
+    results_table,
+    runs_table,
+    seeds_table,
+)
 
 __all__ = [
     "BEST",
@@ -47,6 +55,7 @@ __all__ = [
     "code_version",
     "confidence_interval",
     "durable_file",
+    "duration_text",
     "explain_disk_errors",
     "find_runs",
     "image_grid",

@@ -271,8 +271,8 @@ def log_run(
     log.info("trains   by %s, %s; lr by %s", _kind(config.optimizer), _named(settings), _kind(config.schedule))
     brought = brought_by_set(config, len(images.train))
     if brought:
-        sizes = {key: f"{value} (recipe {getattr(recipe, key)})" for key, value in brought.items()}
-        log.info("scale    of data=%s: %s", config.data.name, _named(sizes))
+        sizes = {key: f"{value} ({getattr(recipe, key)})" for key, value in brought.items()}
+        log.info("scale    of data=%s (and the recipe's): %s", config.data.name, _named(sizes))
     if lr_scale(config) != 1:
         lr, at = config.optimizer["lr"], f"at batch {recipe.batch_size}"
         log.info("scale    lr %g %s, lr_scaling=%s; none keeps it", lr, at, config.lr_scaling)

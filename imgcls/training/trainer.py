@@ -133,6 +133,8 @@ class Trainer:
                 self.watch.update(loss, step=state.step)
                 if state.step % self.config.log_every_steps == 0:
                     self.run_log.step(self, lr, clock, progress)
+                elif progress.due:
+                    self.run_log.glance(self, lr, progress)
                 progress.advance()
                 _call(self.after_step, self)
                 handle_stop_signal(self)
@@ -182,7 +184,7 @@ class Trainer:
         with self.run_log.progress(self, "val", loader) as progress, closing(loader.epoch(0)) as batches:
 
             def after_batch(meter: Meter) -> None:
-                if progress.done % self.config.log_every_steps == 0:
+                if progress.due or progress.done % self.config.log_every_steps == 0:
                     progress.show(meter.scores(self.num_classes))
                 progress.advance()
                 # One rank may have a batch more than another; they agree only after batches that all ranks have.

@@ -138,11 +138,13 @@ def test_a_grid_stretches_each_image_to_its_own_range() -> None:
 
 def test_without_a_terminal_there_is_a_plain_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with Progress("epoch 1/2 train", total=4, num_images=10, line_seconds=-1) as progress:
-        progress.show(TRAIN)
+    with Progress(
+        "epoch 1/2 train", total=4, num_images=10, line_seconds=-1, seconds_after=lambda seconds: 36_000
+    ) as progress:
+        progress.show(TRAIN, lr=0.1)
         progress.advance()
-    assert "epoch 1/2 train  1/4  loss 1.500  top-1 40.0 %" in caplog.text
-    assert "s left" in caplog.text
+    assert "epoch 1/2 train  1/4  loss 1.500  top-1 40.0 %  lr 0.1  " in caplog.text
+    assert " left  run 10:0" in caplog.text
 
 
 def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,5 +159,34 @@ def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(mon
         progress.advance()
         progress.advance()
         progress._bar.refresh()
-    for word in ("epoch 1/2 train", "100%", "2/2", "loss 1.500", "top-1 40.0 %", "img/s"):
+    for word in ("epoch 1/2 train", "100%", "2/2", "loss 1.500", "top-1 40.0 %", " left"):
         assert word in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    "columns, words",
+    [
+        (119, ["|###", "1230/5005", "lr 0.00012", "img/s", "left", "run 3:"]),
+        (79, ["lr 0.00012", "left", "run 3:"]),
+        (40, ["epoch 100/120 train loss 1.500"]),
+        (10, ["epoch 100/"]),
+    ],
+)
+def test_the_bar_leaves_out_what_has_no_room(columns: int, words: list[str]) -> None:
+    with Progress("epoch 100/120 train", total=5005, num_images=256, seconds_after=lambda seconds: 10_000) as progress:
+        progress.done = 1230
+        progress._started -= 1000
+        progress.show(TRAIN, lr=0.000123)
+        line = progress.line(columns)
+    assert len(line) <= columns
+    assert all(word in line for word in words), line
+    assert ("|" in line) == (columns > 100)  # a bar of eight characters or more, or none
+
+
+def test_scores_are_due_at_once_and_then_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Progress("epoch 1/2 train", total=4, num_images=10) as progress:
+        assert progress.due
+        progress.show(TRAIN)
+        assert not progress.due
+        monkeypatch.setattr("imgcls.runs.progress.SHOW_EVERY_SECONDS", 0)
+        assert progress.due
