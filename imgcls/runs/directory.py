@@ -97,9 +97,11 @@ class RunDirectory:
         return None if self.overwrite else read_json(self.path / RESULTS, check=check_results)
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Write the results, which marks the run as finished."""
+        """Write the results, which marks the run as finished; the checkpoint before the last is of no use then."""
         if not self._look_only:
             _write(self.path / RESULTS, json.dumps(results, indent=2) + "\n")
+            if (self.path / LAST).exists():
+                (self.path / PREVIOUS).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock, and remove the directory if nothing was begun in it."""
