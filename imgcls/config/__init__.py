@@ -8,7 +8,7 @@ from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
 from imgcls.config.console import Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
-from imgcls.config.identity import consequential, flatten
+from imgcls.config.identity import consequential, flatten, with_new_settings
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
@@ -43,4 +43,5 @@ __all__ = [
     "protocol_names",
     "run_script",
     "trust_packages",
+    "with_new_settings",
 ]

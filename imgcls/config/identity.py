@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config.messages import one_line
@@ -20,6 +20,11 @@ OF_ANY_IMAGES = ("folder", "pack")  # data sets that only data.root tells apart
 COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
 SIZES = ("batch_size", "image_size", "epochs", "max_steps")
 INCIDENTAL = frozenset(key for key, rule in settings_of(Config) if rule.incidental)
+
+
+def _defaults() -> dict[str, Any]:
+    own = {key: rule.earlier for key, rule in settings_of(Config) if rule.earlier is not None}
+    return {key: value for key, value in (flatten(Config()) | own).items() if value != MISSING}
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
@@ -60,6 +65,15 @@ def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key not in INCIDENTAL}
 
 
+def with_new_settings(saved: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat config of a saved run, with those settings of `config` that its release did not have.
+
+    They have the value that means what it did: their default, unless the setting says otherwise.
+    """
+    new = config.keys() & DEFAULTS.keys() - saved.keys()
+    return saved | {key: DEFAULTS[key] for key in new}
+
+
 def keys_not_in_run_name() -> list[str]:
     """Return the keys that Hydra leaves out of a run's name: incidental ones, and what the folder above says."""
     # What is trusted changes no result, but it is kept in the run's config.
@@ -93,3 +107,6 @@ def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
 def _rank(key: str) -> int:
     first = (number for number, part in enumerate(COMPARED_FIRST) if f"{key}.".startswith(f"{part}."))
     return 2 * len(COMPARED_FIRST) if key in SIZES else next(first, len(COMPARED_FIRST))
+
+
+DEFAULTS = _defaults()  # by dotted keys; of a setting that is new, what earlier releases did

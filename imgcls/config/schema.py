@@ -49,7 +49,7 @@ class DataConfig:
     num_threads: int | None = setting(None, least=1, incidental=True)
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
-    pillow_draft: bool = False
+    pillow_draft: bool = setting(False, earlier=True)
     on_bad_image: str = setting("raise", one_of=("raise", "skip"))
 
 
