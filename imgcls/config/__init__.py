@@ -6,7 +6,7 @@ Imports no torch, so that help and every config error come at once. Hydra and Om
 from imgcls.config.command_line import command_line, compose_run
 from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
-from imgcls.config.console import Console, LogFile
+from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
 from imgcls.config.identity import consequential, flatten, with_new_settings
 from imgcls.config.own_packages import package_names, trust_packages
@@ -16,6 +16,7 @@ from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_op
 
 __all__ = [
     "LEFT_OPEN",
+    "NOT_ON_CONSOLE",
     "Config",
     "Console",
     "DataConfig",

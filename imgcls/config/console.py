@@ -11,6 +11,8 @@ from typing import Any
 from imgcls.environment import printable
 from imgcls.errors import send_nowhere
 
+NOT_ON_CONSOLE = {"on_console": False}  # the `extra` of a record that only the log file takes, such as a traceback
+
 
 class PrintableLines(logging.Formatter):
     """Format as `inner` does, with control characters written out.
@@ -58,6 +60,9 @@ class Console(_Printable, logging.StreamHandler):
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
         logging.Handler.setFormatter(self, PrintableLines(fmt, columns=self._columns))
+
+    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        return getattr(record, "on_console", True) and super().filter(record)
 
     def _columns(self) -> int | None:
         return shutil.get_terminal_size().columns if self.stream.isatty() else None
