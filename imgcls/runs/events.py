@@ -117,7 +117,8 @@ class Events:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        values: dict[str, Any] = {"Model": model}
+        # Its own column of names has room for the first 15 letters, which are those of the model and the data.
+        values: dict[str, Any] = {"Model": model, "Run": self.run_dir.name}
         for key, value in config.items():
             if key != "model._target_":
                 name = LEADING.get(key, key)

@@ -56,7 +56,7 @@ class RunLog:
                 total = min(total, max(config.max_steps - state.step + state.batch, 0))
 
         def seconds_after(seconds_a_batch: float) -> float | None:
-            self._seconds_a_batch[name] = seconds_a_batch
+            self._seconds_a_batch[name] = seconds_a_batch  # kept: the other pass counts with it
             return self._seconds_after_pass(trainer, name)
 
         return Progress(

@@ -64,8 +64,8 @@ def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optim
         request, "", True, context.hparams_metadata(request, ""), context.hparams_from_data_provider(request, "", 0)
     )
     names = [info.name for info in experiment.hparam_infos]
-    assert names == ["LR", "Model", "clip_grad_norm", "Optimizer", "Recipe", "batch_size", "seed"]
-    assert [info.differs for info in experiment.hparam_infos[:4]] == [True, True, True, False]
+    assert names == ["LR", "Model", "Run", "clip_grad_norm", "Optimizer", "Recipe", "batch_size", "seed"]
+    assert [info.differs for info in experiment.hparam_infos[:5]] == [True, True, True, True, False]
     assert [info.name.tag for info in experiment.metric_infos][:2] == ["eval/loss", "eval/top1"]
 
 
