@@ -30,7 +30,7 @@ def test_a_network_is_trained_and_names_images(
     words = [*TINY, "data=folder", f"data.root={tiny_folder}"]
     results = imgcls.train(*words)
     assert results["epochs"] == 3
-    assert results["run_dir"].startswith("runs/lenet5-folder/batch_size-12+")
+    assert results["run_dir"].startswith(f"runs/lenet5-folder/{tiny_folder.name}+optimizer.lr-0.02+")
     assert imgcls.train(*words) == results  # it has finished
 
     network = imgcls.load(results["run_dir"], device="cpu")

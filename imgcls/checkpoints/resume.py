@@ -25,8 +25,8 @@ def _step_of(saved: dict[str, Any], run_dir: Path) -> int:
 class Checkpoints:
     """The checkpoints of one run; use as a context, which ends once all of them are written.
 
-    last.pt is the newest and previous.pt the one before it; best.pt holds the weights of the best epoch;
-    epoch_0012.pt is the run after epoch 12, for the newest `keep` epochs. Ranks other than 0 only read.
+    last.pt is the newest and previous.pt the one before it, until the run has finished; best.pt holds the weights of
+    the best epoch; epoch_0012.pt is the run after epoch 12, for the newest `keep` epochs. Ranks other than 0 only read.
     """
 
     def __init__(

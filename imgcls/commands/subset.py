@@ -3,13 +3,14 @@
 import argparse
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 from imgcls.config import run_script
-from imgcls.data.sets import FolderSplit, list_folder
+from imgcls.data.sets import FolderSplit, is_wnid, list_folder
 from imgcls.environment import command, printable
 from imgcls.errors import EXIT_INTERRUPTED
 
@@ -117,4 +118,8 @@ def subset() -> None:
         parser.error(printable(str(error)))
     except KeyboardInterrupt:
         parser.exit(EXIT_INTERRUPTED, f"\n{printable(str(asked.target))} is unfinished; the same command goes on\n")
-    print(f"{num_images} images of {asked.classes} classes; train on them: data=folder data.root={asked.target}")
+    kind = "imagenet" if all(is_wnid(folder.name) for folder in (asked.target / "train").iterdir()) else "folder"
+    data = f"data={kind} data.root={shlex.quote(str(asked.target))}"
+    print(f"{num_images} images of {asked.classes} classes; a smoke run of 64 of them, and a training on all:")
+    print(f"    {command('train')} experiment=smoke {data}")
+    print(f"    {command('train')} {data}{' data.num_classes=null' if kind == 'imagenet' else ''}")

@@ -6,9 +6,9 @@ Imports no torch, so that help and every config error come at once. Hydra and Om
 from imgcls.config.command_line import command_line, compose_run
 from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
-from imgcls.config.console import Console, LogFile
+from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
-from imgcls.config.identity import consequential, flatten
+from imgcls.config.identity import consequential, flatten, with_new_settings
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
@@ -16,6 +16,7 @@ from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_op
 
 __all__ = [
     "LEFT_OPEN",
+    "NOT_ON_CONSOLE",
     "Config",
     "Console",
     "DataConfig",
@@ -43,4 +44,5 @@ __all__ = [
     "protocol_names",
     "run_script",
     "trust_packages",
+    "with_new_settings",
 ]

@@ -152,7 +152,8 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-# What may stand behind each plug. A config file can come from anywhere; it must not be a way to run `os.system`.
+# The packages whose classes a `_target_` may name, by the part of the config. A config file can come from anywhere; it
+# must not be a way to run `os.system`.
 TRUSTED = {
     # Networks of torchvision and timm by their factories there, torchvision_model and timm_model, alone.
     "model": ("imgcls.models",),
@@ -173,7 +174,7 @@ def build_component(
     adapt: Callable[[Any], Any] = lambda factory: factory,
     **more: Any,
 ) -> Any:
-    """Call the `_target_` of the plug `key` with its settings, positional `arguments` and keywords `more`.
+    """Call the `_target_` of the config's part `key` with its settings, positional `arguments` and keywords `more`.
 
     Args:
         adapt: given the target, returns what to call instead, with the same signature.

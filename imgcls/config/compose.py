@@ -18,7 +18,7 @@ from imgcls.config.hydra_internals import (
     groups_in_use,
     parse_overrides,
 )
-from imgcls.config.identity import keys_not_in_run_name, run_name
+from imgcls.config.identity import images_name, keys_not_in_run_name, run_name
 from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line, where_own_settings_go
 from imgcls.config.own_packages import package_names
 from imgcls.config.schema import Config, EvaluateConfig
@@ -116,17 +116,24 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("if_equal", _if_equal, replace=True)
     OmegaConf.register_new_resolver("command", command, replace=True)
     OmegaConf.register_new_resolver("torchrun_command", torchrun_command, replace=True)
     OmegaConf.register_new_resolver("choices_of", lambda group: ", ".join(group_choices(group)), replace=True)
     OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("images_name", images_name, replace=True)
     OmegaConf.register_new_resolver("keys_not_in_run_name", keys_not_in_run_name, replace=True)
 
 
 def _first(*values: Any) -> Any:
     """Return the first value that is not null: `${first:${data.scale.epochs},${recipe.epochs}}`."""
     return next((value for value in values if value is not None), None)
+
+
+def _if_equal(one: Any, other: Any, then: Any, otherwise: Any) -> Any:
+    """Return `then` if two values are equal, else `otherwise`: `${if_equal:${data.name},shapes,3,25}`."""
+    return then if one == other else otherwise
 
 
 def _list_groups() -> str:

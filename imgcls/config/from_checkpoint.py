@@ -14,8 +14,8 @@ from imgcls.config.schema import Config
 from imgcls.environment import TRUST, trusts_configs
 from imgcls.errors import ConfigError
 
-# The factories of networks from outside, whose settings reach code that is not ours.
-OUTSIDE = ("torchvision_model", "timm_model")
+# The functions that build other packages' networks, whose settings reach code that is not ours.
+EXTERNAL = ("torchvision_model", "timm_model")
 # What a checkpoint may set there: sizes, rates and kinds of layers; no file, no URL, and nothing of unknown meaning.
 # weights and pretrained say what the run began with; a network that gets a checkpoint's weights is built without them.
 NETWORK_SETTINGS = frozenset(
@@ -34,13 +34,13 @@ PLAIN_NAME = re.compile(r"[\w.-]*\w[\w.-]*")  # no path, no URL, no name of anot
 
 
 def config_from_checkpoint(flat: Any) -> Config:
-    """Return the config whose `consequential` is `flat`, of a checkpoint that anyone may have written.
+    """Return the config whose flat keys are `flat`, from a checkpoint that anyone may have written.
 
     Raises:
         ConfigError: it sets what a checkpoint may not set, or is of another version of imgcls.
     """
     if not isinstance(flat, dict) or not all(isinstance(key, str) for key in flat):
-        raise ConfigError("its config is damaged: it has no keys and values")
+        raise ConfigError("its config is damaged: it holds no keys and values")
     if not trusts_configs():
         _check(flat)
     config = from_flat(flat)
@@ -53,21 +53,20 @@ def _check(flat: dict[str, Any]) -> None:
         raise ConfigError("its config names no network: it has no model._target_")
     target = str(flat["model._target_"])
     network = target.rpartition(".")[2]
-    if not network[:1].isupper() and network not in OUTSIDE:
+    if not network[:1].isupper() and network not in EXTERNAL:
         raise _refusal("model._target_", target, "it is no network")
     for key, value in flat.items():
         # OmegaConf would fill in an interpolation, from the environment too; a saved config has none.
         if any("${" in text for text in (key, *_texts(value))):
             raise _refusal(key, value, "a checkpoint's config has no interpolations")
-        plug, _, name = key.rpartition(".")
-        if name == "_target_":
+        if key.endswith("._target_"):  # checked where it is called: it must be one of our classes
             continue
-        if key.startswith("model.") and network in OUTSIDE:
+        if key.startswith("model.") and network in EXTERNAL:
             if key.removeprefix("model.") not in NETWORK_SETTINGS:
                 raise _refusal(key, value, "it is none of the settings that a checkpoint may give this network")
             if not _is_plain(value):
                 raise _refusal(key, value, "a checkpoint may name no file and no URL")
-        if plug.startswith("data.source") and not _is_plain(value):
+        if key.startswith("data.source.") and not _is_plain(value):
             raise _refusal(key, value, "a checkpoint may name a folder inside data.root, and no other path")
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import os
 import re
+from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config.messages import one_line
@@ -13,7 +15,16 @@ from imgcls.config.schema import Config
 from imgcls.config.settings import settings_of
 from imgcls.errors import ConfigError
 
+OF_ANY_IMAGES = ("folder", "pack")  # data sets that only data.root tells apart
+# Keys, or parts of the config, in the order of a run's name; the others are between the two.
+COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
+SIZES = ("batch_size", "image_size", "epochs", "max_steps")
 INCIDENTAL = frozenset(key for key, rule in settings_of(Config) if rule.incidental)
+
+
+def _defaults() -> dict[str, Any]:
+    own = {key: rule.earlier for key, rule in settings_of(Config) if rule.earlier is not None}
+    return {key: value for key, value in (flatten(Config()) | own).items() if value != MISSING}
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
@@ -54,21 +65,48 @@ def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key not in INCIDENTAL}
 
 
+def with_new_settings(saved: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat config of a saved run, with those settings of `config` that its release did not have.
+
+    They have the value that means what it did: their default, unless the setting says otherwise.
+    """
+    new = config.keys() & DEFAULTS.keys() - saved.keys()
+    return saved | {key: DEFAULTS[key] for key in new}
+
+
 def keys_not_in_run_name() -> list[str]:
     """Return the keys that Hydra leaves out of a run's name: incidental ones, and what the folder above says."""
     # What is trusted changes no result, but it is kept in the run's config.
     return ["model", "data", "trust", *sorted(INCIDENTAL)]
 
 
-def run_name(name: str | None, override_dirname: str) -> str:
-    """Return the name of a run's directory: `name=` if given, else the overrides that matter, short enough for a disk.
+def images_name(data: str, root: str | None) -> str:
+    """Return the name of the folder or file of the images, where data= does not say which images they are."""
+    return Path(os.path.abspath(os.path.expanduser(root))).name if data in OF_ANY_IMAGES and root is not None else ""
+
+
+def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
+    """Return the name of a run's directory: `name=`, or images and overrides that matter, short enough for a disk.
+
+    What is compared most comes first, the size of the run last, as lists of runs show the first letters of a name.
 
     It is one folder below the model's and the data's, never `a/b` or `..`, and neither Hydra nor a shell needs quotes
     around it. If a `name=` had to change, a hash tells it from others, so that `a/b` and `a_b` are two runs.
     """
-    whole = name or override_dirname or "default"
+    overrides = sorted(
+        re.split(r"\+(?=[a-z])", override_dirname), key=lambda override: _rank(override.partition("-")[0])
+    )
+    whole = name or "+".join(part for part in (images, *overrides) if part) or "default"
     safe = re.sub(r"^\.+$|[^\w.+-]+", "_", whole)
     short = safe.encode()[:100].decode(errors="ignore") if len(safe.encode()) > 120 else safe
     if short != safe or (name and safe != name):
         short = f"{short}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
     return short
+
+
+def _rank(key: str) -> int:
+    first = (number for number, part in enumerate(COMPARED_FIRST) if f"{key}.".startswith(f"{part}."))
+    return 2 * len(COMPARED_FIRST) if key in SIZES else next(first, len(COMPARED_FIRST))
+
+
+DEFAULTS = _defaults()  # by dotted keys; of a setting that is new, what earlier releases did

@@ -88,10 +88,10 @@ def _unknown_key(unknown: UnknownKey, kind: type) -> str:
 
 
 def no_such_key(key: str, known: Iterable[str], everywhere: Iterable[str] = (), *, kind: type) -> str:
-    """Say that there is no such key, which is meant or near, and where to find all of them.
+    """Return that there is no such key, the name that is probably meant, and where all of them are shown.
 
     Args:
-        known: the keys that there are in its place.
+        known: the keys of the part of the config that it would belong to.
         everywhere: the dotted keys of the whole config.
         kind: the schema of the whole config.
     """
@@ -100,11 +100,11 @@ def no_such_key(key: str, known: Iterable[str], everywhere: Iterable[str] = (), 
     if not path and key not in ELSEWHERE and (other := _other_command(key, kind)):
         return f"{key}: there is no such key; it belongs to `{command(other)}`"
     where = f"{'.'.join(path)} has {', '.join(known)}" if path and known else "--cfg job shows the keys"
-    return f"{key}: there is no such key{_meant(leaf, known, everywhere)}; {where}"
+    return f"{key}: there is no such key{_hint(leaf, known, everywhere)}; {where}"
 
 
-def _meant(leaf: str, known: list[str], everywhere: Iterable[str]) -> str:
-    """Return the hint at a key's name here: elsewhere in the config, for another program's word, or nearly so."""
+def _hint(leaf: str, known: list[str], everywhere: Iterable[str]) -> str:
+    """Return the hint at the key that is meant: of this name in another part, of another program, or a similar one."""
     # Of several keys with one name the outermost: recipe.epochs is only what epochs is made from.
     outermost_last = sorted(everywhere, key=lambda path: path.count("."), reverse=True)
     nested = {path.rpartition(".")[2]: path for path in outermost_last if not path.rpartition(".")[2].startswith("_")}
@@ -113,7 +113,7 @@ def _meant(leaf: str, known: list[str], everywhere: Iterable[str]) -> str:
 
 
 def where_own_settings_go() -> str:
-    """Return what to do instead of naming a config of one's own."""
+    """Return where settings of your own go, which --config-name is not for."""
     return (
         f"conf/ has config.yaml for `{command('train')}`, evaluate.yaml for `{command('evaluate')}`; what you add to "
         "them goes into an experiment: --config-dir DIR experiment=mine reads DIR/experiment/mine.yaml"
@@ -121,6 +121,6 @@ def where_own_settings_go() -> str:
 
 
 def _other_command(key: str, kind: type) -> str | None:
-    """Return the command whose config has the key, where that of `kind` has not."""
+    """Return the command that has the key, if it is not the one whose config is `kind`."""
     other, name = (EvaluateConfig, "evaluate") if kind is Config else (Config, "train")
     return name if key in {field.name for field in dataclasses.fields(other)} else None

@@ -43,6 +43,7 @@ class DataConfig:
     source: Any = None
     root: str | None = setting(None, incidental=True, is_path=True)
     num_classes: int | None = setting(None, least=2)
+    memorise: int | None = setting(None, least=2)
     channels: int = 3
     mean: list[float] = setting(list)
     std: list[float] = setting(list)
@@ -50,7 +51,7 @@ class DataConfig:
     num_threads: int | None = setting(None, least=1, incidental=True)
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
-    pillow_draft: bool = False
+    pillow_draft: bool = setting(False, earlier=True)
     on_bad_image: str = setting("raise", one_of=("raise", "skip"))
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,22 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
     own = member.config.data = data_of_test(member.config.data, config.data)
     member.config.image_size = config.image_size or member.config.image_size
     own.source = _without_training_images(own)
+    if config.data.source is None and "download" in _parameters(own):
+        own.source = {**own.source, "download": False}  # the command names no set: it must not fetch one
 
 
 def _without_training_images(data: DataConfig) -> dict[str, Any]:
     # A test needs no training images: where a set has val/ alone, it is opened as its own training set.
     source, root = data.source, Path(data.root or "").expanduser()
-    parts = inspect.signature(locate("data.source", source["_target_"])).parameters
+    parts = _parameters(data)
     if data.root is None or not {"train", "val"} <= parts.keys():
         return source
     train, val = (source.get(part, parts[part].default) for part in ("train", "val"))
     return source if (root / train).is_dir() or not (root / val).is_dir() else {**source, "train": val}
+
+
+def _parameters(data: DataConfig) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(locate("data.source", data.source["_target_"])).parameters
 
 
 def labels_for(member: Member, images: ImageSet) -> np.ndarray:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 40  # classes in a confusion matrix whose names can still be read
 # Okabe & Ito 2008: colours that people with any kind of colour vision can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STYLES = ("-", "--", ":")  # of the first six curves, the next six, ...
 DOTS_PER_INCH = 100
 
 
@@ -49,7 +50,8 @@ def curves_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, x_name: str 
         for number, line in enumerate(lines):
             # A few points are marked, or a curve of one point would not be seen.
             marker = "o" if len(line.xs) <= 30 else ""
-            axes.plot(line.xs, line.ys, label=line.name, color=COLOURS[number % len(COLOURS)], marker=marker, ms=4)
+            colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
+            axes.plot(line.xs, line.ys, style, label=line.name, color=colour, marker=marker, ms=4)
         axes.set_xlim(left=min(0.0, *(x for line in lines for x in line.xs)))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize="small")
     return figure

@@ -18,10 +18,18 @@ from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
-from imgcls.runs.saved import check_regular, read_json, read_metrics
+from imgcls.runs.saved import check_regular, is_number, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
-from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table, seeds_table
+from imgcls.runs.tables import (
+    TooLowError,
+    duration_text,
+    find_runs,
+    require_top1,
+    results_table,
+    runs_table,
+    seeds_table,
+)
 
 __all__ = [
     "BEST",
@@ -47,9 +55,11 @@ __all__ = [
     "code_version",
     "confidence_interval",
     "durable_file",
+    "duration_text",
     "explain_disk_errors",
     "find_runs",
     "image_grid",
+    "is_number",
     "lock_file",
     "mcnemar",
     "name_disk_errors",

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import BaseFileLock, Timeout
 
 from imgcls import __version__
+from imgcls.config import with_new_settings
 from imgcls.runs.disk import durable_file, lock_file
 from imgcls.runs.saved import check_regular, check_results, read_json
 
@@ -55,7 +56,8 @@ class RunDirectory:
             # A job that Slurm has requeued, or torchrun has restarted, has overwritten the run already.
             self.overwrite = overwrite and not self._begun_by_this_job()
             if self.holds_run:
-                check_same_run(path, "config", read_json(self.path / CONFIG) or {}, self._config)
+                saved = with_new_settings(read_json(self.path / CONFIG) or {}, self._config)
+                check_same_run(path, "config", saved, self._config)
         except BaseException:
             self.close()
             raise
@@ -97,9 +99,11 @@ class RunDirectory:
         return None if self.overwrite else read_json(self.path / RESULTS, check=check_results)
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Write the results, which marks the run as finished."""
+        """Write the results, which marks the run as finished; the checkpoint before the last is of no use then."""
         if not self._look_only:
             _write(self.path / RESULTS, json.dumps(results, indent=2) + "\n")
+            if (self.path / LAST).exists():
+                (self.path / PREVIOUS).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock, and remove the directory if nothing was begun in it."""

@@ -14,20 +14,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in ("train", "val") for name in METRICS))
-# The settings in TensorBoard's table of hyperparameters: with all of them the ones that differ could not be found.
-COMPARED = (
-    "recipe.name",
-    "model.",
-    "optimizer.",
-    "schedule.",
-    "batch_size",
-    "epochs",
-    "image_size",
-    "seed",
-    "data.name",
-    "ema_decay",
-    "label_smoothing",
-)
+# What comes first in TensorBoard's table of hyperparameters, which sorts capitals before small letters.
+LEADING = {"recipe.name": "Recipe", "optimizer._target_": "Optimizer", "optimizer.lr": "LR"}
 
 
 class Events:
@@ -98,9 +86,9 @@ class Events:
             if scores is not None:
                 row |= {f"{split}/{name}": value for name, value in scores.values().items()}
         self._csv.writerow(row)
-        self.scalars(
-            step, {"train/lr": lr} | {key: value for key, value in row.items() if "/" in key and value is not None}
-        )
+        scores = {key: value for key, value in row.items() if "/" in key and value is not None}
+        # TensorBoard shows tags by name: the scores of validation come first.
+        self.scalars(step, {"train/lr": lr} | {key.replace("val/", "eval/"): value for key, value in scores.items()})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write `values` to TensorBoard alone."""
@@ -119,25 +107,25 @@ class Events:
         if self._tensorboard is not None and weights is not None:
             self._tensorboard.add_image("visual/conv1", image_grid(weights, zoom=4), step)
 
-    def hparams(self, config: dict[str, Any], results: dict[str, Any]) -> None:
-        """Write the config for TensorBoard's table of hyperparameters, beside the last validation scores.
+    def hparams(self, config: dict[str, Any], *, model: str) -> None:
+        """Write the config for TensorBoard's table of hyperparameters, under the name of the `model`.
 
-        The table reads the scores from the curves that are there: more tags would come first among them, each
-        a single dot.
+        Each run writes its own values alone, and no list of the columns: without one TensorBoard compares the runs and
+        puts the settings that differ first, and the scores of `eval/` before those of `train/`.
         """
         if self._tensorboard is None:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        compared = {
-            key: value
-            for name in COMPARED
-            for key, value in config.items()
-            if key.startswith(name) and value is not None
-        }
-        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in compared.items()}
-        metrics = {f"val/{name}": results[f"val_{name}"] for name in METRICS if results.get(f"val_{name}") is not None}
-        for summary in hparams(plain, metrics):
+        # Its own column of names has room for the first 15 letters, which are those of the model and the data.
+        values: dict[str, Any] = {"Model": model, "Run": self.run_dir.name}
+        for key, value in config.items():
+            if key != "model._target_":
+                name = LEADING.get(key, key)
+                value = value.rpartition(".")[2] if key.endswith("._target_") else value
+                values[name] = value if isinstance(value, int | float | str) else str(value)
+        _, start, end = hparams(values, {})
+        for summary in (start, end):
             assert self._tensorboard.file_writer is not None
             self._tensorboard.file_writer.add_summary(summary)
 

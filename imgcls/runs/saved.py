@@ -56,10 +56,10 @@ def read_json(file: Path, *, check: Callable[[dict[str, Any]], None] = lambda co
 def check_results(results: dict[str, Any]) -> None:
     """Raise ValueError if a finished run's results lack what its tables show, or have another type."""
     for key in ("val_top1", *PLAIN_NUMBERS):
-        if not _is_number(results.get(key)):
+        if not is_number(results.get(key)):
             raise ValueError(f"{key} is no number")
     for key, value in results.items():
-        if key.startswith("val_") and value is not None and not _is_number(value):
+        if key.startswith("val_") and value is not None and not is_number(value):
             raise ValueError(f"{key} is no number")
     if not 0 <= results["seconds"] < 1e12:
         raise ValueError("seconds is no time")
@@ -69,11 +69,12 @@ def check_results(results: dict[str, Any]) -> None:
 
 def check_top1(results: dict[str, Any]) -> None:
     """Raise ValueError if results lack the one number that runs are compared by."""
-    if not _is_number(results.get("val_top1")):
+    if not is_number(results.get("val_top1")):
         raise ValueError("val_top1 is no number")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return True for a number; True and False, which Python counts among them, are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

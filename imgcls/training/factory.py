@@ -247,20 +247,23 @@ def log_run(
     arch = config.model.get("arch") or getattr(network, "arch", type(network).__name__)
     log.info("model    %s, %s parameters", arch, f"{num_parameters:,}")
     log.info(
-        "data     %s: %d classes, %s training and %s validation images",
+        "data     %s: %d classes, %s training and %s validation images%s",
         config.data.name,
         len(images.classes),
         f"{len(images.train):,}",
         f"{len(images.val):,}",
+        "" if config.data.memorise is None else f", the same ones (data.memorise={config.data.memorise})",
     )
+    left_out = len(images.train) - steps * config.batch_size
     log.info(
-        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px",
+        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px%s",
         recipe.name,
         recipe.paper,
         config.epochs,
         steps,
         config.batch_size,
         config.image_size,
+        f"; each epoch leaves out {left_out} other images" if left_out else "",
     )
     settings = {key: value for key, value in config.optimizer.items() if key != "_target_" and value is not None}
     if "lr" in settings:
@@ -268,12 +271,12 @@ def log_run(
     log.info("trains   by %s, %s; lr by %s", _kind(config.optimizer), _named(settings), _kind(config.schedule))
     brought = brought_by_set(config, len(images.train))
     if brought:
-        sizes = {key: f"{value} (recipe {getattr(recipe, key)})" for key, value in brought.items()}
-        log.info("scale    of data=%s: %s", config.data.name, _named(sizes))
+        sizes = {key: f"{value} ({getattr(recipe, key)})" for key, value in brought.items()}
+        log.info("scale    of data=%s (and the recipe's): %s", config.data.name, _named(sizes))
     scale, schedule = config.data.scale, config.schedule
     patience = {key: getattr(scale, key) for key in ("patience_epochs", "min_gain")}
     if patience := {key: value for key, value in patience.items() if value is not None and schedule.get(key) == value}:
-        log.info("scale    of the schedule's, by data=%s: %s", config.data.name, _named(patience))
+        log.info("scale    of the schedule, by data=%s: %s", config.data.name, _named(patience))
     if lr_scale(config) != 1:
         lr, at = config.optimizer["lr"], f"at batch {recipe.batch_size}"
         log.info("scale    lr %g %s, lr_scaling=%s; none keeps it", lr, at, config.lr_scaling)

@@ -1,6 +1,8 @@
 """What a run reports while it trains: log lines, the progress bar, metrics.csv and TensorBoard."""
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from imgcls import distributed
 from imgcls.data.loading import Loader
 from imgcls.metrics import METRICS, Meter, Scores, scores_of
 from imgcls.models import first_convolution
-from imgcls.runs import Clock, Events, Progress
+from imgcls.runs import Clock, Events, Progress, duration_text
 from imgcls.training.divergence import check_moving
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class RunLog:
     def __init__(self, open_events: Callable[[dict[str, int] | None], Events], device: torch.device) -> None:
         self._open_events = open_events
         self.sums_at_last_log = Meter(device).sums
+        self._seconds_a_batch: dict[str, float] = {}  # of the newest pass of training and of validation
+        self._epoch_started = time.monotonic()
 
     def open(self, position: dict[str, int] | None) -> None:
         """Open the files, cut off at `position`; None starts new ones."""
@@ -44,10 +48,38 @@ class RunLog:
 
     def progress(self, trainer: "Trainer", name: str, loader: Loader, *, done: int = 0) -> Progress:
         """Return the progress bar of one pass over `loader`, of which `done` batches are done."""
-        label = f"epoch {trainer.state.epoch + 1}/{trainer.config.epochs} {name:5}"
+        state, config = trainer.state, trainer.config
+        total = loader.num_batches
+        if name == "train":
+            self._epoch_started = time.monotonic()
+            if config.max_steps is not None:
+                total = min(total, max(config.max_steps - state.step + state.batch, 0))
+
+        def seconds_after(seconds_a_batch: float) -> float | None:
+            self._seconds_a_batch[name] = seconds_a_batch  # kept: the other pass counts with it
+            return self._seconds_after_pass(trainer, name)
+
         return Progress(
-            label, total=loader.num_batches, done=done, num_images=loader.batch_size, enabled=distributed.is_main()
+            f"epoch {state.epoch + 1}/{config.epochs} {name:5}",
+            total=total,
+            done=done,
+            num_images=loader.batch_size,
+            enabled=distributed.is_main(),
+            seconds_after=seconds_after,
         )
+
+    def _seconds_after_pass(self, trainer: "Trainer", name: str) -> float | None:
+        """Return an estimate of how long the run takes after the current pass, or None if nothing says."""
+        state, config, train = trainer.state, trainer.config, self._seconds_a_batch.get("train")
+        if train is None:  # resumed at the end of an epoch
+            return None
+        val = self._seconds_a_batch.get("val", train / 3)  # a forward pass is about a third of a step
+        num_batches = trainer.train_loader.num_batches
+        steps = (config.epochs - state.epoch - 1) * num_batches
+        if config.max_steps is not None:
+            steps = max(min(steps, config.max_steps - (state.step - state.batch + num_batches)), 0)
+        validations = math.ceil(steps / num_batches) + (name == "train")
+        return steps * train + validations * trainer.val_loader.num_batches * val
 
     def images(self, images: Tensor) -> None:
         """Show the first batch (B, C, H, W) as the network receives it."""
@@ -65,7 +97,7 @@ class RunLog:
         trainer.watch.check(epoch=state.epoch + 1)
         scores = scores_of(distributed.all_reduce_sum(sums - self.sums_at_last_log), trainer.num_classes)
         self.sums_at_last_log = sums.clone()
-        progress.show(scores)
+        progress.show(scores, lr=lr)
         self.events.write(epoch=state.epoch + 1, step=state.step, lr=lr, train=scores)
         check_moving(trainer, scores.loss)
         figures = clock.lap(scores.num_images)
@@ -77,13 +109,20 @@ class RunLog:
             figures["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(trainer.device) / 2**30
         self.events.scalars(state.step, figures)
 
+    def glance(self, trainer: "Trainer", lr: float, progress: Progress) -> None:
+        """Show this rank's scores since the last log, where the next log is far; they are written nowhere."""
+        sums = trainer.meter.sums - self.sums_at_last_log
+        progress.show(scores_of(sums, trainer.num_classes), lr=lr)
+
     def epoch(self, trainer: "Trainer", train: Scores, val: Scores, *, note: str | None, improved: bool) -> None:
         """Log the scores of the epoch that just ended, and what the schedule has to note."""
         state, lr = trainer.state, trainer.optimizer.param_groups[0]["lr"]
         if note:
             log.info(note)
-        best = "  best" if improved else ""
-        log.info("epoch %d/%d  train %s   val %s%s", state.epoch, trainer.config.epochs, train, val, best)
+        name = f"epoch {state.epoch}/{trainer.config.epochs}"
+        took = f"took {duration_text(time.monotonic() - self._epoch_started)}"
+        log.info("%s train %s  lr %.3g", name, train, lr)
+        log.info("%s val   %s  %s%s", " " * len(name), val, took, "  best" if improved else "")
         self.events.write(epoch=state.epoch, step=state.step, lr=lr, train=train, val=val)
         self.events.filters(first_convolution(trainer.model), state.step)
         self.sums_at_last_log.zero_()
@@ -104,6 +143,6 @@ class RunLog:
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             **{key: description[key] for key in ("data", "data_root", "code")},
         }
-        self.events.hparams(description["config"], results)
+        self.events.hparams(description["config"], model=str(trainer.model.arch))
         self.events.close()
         return results

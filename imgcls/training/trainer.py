@@ -1,5 +1,6 @@
 """The training loop, from a network's first weights to its last."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 
 from imgcls import distributed
 from imgcls.checkpoints import CheckpointError, Checkpoints
-from imgcls.config import Config
+from imgcls.config import NOT_ON_CONSOLE, Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Batch, Loader
 from imgcls.errors import exit_code_of
@@ -30,6 +31,7 @@ from imgcls.training.schedules import Schedule
 from imgcls.training.state import State
 from imgcls.training.validation import validate
 
+log = logging.getLogger(__name__)
 Hook = Callable[["Trainer"], None]
 
 
@@ -100,16 +102,18 @@ class Trainer:
             return self.run_log.results(self)
 
     def explain_failed_resume(self, error: Exception) -> None:
-        """Blame the checkpoint for an error that the first step after it raises, if nothing else explains that.
+        """Name the checkpoint as a possible cause of an error in the first step after it that nothing else explains.
 
         Raises:
-            CheckpointError: instead of the error.
+            CheckpointError: instead of the error, whose traceback goes to the run's log.
         """
         known = exit_code_of(error) is not None or isinstance(error, torch.OutOfMemoryError | OSError)
         if self.resumed_at == self.state.step and not known and distributed.world_size() == 1:
+            log.error("the first step after the checkpoint failed", exc_info=error, extra=NOT_ON_CONSOLE)
             raise CheckpointError(
-                f"{self.checkpoints.run_dir}: the first step after the checkpoint fails ({type(error).__name__}: "
-                f"{error}): it was edited, or is of another version of torch; remove it to resume from the one before"
+                f"{self.checkpoints.run_dir}: the first step after the checkpoint failed ({type(error).__name__}: "
+                f"{error}); the run's log has the traceback. If the checkpoint was edited, or is of another version of "
+                "torch, that may be the cause: remove it to resume from the one before"
             ) from error
 
     def train_epoch(self) -> Scores:
@@ -133,6 +137,8 @@ class Trainer:
                 self.watch.update(loss, step=state.step)
                 if state.step % self.config.log_every_steps == 0:
                     self.run_log.step(self, lr, clock, progress)
+                elif progress.due:
+                    self.run_log.glance(self, lr, progress)
                 progress.advance()
                 _call(self.after_step, self)
                 handle_stop_signal(self)
@@ -182,7 +188,7 @@ class Trainer:
         with self.run_log.progress(self, "val", loader) as progress, closing(loader.epoch(0)) as batches:
 
             def after_batch(meter: Meter) -> None:
-                if progress.done % self.config.log_every_steps == 0:
+                if progress.due or progress.done % self.config.log_every_steps == 0:
                     progress.show(meter.scores(self.num_classes))
                 progress.advance()
                 # One rank may have a batch more than another; they agree only after batches that all ranks have.

@@ -1,11 +1,12 @@
 """The config: every choice composes, every mistake is one line with the way out."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from imgcls.config import DataConfig, compose, consequential, data_of_test, flatten
-from imgcls.config.identity import INCIDENTAL, keys_not_in_run_name, run_name
+from imgcls.config.identity import INCIDENTAL, images_name, keys_not_in_run_name, run_name
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
 
@@ -181,3 +182,19 @@ def test_a_run_name_is_one_folder_and_no_other_runs() -> None:
     assert all(re.fullmatch(r"[\w.-]+", name) and name.strip(".") for name in names)
     assert (names[1], names[-1]) == ("a_b", "x..y")
     assert run_name(None, "optimizer.lr-0.1+data.mean-[1,2]") == "optimizer.lr-0.1+data.mean-_1_2_"
+
+
+def test_a_run_name_begins_with_what_is_compared_and_ends_with_the_size_of_the_run() -> None:
+    overrides = "batch_size-32+ema_decay-0.9+max_steps-60+model.pool-max+optimizer.lr-0.1+optimizer.momentum-0+seed-2"
+    assert run_name(None, overrides) == (
+        "optimizer.lr-0.1+optimizer.momentum-0+seed-2+model.pool-max+ema_decay-0.9+batch_size-32+max_steps-60"
+    )
+    assert run_name(None, "data.mean-[1]+optimizer-sgd+recipe-vgg") == "recipe-vgg+optimizer-sgd+data.mean-_1_"
+
+
+def test_runs_on_two_folders_of_photos_have_two_names_unless_they_are_given_one() -> None:
+    assert run_name(None, "", images_name("folder", "/photos/cats and dogs/")) == "cats_and_dogs"
+    assert run_name(None, "seed-1", images_name("pack", "b.pack")) == "b.pack+seed-1"
+    assert run_name(None, "", images_name("folder", ".")) == Path.cwd().name
+    assert run_name("mine", "", images_name("folder", "/photos/own")) == "mine"
+    assert images_name("imagenet", "/data/imagenet") == images_name("folder", None) == ""

@@ -42,3 +42,23 @@ def test_bytes_of_odd_file_names_are_printed_as_they_are_but_for_control_charact
     assert printable(name) == "caf\udce9 \\x9b2J é"
     assert printable("a\nb\tc") == "a\nb\tc"
     assert printable("a\nb\tc", lines=False) == "a\\nb\\tc"
+
+
+def test_long_lines_are_broken_between_words_on_a_terminal_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = ["scale    of data=shapes: batch_size 32, epochs 6", f"run      runs/{'x' * 50}", "epoch 1/2 train loss 2"]
+    written = {}
+    for kind, stream in (("terminal", Terminal()), ("pipe", io.StringIO())):
+        console = Console(stream)
+        for line in lines:
+            console.emit(logging.makeLogRecord({"msg": line}))
+        written[kind] = stream.getvalue().splitlines()
+    assert written["pipe"] == lines
+    first, rest = "scale    of data=shapes: batch_size 32,", "         epochs 6"
+    assert written["terminal"] == [first, rest, *lines[1:]]

@@ -40,6 +40,15 @@ def test_a_checkpoint_is_tested_on_the_images_of_its_training(run_dir: Path, tin
     assert run(config)["top1"] == expected["top1"]
 
 
+def test_a_test_that_names_no_set_downloads_none(run_dir: Path, tiny_folder: Path) -> None:
+    for given, expected in ((None, False), ({"_target_": "imgcls.data.sets.load_mnist"}, None)):
+        config, member = config_of(run_dir, root=tiny_folder), open_checkpoint(run_dir / "best.pt")
+        member.config.data.source = {"_target_": "imgcls.data.sets.load_mnist"}
+        config.data.source = given
+        use_data(member, config)
+        assert member.config.data.source.get("download") is expected
+
+
 def test_a_test_writes_results_predictions_and_pictures(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     config = config_of(run_dir, root=tiny_folder, out=str(tmp_path / "out"))
     config.tensorboard = True

@@ -67,6 +67,11 @@ def test_curves_run_through_their_points_with_a_legend_below_the_axes() -> None:
     assert legend.get_window_extent().y1 <= drawn.get_window_extent().y0
 
 
+def test_more_curves_than_colours_differ_in_their_lines() -> None:
+    (axes,) = curves_figure([("title", [Curve(str(k), [1, 2], [1, k]) for k in range(14)])]).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 14
+
+
 def test_the_same_curves_give_the_same_picture() -> None:
     panels = [("loss", [Curve("a", [1, 2], [2.0, 1.0])])]
     assert np.array_equal(np.asarray(draw_curves(panels)), np.asarray(draw_curves(panels)))

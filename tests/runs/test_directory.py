@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from imgcls.config import compose, consequential
 from imgcls.environment import CONF_DIR
 from imgcls.runs import (
     BEST,
@@ -16,6 +17,7 @@ from imgcls.runs import (
     LAST,
     LOCK,
     METRICS_FILE,
+    PREVIOUS,
     RESULTS,
     RunDirectory,
     TooLowError,
@@ -59,6 +61,38 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
         ValueError, match=r"another config \(optimizer\.lr: 0\.1 there, 0\.2 now.*name=.*overwrite=true"
     ):
         RunDirectory(tmp_path, {"seed": 1, "optimizer.lr": 0.2, "x": (1, 2)})
+
+
+def test_a_run_of_an_earlier_release_counts_new_settings_as_what_that_release_did(tmp_path: Path) -> None:
+    config = consequential(compose([]))
+    new = ["data.pillow_draft", "data.memorise", "sync_batch_norm", "head_only_epochs", "trust"]
+    earlier = {key: value for key, value in config.items() if key not in new}
+    claimed(tmp_path, earlier)
+    claimed(tmp_path, config | {"data.pillow_draft": True})  # Pillow's draft was used then
+    for key, value, words in (
+        ("data.pillow_draft", False, r"\(data\.pillow_draft: True there, False now\)"),
+        ("sync_batch_norm", True, r"sync_batch_norm: False there, True now"),
+        ("optimizer.nesterov", True, r"optimizer\.nesterov: .* there, True now"),
+    ):
+        (tmp_path / CONFIG).write_text(json.dumps(earlier))
+        with pytest.raises(ValueError, match=words):
+            RunDirectory(tmp_path, config | {"data.pillow_draft": True, key: value})
+
+
+def test_the_checkpoint_before_the_last_goes_once_the_results_are_there(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, {"seed": 1}) as run_dir:
+        run_dir.claim()
+        for name in (LAST, PREVIOUS, BEST, "epoch_0002.pt"):
+            (tmp_path / name).write_text("x")
+        blocked = tmp_path / f"{RESULTS}.partial"  # where the results are written, a directory: that fails
+        blocked.mkdir()
+        with pytest.raises(OSError, match="results"):
+            run_dir.finish(results(50.0))
+        assert (tmp_path / PREVIOUS).exists()
+        blocked.rmdir()
+        run_dir.finish(results(50.0))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {LAST, BEST, "epoch_0002.pt", RESULTS, CONFIG, LOCK}
 
 
 def test_a_directory_in_which_nothing_was_saved_is_free(tmp_path: Path) -> None:

@@ -28,18 +28,45 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     writer.scalars(10, {"train/images_per_second": 123.0})
     writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
-    writer.hparams(
-        {"seed": 1, "model._target_": "x", "betas": [1, 2]}, {"val_top1": 50.0, "val_top5": None, "code": "0"}
-    )
+    writer.hparams({"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2]}, model="lenet5")
     writer.close()
     read = EventAccumulator(str(tmp_path)).Reload()
-    assert {"train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1"} <= set(read.Tags()["scalars"])
-    assert "val/top5" not in read.Tags()["scalars"]
+    assert {"train/loss", "train/top1", "train/top5", "train/lr", "eval/loss", "eval/top1"} <= set(
+        read.Tags()["scalars"]
+    )
+    assert "eval/top5" not in read.Tags()["scalars"]
     assert set(read.Tags()["images"]) == {"visual/first_batch", "visual/conv1"}
     assert not any(tag.startswith("final") for tag in read.Tags()["scalars"])
-    experiment = read.summary_metadata["_hparams_/experiment"].plugin_data.content
-    assert b"val/top1" in experiment
     assert "_hparams_/session_start_info" in read.summary_metadata
+
+
+def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optimizer_and_lr_before_others(
+    tmp_path: Path,
+) -> None:
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    config = {"optimizer._target_": "torch.optim.SGD", "recipe.name": "lenet", "batch_size": 8, "seed": 0}
+    for name, model, lr, clip in (("a", "lenet5", 0.1, None), ("b", "resnet18", 0.2, 1.0)):
+        (tmp_path / name).mkdir()
+        writer = open_events(tmp_path / name)
+        writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+        writer.hparams(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model)
+        writer.close()
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
+    request = RequestContext()
+    experiment = context.experiment_from_metadata(
+        request, "", True, context.hparams_metadata(request, ""), context.hparams_from_data_provider(request, "", 0)
+    )
+    names = [info.name for info in experiment.hparam_infos]
+    assert names == ["LR", "Model", "Run", "clip_grad_norm", "Optimizer", "Recipe", "batch_size", "seed"]
+    assert [info.differs for info in experiment.hparam_infos[:5]] == [True, True, True, True, False]
+    assert [info.name.tag for info in experiment.metric_infos][:2] == ["eval/loss", "eval/top1"]
 
 
 def test_metrics_csv_has_a_row_a_report_and_nothing_of_time(tmp_path: Path) -> None:
@@ -111,11 +138,13 @@ def test_a_grid_stretches_each_image_to_its_own_range() -> None:
 
 def test_without_a_terminal_there_is_a_plain_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with Progress("epoch 1/2 train", total=4, num_images=10, line_seconds=-1) as progress:
-        progress.show(TRAIN)
+    with Progress(
+        "epoch 1/2 train", total=4, num_images=10, line_seconds=-1, seconds_after=lambda seconds: 36_000
+    ) as progress:
+        progress.show(TRAIN, lr=0.1)
         progress.advance()
-    assert "epoch 1/2 train  1/4  loss 1.500  top-1 40.0 %" in caplog.text
-    assert "s left" in caplog.text
+    assert "epoch 1/2 train  1/4  loss 1.500  top-1 40.0 %  lr 0.1  " in caplog.text
+    assert " left  run 10:0" in caplog.text
 
 
 def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,5 +159,34 @@ def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(mon
         progress.advance()
         progress.advance()
         progress._bar.refresh()
-    for word in ("epoch 1/2 train", "100%", "2/2", "loss 1.500", "top-1 40.0 %", "img/s"):
+    for word in ("epoch 1/2 train", "100%", "2/2", "loss 1.500", "top-1 40.0 %", " left"):
         assert word in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    "columns, words",
+    [
+        (119, ["|###", "1230/5005", "lr 0.00012", "img/s", "left", "run 3:"]),
+        (79, ["lr 0.00012", "left", "run 3:"]),
+        (40, ["epoch 100/120 train loss 1.500"]),
+        (10, ["epoch 100/"]),
+    ],
+)
+def test_the_bar_leaves_out_what_has_no_room(columns: int, words: list[str]) -> None:
+    with Progress("epoch 100/120 train", total=5005, num_images=256, seconds_after=lambda seconds: 10_000) as progress:
+        progress.done = 1230
+        progress._started -= 1000
+        progress.show(TRAIN, lr=0.000123)
+        line = progress.line(columns)
+    assert len(line) <= columns
+    assert all(word in line for word in words), line
+    assert ("|" in line) == (columns > 100)  # a bar of eight characters or more, or none
+
+
+def test_scores_are_due_at_once_and_then_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Progress("epoch 1/2 train", total=4, num_images=10) as progress:
+        assert progress.due
+        progress.show(TRAIN)
+        assert not progress.due
+        monkeypatch.setattr("imgcls.runs.progress.SHOW_EVERY_SECONDS", 0)
+        assert progress.due

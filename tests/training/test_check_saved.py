@@ -1,5 +1,6 @@
 """A last.pt that was edited, with the right checksum, is one error before it is loaded."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from imgcls.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from imgcls.config import Console
 from imgcls.runs import Interrupted
+from imgcls.training import Trainer
 
 from .helpers import EVERYTHING, Make, Train, stop_at_step
 
@@ -72,3 +75,20 @@ def test_an_edited_checkpoint_is_one_error_and_the_file_as_it_was_goes_on(
         assert "\n" not in str(caught.value), name
     half.write_bytes(good)
     train(tiny_config(*EVERYTHING))
+
+
+def test_an_error_of_the_first_step_after_a_checkpoint_may_be_of_the_checkpoint_and_keeps_its_traceback(
+    half: Path, tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(trainer: Trainer) -> None:
+        raise RuntimeError("a fault of the loss")
+
+    with pytest.raises(
+        CheckpointError, match=r"RuntimeError: a fault of the loss.*log has the traceback\. If the"
+    ) as caught:
+        train(tiny_config(*EVERYTHING), before=lambda trainer: trainer.before_step.append(fail))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert "in fail" in caplog.text
+    assert not Console(io.StringIO()).filter(record)  # there the error is one line
+    assert half.exists()

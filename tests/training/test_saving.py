@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from imgcls.checkpoints import list_differences, load_checkpoint
 from imgcls.data.decoding import BadImageError
@@ -14,6 +15,8 @@ from imgcls.runs import DiskError
 from imgcls.training import (
     DivergedError,
     Trainer,
+    build_trainer,
+    open_run_directory,
 )
 
 from .helpers import (
@@ -54,6 +57,21 @@ def test_weights_that_the_last_step_ruined_are_not_saved(tiny_config: Make, trai
     assert all(value.isfinite().all() for value in saved["model"].values())
 
 
+def test_a_run_killed_before_its_results_goes_on_from_the_checkpoint_before_a_torn_last_one(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    whole = train(config, "whole")
+    with open_run_directory(config, tmp_path / "cut") as run_dir:
+        build_trainer(config, run_dir, torch.device("cpu")).fit()  # and killed here
+    last = tmp_path / "cut/last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    resumed = train(config, "cut")
+    assert same(whole["weights"], resumed["weights"])
+    assert load_checkpoint(last)["state"]["epoch"] == 3
+    assert not (tmp_path / "cut/previous.pt").exists()
+
+
 def test_the_newest_epochs_are_kept_and_each_can_be_resumed(tiny_config: Make, train: Train, tmp_path: Path) -> None:
     config = tiny_config("epochs=4", "checkpoint.keep=2")
     whole = train(config)
@@ -69,7 +87,7 @@ def test_a_run_whose_newest_files_are_all_damaged_goes_on_from_a_kept_epoch(
     caplog.set_level("INFO")
     config = tiny_config("checkpoint.keep=3")
     whole = train(config)
-    for name in ("last.pt", "previous.pt", "epoch_0003.pt"):
+    for name in ("last.pt", "epoch_0003.pt"):  # previous.pt is gone, as the run had finished
         (tmp_path / "run" / name).write_bytes(b"torn")
     assert same(train(config)["weights"], whole["weights"])
     assert "going on after step 10, in epoch 3" in caplog.text

@@ -77,10 +77,10 @@ def test_a_run_killed_between_checkpoints_goes_back_to_the_last_and_logs_no_step
         events = EventAccumulator(str(tmp_path / name)).Reload()
         logged[name] = {
             tag: [(event.step, event.value) for event in events.Scalars(tag)]
-            for tag in ("train/loss", "val/top1", "train/lr")
+            for tag in ("train/loss", "eval/top1", "train/lr")
         }
     assert logged["whole"] == logged["killed"]
-    assert [step for step, _ in logged["whole"]["val/top1"]] == [5, 10, 15]
+    assert [step for step, _ in logged["whole"]["eval/top1"]] == [5, 10, 15]
 
 
 def count_steps(steps: list[int]) -> Prepare:

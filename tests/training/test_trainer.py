@@ -23,7 +23,7 @@ def test_a_run_learns_and_leaves_everything_it_should(tiny_config: Make, train: 
     assert results["val_top1"] > 60
     assert results["steps"] == 30
     names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert {"config.json", "metrics.csv", "last.pt", "previous.pt", "best.pt", "results.json"} <= names
+    assert {"config.json", "metrics.csv", "last.pt", "best.pt", "results.json"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     by_epoch = [row for row in rows(tmp_path / "run") if row["val/top1"]]
     assert [row["epoch"] for row in by_epoch] == ["1", "2", "3", "4", "5", "6"]

@@ -7,6 +7,7 @@ from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.imagenet import (
     imagenet_classes,
     index_of_devkit_id,
+    is_wnid,
     open_imagenet,
     open_tiny_imagenet,
     readable_names,
@@ -37,6 +38,7 @@ __all__ = [
     "draw_set",
     "imagenet_classes",
     "index_of_devkit_id",
+    "is_wnid",
     "list_folder",
     "load_cifar10",
     "load_cifar100",

@@ -72,6 +72,11 @@ def validation_number(path: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def is_wnid(name: str) -> bool:
+    """Return True if a class folder's name has the form of a WordNet id, as n01440764."""
+    return re.fullmatch(r"n\d{8}", name) is not None
+
+
 def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", channels: int = 3) -> ImageSet:
     """ILSVRC 2012 as everyone sorts it: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG.
 
@@ -81,7 +86,7 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
     """
     images = open_folder(root, train=train, val=val, channels=channels)
     for name in images.classes:
-        if not re.fullmatch(r"n\d{8}", name):
+        if not is_wnid(name):
             raise ValueError(
                 f"data.root={root}: the class folder {name!r} is not a WordNet id as n01440764; "
                 "use data=folder for other sets in this layout"

@@ -31,32 +31,32 @@ def draw_noise(
     )
 
 
-def load_mnist(root: str | None = None, *, channels: int = 1) -> ImageSet:
+def load_mnist(root: str | None = None, *, channels: int = 1, download: bool = True) -> ImageSet:
     """LeCun & Cortes: 60,000 and 10,000 digits, 28x28, grayscale."""
-    return _arrays("MNIST", "mnist", root, channels)
+    return _arrays("MNIST", "mnist", root, channels, download)
 
 
-def load_fashion_mnist(root: str | None = None, *, channels: int = 1) -> ImageSet:
+def load_fashion_mnist(root: str | None = None, *, channels: int = 1, download: bool = True) -> ImageSet:
     """Xiao et al. 2017: 60,000 and 10,000 pieces of clothing, 28x28, grayscale."""
-    return _arrays("FashionMNIST", "fashion_mnist", root, channels)
+    return _arrays("FashionMNIST", "fashion_mnist", root, channels, download)
 
 
-def load_cifar10(root: str | None = None, *, channels: int = 3) -> ImageSet:
+def load_cifar10(root: str | None = None, *, channels: int = 3, download: bool = True) -> ImageSet:
     """Krizhevsky 2009: 50,000 and 10,000 photos of ten classes, 32x32."""
-    return _arrays("CIFAR10", "cifar10", root, channels)
+    return _arrays("CIFAR10", "cifar10", root, channels, download)
 
 
-def load_cifar100(root: str | None = None, *, channels: int = 3) -> ImageSet:
+def load_cifar100(root: str | None = None, *, channels: int = 3, download: bool = True) -> ImageSet:
     """Krizhevsky 2009: 50,000 and 10,000 photos of a hundred classes, 32x32."""
-    return _arrays("CIFAR100", "cifar100", root, channels)
+    return _arrays("CIFAR100", "cifar100", root, channels, download)
 
 
-def _arrays(dataset_name: str, name: str, root: str | None, channels: int) -> ImageSet:
+def _arrays(dataset_name: str, name: str, root: str | None, channels: int, download: bool) -> ImageSet:
     import torchvision  # here: it takes a second that other sets need not wait for
 
     dataset = getattr(torchvision.datasets, dataset_name)
     base = Path(root).expanduser() if root else cache_folder() / name
-    train, val = _open(dataset, name, base, train=True), _open(dataset, name, base, train=False)
+    train, val = (_open(dataset, name, base, train=train, download=download) for train in (True, False))
     return image_set_of_arrays(
         (_images(train.data, channels), np.asarray(train.targets)),
         (_images(val.data, channels), np.asarray(val.targets)),
@@ -65,10 +65,15 @@ def _arrays(dataset_name: str, name: str, root: str | None, channels: int) -> Im
     )
 
 
-def _open(dataset: Callable[..., Any], name: str, base: Path, *, train: bool) -> Any:
+def _open(dataset: Callable[..., Any], name: str, base: Path, *, train: bool, download: bool) -> Any:
     try:
         return dataset(str(base), train=train, download=False)
     except RuntimeError:  # torchvision's word for files that are missing or incomplete
+        if not download:
+            raise FileNotFoundError(
+                f"data={name} is not in {base}; name a folder that has torchvision's files, data.root=DIR, or add "
+                f"data={name}, which downloads them"
+            ) from None
         log.info("%s is not in %s: downloading it", name, base)
     try:
         return dataset(str(base), train=train, download=True)

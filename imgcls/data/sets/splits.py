@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from imgcls.data.decoding import Plan, Reader, make_array_reader
+from imgcls.data.decoding import Failures, Plan, Reader, make_array_reader
 
 
 class Split(Protocol):
@@ -97,6 +97,56 @@ class ArraySplit:
         return self.images
 
 
+class SelectedSplit:
+    """Some images of a split: image i is `indices[i]` of it."""
+
+    def __init__(self, whole: Split, indices: np.ndarray) -> None:
+        self.whole = whole
+        self.indices = indices
+        self.labels = whole.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def path(self, index: int) -> str:
+        """Return the name of image `index`, as the user would type it."""
+        return self.whole.path(int(self.indices[index]))
+
+    def pixels(self, index: int, channels: int) -> np.ndarray:
+        """Return image `index` whole: (H, W, C) uint8."""
+        return self.whole.pixels(int(self.indices[index]), channels)
+
+    def make_reader(self, plan: Plan, channels: int, *, cache_gb: float) -> Reader:
+        """Return what fills batch buffers with the crops of `plan`."""
+        return SelectedReader(self.whole.make_reader(plan, channels, cache_gb=cache_gb), self.indices)
+
+    def content(self) -> list[np.ndarray]:
+        """Return what tells the whole split from others, and which of its images these are."""
+        return [*self.whole.content(), self.indices]
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes when the images do."""
+        return hashlib.sha256(self.whole.fingerprint().encode() + self.indices.tobytes()).hexdigest()[:16]
+
+    @property
+    def decoded(self) -> np.ndarray | None:
+        """The images (N, H, W, C) uint8, if they are in memory decoded; otherwise None."""
+        return None if self.whole.decoded is None else self.whole.decoded[self.indices]
+
+
+class SelectedReader:
+    """Fills batch buffers from some images of a split."""
+
+    def __init__(self, reader: Reader, indices: np.ndarray) -> None:
+        self.reader = reader
+        self.indices = indices
+        self.chunk_size = reader.chunk_size
+
+    def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        """Write the planned crops of images `indices` (n,) into `out` (n, H, W, C) uint8."""
+        return self.reader.fill(plan, epoch, self.indices[indices], out)
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
     """The images to train and validate on; a label is a position in `classes`."""
@@ -144,3 +194,18 @@ def image_set_of_arrays(
         classes=list(classes),
         channels=train[0].shape[3],
     )
+
+
+def to_memorise(images: ImageSet, num_images: int) -> ImageSet:
+    """Return so many training images of a set, of all classes alike, as both its training and its validation images.
+
+    A network that works learns them by heart: whatever the set, a run on them proves reading, loss and steps.
+    """
+    labels = images.train.labels
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    turn = np.empty(len(labels), np.int64)
+    turn[by_class] = np.arange(len(labels)) - starts  # how many images of its class come before each
+    chosen = np.sort(np.lexsort((labels, turn))[:num_images])
+    split = SelectedSplit(images.train, chosen)
+    return dataclasses.replace(images, train=split, val=split)

@@ -17,6 +17,9 @@ from imgcls.data.sets import (
     in_memory,
     list_folder,
     listing,
+    load_cifar10,
+    load_cifar100,
+    load_fashion_mnist,
     load_mnist,
     open_folder,
     open_imagenet,
@@ -218,6 +221,14 @@ def test_a_user_without_a_home_folder_lists_all_the_same_and_learns_where_sets_m
     assert listed(tmp_path) == ["a/1.jpg"]
     with pytest.raises(FileNotFoundError, match="no home folder; set IMGCLS_CACHE"):
         load_mnist()
+
+
+@pytest.mark.parametrize("load", [load_mnist, load_fashion_mnist, load_cifar10, load_cifar100])
+def test_a_set_that_must_not_be_downloaded_is_not(load, tmp_path):
+    name = load.__name__.removeprefix("load_")
+    with pytest.raises(FileNotFoundError, match=rf"data={name} is not in .*data.root=DIR, or add data={name}, which"):
+        load(str(tmp_path), download=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_list_kept_by_a_relative_path_is_of_that_folder_wherever_it_is_asked_for(tmp_path, monkeypatch):
