@@ -49,6 +49,11 @@ class DataConfig:
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
     pillow_draft: bool = False
+    val_share: float | None = setting(None, above=0, below=1)
+    fold: int | None = setting(None, least=0)
+    num_folds: int | None = setting(None, least=2)
+    split_seed: int = setting(0, least=0)
+    class_order: str = setting("text", one_of=("text", "natural"))
     on_bad_image: str = setting("raise", one_of=("raise", "skip"))
 
 
@@ -192,6 +197,10 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     kept["root"] = given.root or (trained.root if given.source is None else None)
     kept["name"] = given.name or trained.name
     kept["source"] = given.source or trained.source
+    if given.source is None and given.val_share is None and given.fold is None:
+        kept |= {key: getattr(trained, key) for key in ("val_share", "fold", "num_folds", "split_seed")}
+    if given.source is None:
+        kept["class_order"] = trained.class_order
     # Of another set the test may have some of its classes.
     kept["num_classes"] = trained.num_classes if given.source is None else None
     return dataclasses.replace(given, **kept)

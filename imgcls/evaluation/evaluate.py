@@ -68,16 +68,26 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
     own = member.config.data = data_of_test(member.config.data, config.data)
     member.config.image_size = config.image_size or member.config.image_size
     own.source = _without_training_images(own)
+    if config.data.val_share is None and config.data.fold is None and _has_val(own):
+        own.val_share = own.fold = own.num_folds = None  # it was trained on a set without val/
 
 
 def _without_training_images(data: DataConfig) -> dict[str, Any]:
     # A test needs no training images: where a set has val/ alone, it is opened as its own training set.
     source, root = data.source, Path(data.root or "").expanduser()
     parts = inspect.signature(locate("data.source", source["_target_"])).parameters
-    if data.root is None or not {"train", "val"} <= parts.keys():
+    if not _has_val(data):
         return source
     train, val = (source.get(part, parts[part].default) for part in ("train", "val"))
-    return source if (root / train).is_dir() or not (root / val).is_dir() else {**source, "train": val}
+    return source if (root / train).is_dir() else {**source, "train": val}
+
+
+def _has_val(data: DataConfig) -> bool:
+    """Return True if the set is a folder with validation images of its own."""
+    parts = inspect.signature(locate("data.source", data.source["_target_"])).parameters
+    if data.root is None or not {"train", "val"} <= parts.keys():
+        return False
+    return (Path(data.root).expanduser() / data.source.get("val", parts["val"].default)).is_dir()
 
 
 def labels_for(member: Member, images: ImageSet) -> np.ndarray:
@@ -121,6 +131,7 @@ def evaluate_member(
     """
     use_data(member, config)
     images = open_image_set(member.config)
+    images.log_notes()
     labels = labels_for(member, images)
     assert member.classes is not None
     if config.compare is not None:

@@ -253,6 +253,7 @@ def log_run(
         f"{len(images.train):,}",
         f"{len(images.val):,}",
     )
+    images.log_notes()
     log.info(
         "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px",
         recipe.name,

@@ -1,8 +1,15 @@
 """Decoding: from the bytes of images to pixels of their crops, by the native decoder or Pillow. Imports no torch."""
 
+from imgcls.data.decoding.formats import (
+    EXTENSIONS,
+    FORMATS,
+    describe_left_out,
+    ending_of,
+    is_image,
+    needs_anything,
+)
 from imgcls.data.decoding.native import MAX_FILE_BYTES, MAX_SIDE, Sizes, Workspace
 from imgcls.data.decoding.pillow import (
-    FORMATS,
     BadImageError,
     decode_box,
     decode_whole,
@@ -26,6 +33,7 @@ from imgcls.data.decoding.readers import (
 )
 
 __all__ = [
+    "EXTENSIONS",
     "FORMATS",
     "MAX_FILE_BYTES",
     "MAX_SIDE",
@@ -41,9 +49,13 @@ __all__ = [
     "decode_box",
     "decode_whole",
     "describe_decoder",
+    "describe_left_out",
+    "ending_of",
+    "is_image",
     "load_whole",
     "make_array_reader",
     "make_file_reader",
+    "needs_anything",
     "only_copies",
     "pixels_of",
     "read_size",

@@ -13,14 +13,12 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from imgcls.data.decoding import jpeg
+from imgcls.data.decoding.formats import FORMATS
 from imgcls.data.decoding.native import MAX_PIXELS
 
 # Broken metadata says nothing about the pixels, and ImageNet has files with it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(TiffImagePlugin|JpegImagePlugin)")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, by name
-# What Pillow may open, whatever the file is called: it goes by the content, and its other readers run Ghostscript (EPS,
-# PostScript), ask Windows to draw (WMF), or are seldom tried on broken files. MPO is opened as JPEG.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 _MODES = {1: "L", 3: "RGB"}
 _JPEG = ("JPEG", "MPO")
 

@@ -4,6 +4,7 @@ from imgcls.data.sets.digits import draw_digits
 from imgcls.data.sets.factory import open_image_set
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
+from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.imagenet import (
     imagenet_classes,
     index_of_devkit_id,
@@ -14,18 +15,18 @@ from imgcls.data.sets.imagenet import (
     wnids,
 )
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
-from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder, pack_names
+from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
 
 __all__ = [
     "CLASSES",
-    "EXTENSIONS",
     "VERSION",
     "ArraySplit",
     "FileSplit",
     "FolderSplit",
+    "Holdout",
     "ImageSet",
     "Listing",
     "PackSplit",

@@ -115,6 +115,11 @@ class FolderSplit(FileSplit):
         # The root is /, which raw_path adds.
         return cls.of_names("", [os.fsencode(os.path.abspath(file))[1:] for file in files])
 
+    def subset(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "FolderSplit":
+        """Return some of the images, in the order of `indices` (N,), with other labels (N,) if given."""
+        names = [self.name(index) for index in indices.tolist()]
+        return FolderSplit.of_names(os.fsdecode(self.root), names, self.labels[indices] if labels is None else labels)
+
     @property
     def root(self) -> bytes:
         """The folder that the names are relative to."""
@@ -146,7 +151,8 @@ class FolderSplit(FileSplit):
                 )
             return self.read_file(path)
         except FileNotFoundError:
-            raise BadImageError(os.fsdecode(path), "is gone since the folder was listed") from None
+            reason = "is a link to nothing" if os.path.islink(path) else "is gone since the folder was listed"
+            raise BadImageError(os.fsdecode(path), reason) from None
         except OSError:
             time.sleep(0.05)
         try:

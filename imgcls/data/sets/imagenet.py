@@ -86,6 +86,11 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
                 f"data.root={root}: the class folder {name!r} is not a WordNet id as n01440764; "
                 "use data=folder for other sets in this layout"
             )
+    missing = np.flatnonzero(np.bincount(images.train.labels, minlength=len(images.classes)) == 0)
+    if len(missing):
+        raise ValueError(
+            f"data.root={root}: the class folder {images.classes[missing[0]]} holds no training images; unpack it again"
+        )
     return images
 
 

@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.data.decoding import FORMATS, BadImageError, decode_box, decode_whole, jpeg, native, pillow, read_size
+from imgcls.data.decoding import (
+    EXTENSIONS,
+    FORMATS,
+    BadImageError,
+    decode_box,
+    decode_whole,
+    jpeg,
+    native,
+    pillow,
+    read_size,
+)
 from imgcls.data.decoding.pillow import _set_up
-from imgcls.data.sets import EXTENSIONS
 from imgcls.environment import CONF_DIR
 
 ROOT = CONF_DIR.parent
