@@ -19,6 +19,7 @@ from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
+from imgcls.data.sets.table import open_csv
 
 __all__ = [
     "CLASSES",
@@ -44,6 +45,7 @@ __all__ = [
     "load_fashion_mnist",
     "load_mnist",
     "make_pack",
+    "open_csv",
     "open_folder",
     "open_image_set",
     "open_imagenet",

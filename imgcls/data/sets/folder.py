@@ -78,10 +78,8 @@ def open_folder(
         report.left_out(val_folder, validated)
     if len(classes) < 2:
         raise ValueError(f"{train_folder} holds a single class, {classes[0]!r}; a classifier needs two folders or more")
-    report.classes_without(training.labels, "training", "the network does not learn to recognise them")
-    report.classes_without(validation.labels, "validation", "they are trained on, and count in no score")
-    report.numbered(class_order)
-    return ImageSet(training, validation, classes, channels, tuple(report.notes), tuple(report.warnings))
+    report.all_classes(training.labels, validation.labels, class_order)
+    return report.image_set(training, validation, channels)
 
 
 class SetReport:
@@ -97,6 +95,16 @@ class SetReport:
         if endings := listing.num_left_out():
             text = f"{path}: left out, as no images: {describe_left_out(endings)}"
             (self.warnings if needs_anything(endings) else self.notes).append(text)
+
+    def all_classes(self, training: np.ndarray, validation: np.ndarray, class_order: str) -> None:
+        """Say what is to be said of the classes, given the labels of both splits."""
+        self.classes_without(training, "training", "the network does not learn to recognise them")
+        self.classes_without(validation, "validation", "they are trained on, and count in no score")
+        self.numbered(class_order)
+
+    def image_set(self, training: FolderSplit, validation: FolderSplit, channels: int) -> ImageSet:
+        """Return the set that was read."""
+        return ImageSet(training, validation, self.classes, channels, tuple(self.notes), tuple(self.warnings))
 
     def classes_without(self, labels: np.ndarray, kind: str, consequence: str) -> None:
         """Name the classes that none of the `labels` (N,) is of."""
@@ -197,4 +205,4 @@ def _left_out_instead(endings: dict[str, int]) -> str:
 
 def _names(names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
-    return f"{len(names)} class folder{'s' if len(names) > 1 else ''} ({shown}{', ...' if len(names) > 5 else ''})"
+    return f"{len(names)} class{'es' if len(names) > 1 else ''} ({shown}{', ...' if len(names) > 5 else ''})"

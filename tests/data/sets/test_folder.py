@@ -88,11 +88,11 @@ REFUSED = [
     ([*GOOD, "train/stray.jpg"], ValueError, "1 images beside its class folders"),
     ([*GOOD, "train/cow/notes.txt", "val/cow/1.jpg"], ValueError, r"train/cow holds no image .*, only \.txt: 1 file;"),
     ([*GOOD, "train/cow/1.xyz", "train/cow/2.nef"], ValueError, r"only \.nef: 1 file, a camera.*; \.xyz: 1 file;"),
-    ([*GOOD, "val/zebra/1.jpg"], ValueError, r"only .*val has 1 class folder \('zebra'\); .*move the folder away"),
+    ([*GOOD, "val/zebra/1.jpg"], ValueError, r"only .*val has 1 class \('zebra'\); .*move the folder away"),
     (
         [*GOOD, "train/zebra/1.jpg", "val/zebras/1.jpg"],
         ValueError,
-        r"only .*/val has 1 class folder \('zebras'\) \(did you mean zebra\?\)",
+        r"only .*/val has 1 class \('zebras'\) \(did you mean zebra\?\)",
     ),
     (["train/cat/1.jpg", "val/cat/1.jpg"], ValueError, "single class, 'cat'"),
     (["train/cat/a.txt", "train/dog/b.txt", "val/cat/1.jpg"], FileNotFoundError, "2 folders but no images"),

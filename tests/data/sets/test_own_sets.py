@@ -92,9 +92,7 @@ def test_a_class_without_validation_images_is_trained_on_and_shifts_no_label(pho
     images = open_folder(str(photos))
     assert images.classes == ["a", "aa", "b"]
     assert images.val.labels.tolist() == [0, 0, 2, 2]
-    assert images.warnings == (
-        "no validation images of 1 class folder ('aa'): they are trained on, and count in no score",
-    )
+    assert images.warnings == ("no validation images of 1 class ('aa'): they are trained on, and count in no score",)
 
 
 def test_an_empty_training_folder_keeps_its_label(photos):
@@ -102,8 +100,8 @@ def test_an_empty_training_folder_keeps_its_label(photos):
     images = open_folder(str(photos))
     assert images.train.labels.tolist() == [0] * 4 + [2] * 4
     assert [warning.partition(":")[0] for warning in images.warnings] == [
-        "no training images of 1 class folder ('aa')",
-        "no validation images of 1 class folder ('aa')",
+        "no training images of 1 class ('aa')",
+        "no validation images of 1 class ('aa')",
     ]
 
 
