@@ -14,7 +14,7 @@ import torch
 
 from imgcls.data.decoding import BadImageError, decode_whole, describe_left_out, ending_of, is_image
 from imgcls.data.loading import view_images
-from imgcls.data.sets import FolderSplit, readable_names
+from imgcls.data.sets import FolderSplit, pixel_rules, readable_names
 from imgcls.environment import default_num_threads, printable
 from imgcls.inference.figures import CaptionedImage, contact_sheet
 from imgcls.inference.network import Member, known_classes, validation_crop
@@ -121,8 +121,10 @@ def predict_files(
     size, channels = member.config.image_size, member.config.data.channels
     crop = validation_crop(member)
     bad: list[BadImageError] = []
+    split = FolderSplit.of_files(files)
+    split.rules = pixel_rules(member.config.data)
     images = view_images(
-        FolderSplit.of_files(files),
+        split,
         range(len(files)),
         lambda height, width: protocol.views(height, width, image_size=size, crop=crop),
         channels=channels,

@@ -10,13 +10,19 @@ from imgcls.data.decoding.formats import (
 )
 from imgcls.data.decoding.native import MAX_FILE_BYTES, MAX_SIDE, Sizes, Workspace
 from imgcls.data.decoding.pillow import (
+    AS_STORED,
     BadImageError,
+    PixelRules,
+    Traits,
     decode_box,
     decode_whole,
+    has_end,
+    has_readable_header,
     load_whole,
     pixels_of,
     read_size,
     resample_box,
+    traits_of,
 )
 from imgcls.data.decoding.plan import Plan
 from imgcls.data.decoding.readers import (
@@ -33,6 +39,7 @@ from imgcls.data.decoding.readers import (
 )
 
 __all__ = [
+    "AS_STORED",
     "EXTENSIONS",
     "FORMATS",
     "MAX_FILE_BYTES",
@@ -42,15 +49,19 @@ __all__ = [
     "Failures",
     "FileReader",
     "FileSource",
+    "PixelRules",
     "Plan",
     "Reader",
     "Sizes",
+    "Traits",
     "Workspace",
     "decode_box",
     "decode_whole",
     "describe_decoder",
     "describe_left_out",
     "ending_of",
+    "has_end",
+    "has_readable_header",
     "is_image",
     "load_whole",
     "make_array_reader",
@@ -60,5 +71,6 @@ __all__ = [
     "pixels_of",
     "read_size",
     "resample_box",
+    "traits_of",
     "windows_of",
 ]

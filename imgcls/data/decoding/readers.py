@@ -13,7 +13,9 @@ from PIL import Image
 from imgcls.data.augment import Pad, PadCrop, Whole
 from imgcls.data.decoding.pillow import (
     BadImageError,
+    PixelRules,
     decode_box,
+    is_turned,
     load_whole,
     read_size,
     resample_box,
@@ -39,6 +41,8 @@ class Reader(Protocol):
 
 class FileSource(Protocol):
     """Image files by index: what a split of files gives its reader."""
+
+    rules: PixelRules
 
     def __len__(self) -> int: ...
 
@@ -75,7 +79,8 @@ class FileReader:
         space, failures = self._open(indices, sizes, for_pillow)
         for position in list(for_pillow):
             try:
-                sizes[position] = read_size(for_pillow[position], self.files.path(int(indices[position])))
+                name = self.files.path(int(indices[position]))
+                sizes[position] = read_size(for_pillow[position], name, self.files.rules)
             except BadImageError as error:
                 failures.append((position, error))
                 del for_pillow[position]
@@ -83,14 +88,20 @@ class FileReader:
         flips = plan.flips(epoch, indices)
         if space is not None:
             bad = {position for position, _ in failures}
-            for position in np.flatnonzero(space.decode(boxes, flips, out)):
+            if self.files.rules.orientation == "apply":  # boxes of turned images do not fit the native decoder
+                boxes_of_native = boxes.copy()
+                boxes_of_native[list(for_pillow)] = [0, 0, 1, 1]
+            else:
+                boxes_of_native = boxes
+            for position in np.flatnonzero(space.decode(boxes_of_native, flips, out)):
                 if position not in bad and position not in for_pillow:  # Pillow judges whether it is broken
                     for_pillow[int(position)] = space.contents(int(position))
         for position, data in for_pillow.items():
             name = self.files.path(int(indices[position]))
             try:
                 flip = bool(flips[position])
-                decode_box(data, boxes[position], out[position], flip=flip, name=name, draft=plan.draft)
+                rules = self.files.rules
+                decode_box(data, boxes[position], out[position], flip=flip, name=name, draft=plan.draft, rules=rules)
             except BadImageError as error:
                 failures.append((position, error))
         return sorted(failures, key=lambda failure: failure[0])
@@ -116,7 +127,15 @@ class FileReader:
         sizes[taken] = native_sizes[taken]
         others = np.flatnonzero(~taken & (status != self._native.Status.UNREADABLE))
         for_pillow.update({int(position): space.contents(int(position)) for position in others})
+        if self.files.rules.orientation == "apply":  # the native decoder turns nothing
+            self._give_turned_to_pillow(space, np.flatnonzero(taken), for_pillow)
         return space, failures
+
+    def _give_turned_to_pillow(self, space: "Workspace", positions: np.ndarray, for_pillow: dict[int, bytes]) -> None:
+        for position in positions.tolist():
+            data = space.contents(position)
+            if is_turned(data, self.files.rules, ""):
+                for_pillow[position] = data
 
     def _read(self, indices: np.ndarray) -> tuple[list[bytes | None], Failures]:
         data: list[bytes | None] = []
@@ -160,7 +179,7 @@ class CachingReader:
             try:
                 if plan.draft and shrink(image, box, out[position]) > 1:
                     data, name = self.files.read(index), self.files.path(index)
-                    decode_box(data, box, out[position], flip=flip, name=name, draft=True)
+                    decode_box(data, box, out[position], flip=flip, name=name, draft=True, rules=self.files.rules)
                 else:
                     resample_loaded(image, box, out[position], flip=flip)
             except BadImageError as error:
@@ -170,7 +189,8 @@ class CachingReader:
     def _whole(self, index: int) -> Image.Image:
         image = self.images[index]
         if image is None:  # two threads may both decode it: to the same
-            image = self.images[index] = load_whole(self.files.read(index), self.channels, self.files.path(index))
+            data, name = self.files.read(index), self.files.path(index)
+            image = self.images[index] = load_whole(data, self.channels, name, self.files.rules)
         return image
 
 

@@ -1,7 +1,7 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
 from imgcls.data.sets.digits import draw_digits
-from imgcls.data.sets.factory import open_image_set
+from imgcls.data.sets.factory import open_image_set, pixel_rules
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.holdout import Holdout
@@ -17,6 +17,7 @@ from imgcls.data.sets.imagenet import (
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
+from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
 from imgcls.data.sets.table import open_csv
@@ -33,6 +34,7 @@ __all__ = [
     "PackSplit",
     "PackSummary",
     "Split",
+    "describe_sample",
     "draw_digits",
     "draw_image",
     "draw_noise",
@@ -53,6 +55,7 @@ __all__ = [
     "open_shapes",
     "open_tiny_imagenet",
     "pack_names",
+    "pixel_rules",
     "readable_names",
     "validation_number",
     "wnids",

@@ -4,6 +4,8 @@ import inspect
 from typing import Any
 
 from imgcls.config import Config, DataConfig, build_component, locate
+from imgcls.data.decoding import PixelRules
+from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.splits import ImageSet
 from imgcls.errors import ConfigError
@@ -19,7 +21,21 @@ def open_image_set(config: Config) -> ImageSet:
     given = {"root": data.root, "channels": data.channels} | _given_to(data)
     opened: ImageSet = build_component("data.source", data.source, **given)
     opened.check_num_classes(data.num_classes)
+    rules = pixel_rules(data)
+    for split in (opened.train, opened.val):
+        if isinstance(split, FolderSplit):
+            split.rules = rules
+        elif rules != PixelRules():
+            raise ConfigError(
+                f"data.alpha, data.orientation and data.bits are of image files; data={data.name} holds pixels, or was "
+                "packed without them: leave them out"
+            )
     return opened
+
+
+def pixel_rules(data: DataConfig) -> PixelRules:
+    """Return how the config shows pixels where there is a choice."""
+    return PixelRules(data.alpha or "drop", data.orientation or "stored", data.bits)
 
 
 def _given_to(data: DataConfig) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def test_no_source_opens_an_image_of_any_format(file):
         (encoded(waves(9, 9))[:30], "is not an image|cannot be opened"),
         (bomb(10_000, 10_000), "has 10000x10000 pixels, over the limit of 89478485"),
         (bomb(60_000, 60_000), "is too large to be an honest image"),
-        (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+        (encoded(Image.new("F", (4, 4), -1), "TIFF"), "floating-point pixels are negative"),
         (tiff_with_an_offset_that_is_no_integer(), "cannot be decoded: 'float' object cannot be"),
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "header only", "large", "bomb", "float", "broken tiff"],

@@ -51,7 +51,7 @@ def test_paths_labels_and_splits_are_read(table):
         lambda text: text.replace("\n", "\r\n"),
         lambda text: text.replace(",", ";"),
         lambda text: text.replace(",", "\t"),
-        lambda text: text.replace("path,label,split", "File,Class,Set").replace("train", " Train").replace("val", "dev"),
+        lambda text: text.replace("path,label,split", "File,Class,Set").replace("train", " Train"),
         lambda text: "\n".join([text.split("\n")[0], *reversed(text.split("\n")[1:])]),
         lambda text: text.replace("images/3.png", '"images/3.png"'),
         lambda text: text + "images/none.png,cow,test\n",
