@@ -1,6 +1,7 @@
 """Runs: the directory of a run, its files, tables of runs, stop signals and progress. Imports no torch."""
 
 from imgcls.runs.directory import (
+    BAD_FILES,
     BEST,
     CONFIG,
     EVENT_FILES,
@@ -24,6 +25,7 @@ from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_diff
 from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table, seeds_table
 
 __all__ = [
+    "BAD_FILES",
     "BEST",
     "COLUMNS",
     "CONFIG",

@@ -17,14 +17,15 @@ from imgcls import distributed
 from imgcls.checkpoints import Checkpoints
 from imgcls.config import Config, brought_by_set, build_component, consequential, locate
 from imgcls.data.decoding import describe_decoder
-from imgcls.data.loading import Batch, build_loaders
+from imgcls.data.loading import Batch, build_loaders, check_files
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
-from imgcls.data.sets import ImageSet, open_image_set
+from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
 from imgcls.models import build_model, find_heads, is_head
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
+from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, parameter_groups, without_dynamo
@@ -113,6 +114,8 @@ def build_trainer(
     set_determinism(config, device)
     keep_freed_memory(device)
     images = images or open_image_set(config)
+    if run_dir.holds_run:
+        images = put_back_removed_files(images, run_dir.path)
     num_classes = len(images.classes)
     train_loader, val_loader = build_loaders(config, images, device)
     # A resumed run has its weights; it does not need the file that it started from.
@@ -144,6 +147,7 @@ def build_trainer(
 
     # Everything that may be refused comes before the first change to the run's directory.
     check_best_metric(config, num_classes)
+    check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
     run_dir.claim()
@@ -254,6 +258,8 @@ def log_run(
         f"{len(images.val):,}",
     )
     images.log_notes()
+    for line in describe_sample(images.train) if distributed.is_main() else ():
+        log.info("data     %s", line)
     log.info(
         "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px",
         recipe.name,

@@ -30,6 +30,7 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         "prefetch": data.prefetch,
         "device": device,
         "on_bad_image": data.on_bad_image,
+        "max_bad_share": data.max_bad_share,
         "cache_gb": data.cache_gb,
         "pillow_draft": data.pillow_draft,
         "channels": data.channels,

@@ -60,6 +60,7 @@ class Loader:
         prefetch: int = 4,
         device: torch.device | str = "cpu",
         on_bad_image: Literal["raise", "skip"] = "raise",
+        max_bad_share: float = 0.01,
         cache_gb: float = 0.0,
         pillow_draft: bool = False,
     ) -> None:
@@ -73,13 +74,12 @@ class Loader:
         self.prefetch = prefetch
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
-        self.on_bad_image = on_bad_image
         self.shape = (image_size, image_size, channels)
         self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
         self.resident = make_resident(split, self.plan, self.device) if policy is None else None
-        self.bad_images = BadImages(split)
+        self.bad_images = BadImages(split, skip=on_bad_image == "skip", max_share=max_bad_share)
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -101,7 +101,7 @@ class Loader:
 
         Raises:
             BadImageError: an image that cannot be decoded, where on_bad_image is raise.
-            ValueError: more than 1 % of the split cannot be decoded.
+            ValueError: more of the split than max_bad_share cannot be decoded.
         """
         order = self._order(epoch)
         if self.resident is not None:
@@ -157,9 +157,9 @@ class Loader:
     def _fill(self, slot: "_Slot", part: slice, epoch: int) -> Failures:
         indices, out = slot.indices[part], slot.pixels[part]
         failures = self.reader.fill(self.plan, epoch, indices, out)
-        if self.on_bad_image == "skip" and self.shuffle:
-            for position, error in failures:
-                indices[position] = self._refill(int(indices[position]), epoch, out[position : position + 1], error)
+        for position, error in failures if self.shuffle else ():
+            if self.bad_images.may_skip(index := int(indices[position])):
+                indices[position] = self._refill(index, epoch, out[position : position + 1], error)
         if self._policy is not None:
             draws = keyed_random.uniforms(self.seed, epoch, indices, self._policy.num_draws, stream=keyed_random.POLICY)
             for image, numbers in zip(out, draws, strict=True):
@@ -176,10 +176,6 @@ class Loader:
         raise ValueError(f"sixteen images instead of a bad one were bad too; the first: {error}")
 
     def _note_bad(self, slot: "_Slot") -> None:
-        if not slot.failures:
-            return
-        if self.on_bad_image == "raise":
-            raise slot.failures[0][1]
         for position, error in slot.failures:
             self.bad_images.note(int(slot.asked[position]), error)
 
