@@ -135,6 +135,8 @@ class Config(CommonConfig):
 
     label_smoothing: float = setting(0.0, least=0, most=1)
     auxiliary_weight: float = setting(0.3, least=0)
+    class_weights: Any = None
+    sampler: str = setting("uniform", one_of=("uniform", "balanced"))
     ema_decay: float = setting(0.0, least=0, below=1, hint="0 is no averaging")
     clip_grad_norm: float | None = setting(None, above=0, hint="null is no clipping")
     decay_norms_and_biases: bool = True

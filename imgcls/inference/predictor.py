@@ -147,7 +147,7 @@ def gather_predictions(predictions: Predictions) -> Predictions | None:
 
 def scores_of_predictions(predictions: Predictions, labels: Tensor) -> Scores:
     """Return the scores of predictions, given the labels (N,) of the same images."""
-    meter = Meter(torch.device("cpu"))
+    meter = Meter(torch.device("cpu"), predictions.log_probs.shape[1])
     if len(labels):
         log_probs = predictions.log_probs.double()
         meter.update(F.nll_loss(log_probs, labels), log_probs, labels)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -159,7 +160,11 @@ def build_trainer(
         model=network,
         train_model=wrap(network, compiled=config.compile),
         average=average,
-        loss=ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight),
+        loss=ClassificationLoss(
+            label_smoothing=config.label_smoothing,
+            auxiliary_weight=config.auxiliary_weight,
+            class_weights=class_weights(config, images),
+        ).to(device),
         optimizer=optimizer,
         schedule=schedule,
         new_scaler=new_scaler or fp16_scaler,
@@ -205,6 +210,29 @@ def wrap(network: nn.Module, *, compiled: bool) -> nn.Module:
     """Return what trains the network's weights: over all ranks, and compiled if asked for."""
     distributed_network = DistributedDataParallel(network) if distributed.world_size() > 1 else network
     return torch.compile(distributed_network) if compiled else distributed_network  # type: ignore[return-value]
+
+
+def class_weights(config: Config, images: ImageSet) -> Tensor | None:
+    """Return what each image's loss is multiplied by, by class (K,), or None.
+
+    balanced: N / (K * images of the class), of N training images in K classes; its mean over the images is 1.
+
+    Raises:
+        ConfigError: a list of another length than there are classes.
+    """
+    given, num_classes = config.class_weights, len(images.classes)
+    if given is None:
+        return None
+    if given == "balanced":
+        counts = np.bincount(images.train.labels, minlength=num_classes)
+        present = np.maximum(counts, 1) * (counts > 0).sum()
+        return torch.from_numpy(np.where(counts > 0, counts.sum() / present, 0)).float()
+    if len(given) != num_classes:
+        raise ConfigError(
+            f"class_weights has {len(given)} numbers, and the data has {num_classes} classes; give one for each, in "
+            f"the order {', '.join(images.classes[:5])}{', ...' if num_classes > 5 else ''}"
+        )
+    return torch.tensor(given, dtype=torch.float32)
 
 
 def build_checkpoints(config: Config, run_dir: Path) -> Checkpoints:

@@ -20,7 +20,7 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode[0] in "IF" or _deep_rawmode(image) is not None
 
 
-def load_8_bits(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Image.Image:
+def load_8_bits(image: Image.Image, data: bytes, bits: int | None) -> Image.Image:
     """Return an image of 8 bits a channel, as L, LA, RGB or RGBA, of a file `data` that `is_deep`.
 
     Whole numbers are divided by 2**(bits - 8). Where `bits` is None they are the fewest of 8, 10, 12, 14, 16 (24, 32)
@@ -41,7 +41,7 @@ def load_8_bits(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Im
     return Image.fromarray(_reduced(values, bits))
 
 
-def used_bits(image: ImageFile.ImageFile, data: bytes) -> int | None:
+def used_bits(image: Image.Image, data: bytes) -> int | None:
     """Return how many bits the brightest pixel needs of a file that `is_deep`; None if it holds floats."""
     values = _values(image, data)
     if values.dtype.kind == "f":
@@ -59,7 +59,7 @@ def _reduced(values: np.ndarray, bits: int | None) -> np.ndarray:
     return (np.clip(values, 0, (1 << bits) - 1).astype(np.int64) >> (bits - 8)).astype(np.uint8)
 
 
-def _values(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
+def _values(image: Image.Image, data: bytes) -> np.ndarray:
     """Return the pixels of a deep file as they are stored: (H, W) or (H, W, C)."""
     rawmode = _deep_rawmode(image)
     if rawmode is None:
@@ -78,7 +78,7 @@ def _read_as(data: bytes, rawmode: str) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         assert isinstance(image, ImageFile.ImageFile)
         image.tile = [
-            tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:]))
+            tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *(tile.args or ())[1:]))
             for tile in image.tile
         ]
         return np.asarray(image)

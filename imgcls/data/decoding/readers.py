@@ -35,7 +35,10 @@ class Reader(Protocol):
     chunk_size: int  # images that are worth one call
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
-        """Write the planned crops of images `indices` (n,) into `out` (n, H, W, C) uint8."""
+        """Write the planned crops of images `indices` (n,) into `out` (n, H, W, C) uint8.
+
+        An index beyond the end is another crop of an image: i + N is one of image i of N.
+        """
         ...
 
 
@@ -74,6 +77,7 @@ class FileReader:
         self._own = threading.local()
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        drawn, indices = indices, indices % len(self.files)
         sizes = np.ones((len(indices), 2), np.int64)
         for_pillow: dict[int, bytes] = {}  # those that are Pillow's, by position
         space, failures = self._open(indices, sizes, for_pillow)
@@ -84,8 +88,8 @@ class FileReader:
             except BadImageError as error:
                 failures.append((position, error))
                 del for_pillow[position]
-        boxes = plan.boxes(epoch, indices, sizes)
-        flips = plan.flips(epoch, indices)
+        boxes = plan.boxes(epoch, drawn, sizes)
+        flips = plan.flips(epoch, drawn)
         if space is not None:
             bad = {position for position, _ in failures}
             if self.files.rules.orientation == "apply":  # boxes of turned images do not fit the native decoder
@@ -163,6 +167,7 @@ class CachingReader:
         self.images: list[Image.Image | None] = [None] * len(files)
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        drawn, indices = indices, indices % len(self.files)
         failures: Failures = []
         sizes = np.ones((len(indices), 2), np.int64)
         images: dict[int, Image.Image] = {}
@@ -172,8 +177,8 @@ class CachingReader:
                 sizes[position] = image.height, image.width
             except BadImageError as error:
                 failures.append((position, error))
-        boxes = plan.boxes(epoch, indices, sizes)
-        flips = plan.flips(epoch, indices)
+        boxes = plan.boxes(epoch, drawn, sizes)
+        flips = plan.flips(epoch, drawn)
         for position, image in images.items():
             index, box, flip = int(indices[position]), boxes[position], bool(flips[position])
             try:
@@ -214,9 +219,13 @@ class CopyingReader:
         self._drawn: tuple[int, Windows] | None = None
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
-        windows = self._windows(plan, epoch)
-        _copy(self.images, indices, windows.corners[indices], out)
-        flips = windows.flips[indices]
+        if len(indices) and indices.max() >= len(self.images):
+            windows = windows_of(self.images, plan, epoch, indices)
+            corners, flips, indices = windows.corners, windows.flips, indices % len(self.images)
+        else:
+            windows = self._windows(plan, epoch)
+            corners, flips = windows.corners[indices], windows.flips[indices]
+        _copy(self.images, indices, corners, out)
         if flips.any():
             out[flips] = out[flips, :, ::-1]
         return []
@@ -241,7 +250,7 @@ class ArrayReader:
         sizes = np.broadcast_to(np.array(images.shape[1:3]), (len(indices), 2))
         boxes = plan.boxes(epoch, indices, sizes)
         flips = plan.flips(epoch, indices)
-        for position, index in enumerate(indices):
+        for position, index in enumerate(indices % len(images)):
             resample_box(images[index], boxes[position], out[position], flip=bool(flips[position]))
         return []
 
