@@ -14,6 +14,7 @@ from imgcls.data.sets.imagenet import (
     validation_number,
     wnids,
 )
+from imgcls.data.sets.imagenet_labels import VAL_NAME, read_labels
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
@@ -24,6 +25,7 @@ from imgcls.data.sets.table import open_csv
 
 __all__ = [
     "CLASSES",
+    "VAL_NAME",
     "VERSION",
     "ArraySplit",
     "FileSplit",
@@ -56,6 +58,7 @@ __all__ = [
     "open_tiny_imagenet",
     "pack_names",
     "pixel_rules",
+    "read_labels",
     "readable_names",
     "validation_number",
     "wnids",

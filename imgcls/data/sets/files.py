@@ -149,14 +149,14 @@ class FolderSplit(FileSplit):
         for position, name, label in sorted(entries):
             names.insert(position, name)
             labels.insert(position, label)
-        split = FolderSplit.of_names(os.fsdecode(self.root), names, np.array(labels, np.int64))
+        split = type(self).of_names(os.fsdecode(self.root), names, np.array(labels, np.int64))
         split.rules, split.removed = self.rules, frozenset(position for position, _, _ in entries)
         return split
 
     def subset(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "FolderSplit":
         """Return some of the images, in the order of `indices` (N,), with other labels (N,) if given."""
         names = [self.name(index) for index in indices.tolist()]
-        return FolderSplit.of_names(os.fsdecode(self.root), names, self.labels[indices] if labels is None else labels)
+        return type(self).of_names(os.fsdecode(self.root), names, self.labels[indices] if labels is None else labels)
 
     @property
     def root(self) -> bytes:
@@ -238,11 +238,21 @@ class FolderSplit(FileSplit):
         return self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
 
+class FlatSplit(FolderSplit):
+    """Image files in one folder, named as they would be in folders of their classes: <class>/<file>."""
+
+    def raw_path(self, index: int) -> bytes:
+        """Return the path of image `index`, as the filesystem has it."""
+        return self.root + b"/" + self.name(index).rpartition(b"/")[2]
+
+
 class PackSplit(FileSplit):
     """Image files one after another in a single file: image i's bytes are starts[i] on, lengths[i] of them.
 
     `names` holds what the files were called one after another; image i's are name_offsets[i]:name_offsets[i + 1].
     """
+
+    cut_short = "the pack ends before it; pack it again"
 
     def __init__(
         self,
@@ -291,7 +301,7 @@ class PackSplit(FileSplit):
         except OSError as error:
             raise BadImageError(self.path(index), f"cannot be read: {error.strerror or error}") from error
         if len(data) != self.lengths[index]:
-            raise BadImageError(self.path(index), "the pack ends before it; pack it again")
+            raise BadImageError(self.path(index), self.cut_short)
         return data
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":

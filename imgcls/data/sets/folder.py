@@ -15,7 +15,7 @@ from imgcls.data.decoding import FORMATS, describe_left_out, needs_anything
 from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.listing import Listing, list_folder
-from imgcls.data.sets.splits import ImageSet
+from imgcls.data.sets.splits import ImageSet, Split
 from imgcls.environment import command
 from imgcls.errors import did_you_mean
 
@@ -102,7 +102,7 @@ class SetReport:
         self.classes_without(validation, "validation", "they are trained on, and count in no score")
         self.numbered(class_order)
 
-    def image_set(self, training: FolderSplit, validation: FolderSplit, channels: int) -> ImageSet:
+    def image_set(self, training: Split, validation: Split, channels: int) -> ImageSet:
         """Return the set that was read."""
         return ImageSet(training, validation, self.classes, channels, tuple(self.notes), tuple(self.warnings))
 
