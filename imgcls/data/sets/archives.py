@@ -89,8 +89,9 @@ def index_archive(path: Path) -> Index:
     size, done = path.stat().st_size, begin
     with path.open("rb") as file:
         for entries, done in _members(path, file, size, begin):
-            for part, more in zip(files, entries, strict=True):
-                part.extend(more)
+            files.names.extend(entries.names)
+            files.starts.extend(entries.starts)
+            files.lengths.extend(entries.lengths)
             now = time.monotonic()
             if now - shown > 10:
                 log.info("indexing %s: %s images, %.0f %%", path, f"{len(files.names):,}", 100 * done / size)
@@ -131,10 +132,10 @@ def _members(path: Path, file: io.BufferedReader, size: int, start: int) -> Iter
     """Yield the images of each member of the outer tar, and where the next member begins, from byte `start` on."""
     last = "nothing"
     try:
+        file.seek(start)
         outer = tarfile.TarFile(fileobj=file)
-        outer.firstmember, outer.offset = (None, start) if start else (outer.firstmember, outer.offset)
         while (member := outer.next()) is not None:
-            outer.members = []  # it would keep all of them
+            outer.members = []  # type: ignore[attr-defined]  # it would keep all of them
             if member.offset_data + member.size > size:
                 raise _cut_short(path, size, member.offset, last)
             if member.isfile() and member.name.lower().endswith(".tar"):
@@ -159,7 +160,7 @@ def _inner(path: Path, file: io.BufferedReader, member: tarfile.TarInfo) -> _Fil
     try:
         inner = tarfile.TarFile(fileobj=window)  # type: ignore[arg-type]
         while (image := inner.next()) is not None:
-            inner.members = []
+            inner.members = []  # type: ignore[attr-defined]
             if image.offset_data + image.size > member.size:
                 raise tarfile.ReadError(f"{image.name} is cut off")
             if image.isfile():

@@ -266,3 +266,11 @@ def test_imagenets_index_takes_under_120_megabytes(tmp_path):
     classes, found = index.wnids()
     assert (len(classes), np.array_equal(found, labels)) == (1000, True)
     assert sum(part.nbytes for part in index[:4]) + found.nbytes < 120e6
+
+
+def test_a_test_on_flat_validation_images_needs_no_training_images(sorted_set, tmp_path):
+    root = flat_with_devkit(sorted_set, tmp_path / "form")
+    shutil.rmtree(root / "train")
+    images = opened(root, "+data.source.train=val")  # as evaluate.py opens what has no train/
+    assert images.classes == [row.wnid for row in ROWS]
+    assert images.val.labels.tolist() == [0, 0, 1, 2, 2]
