@@ -15,7 +15,7 @@ import torch
 
 from imgcls import distributed
 from imgcls.config import DataConfig, EvaluateConfig, build_component, consequential, data_of_test, locate
-from imgcls.data.sets import ImageSet, Split, open_image_set, wnids
+from imgcls.data.sets import TRAIN_TAR, VAL_TAR, ImageSet, Split, open_image_set, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
 from imgcls.evaluation.ensemble import check_checkpoints, check_same_images, ensemble_results, ensemble_table
@@ -76,10 +76,11 @@ def _without_training_images(data: DataConfig) -> dict[str, Any]:
     # A test needs no training images: where a set has val/ alone, it is opened as its own training set.
     source, root = data.source, Path(data.root or "").expanduser()
     parts = inspect.signature(locate("data.source", source["_target_"])).parameters
-    if not _has_val(data):
+    archives = root / TRAIN_TAR, root / VAL_TAR
+    if not {"train", "val"} <= parts.keys() or not (_has_val(data) or archives[1].is_file()):
         return source
     train, val = (source.get(part, parts[part].default) for part in ("train", "val"))
-    return source if (root / train).is_dir() else {**source, "train": val}
+    return source if (root / train).is_dir() or archives[0].is_file() else {**source, "train": val}
 
 
 def _has_val(data: DataConfig) -> bool:

@@ -138,8 +138,11 @@ class FileReader:
     def _give_turned_to_pillow(self, space: "Workspace", positions: np.ndarray, for_pillow: dict[int, bytes]) -> None:
         for position in positions.tolist():
             data = space.contents(position)
-            if is_turned(data, self.files.rules, ""):
-                for_pillow[position] = data
+            try:
+                if is_turned(data, self.files.rules, ""):
+                    for_pillow[position] = data
+            except BadImageError:  # Pillow cannot open what the native decoder can: as it is stored, then
+                continue
 
     def _read(self, indices: np.ndarray) -> tuple[list[bytes | None], Failures]:
         data: list[bytes | None] = []

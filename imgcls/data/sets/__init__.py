@@ -6,6 +6,8 @@ from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.imagenet import (
+    TRAIN_TAR,
+    VAL_TAR,
     imagenet_classes,
     index_of_devkit_id,
     open_imagenet,
@@ -25,7 +27,9 @@ from imgcls.data.sets.table import open_csv
 
 __all__ = [
     "CLASSES",
+    "TRAIN_TAR",
     "VAL_NAME",
+    "VAL_TAR",
     "VERSION",
     "ArraySplit",
     "FileSplit",

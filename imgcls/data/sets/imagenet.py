@@ -92,7 +92,7 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
     """
     base = _existing_root(root)
     if (base / TRAIN_TAR).is_file() or (base / VAL_TAR).is_file():
-        return _open_archives(base, channels)
+        return _open_archives(base, channels, without_training=train == val)
     folder = next((base / name for name in KAGGLES if (base / name).is_dir()), base)
     form = f"found Kaggle's layout in {folder}" if folder != base else "found train/ and val/"
     if (folder / val).is_dir() and _is_flat(listing := list_folder(folder / val)):
@@ -180,26 +180,34 @@ def _named(
     return [name for _, name in rows], np.array([label for label, _ in rows], np.int64)
 
 
-def _open_archives(base: Path, channels: int) -> ImageSet:
-    for name in (TRAIN_TAR, VAL_TAR):
+def _open_archives(base: Path, channels: int, *, without_training: bool) -> ImageSet:
+    for name in (VAL_TAR,) if without_training else (TRAIN_TAR, VAL_TAR):
         if not (base / name).is_file():
             raise FileNotFoundError(f"data.root={base} has no {name} beside the other archive; download it too")
-    trained, validated = index_archive(base / TRAIN_TAR), index_archive(base / VAL_TAR)
-    try:
-        classes, training_labels = trained.wnids()
-    except ValueError as error:
-        raise ValueError(f"{base / TRAIN_TAR}: {error}") from None
+    validated = index_archive(base / VAL_TAR)
     labels, source = _labels_near(base)
+    archives = [(VAL_TAR, validated)]
+    if without_training:  # a test
+        training, classes = None, sorted(set(labels.values()))
+    else:
+        trained = index_archive(base / TRAIN_TAR)
+        archives.append((TRAIN_TAR, trained))
+        try:
+            classes, training_labels = trained.wnids()
+        except ValueError as error:
+            raise ValueError(f"{base / TRAIN_TAR}: {error}") from None
+        training = split_of(base / TRAIN_TAR, trained, training_labels)
     names = [validated.name(place) for place in range(len(validated.starts))]
     named, numbers = _named(names, labels, classes, source, base / VAL_TAR)
     place_of = {name: place for place, name in enumerate(names)}
     order = np.array([place_of[name.partition(b"/")[2]] for name in named], np.int64)
     blob, offsets = pack_names(named)
     validation = split_of(base / VAL_TAR, validated._replace(names=blob, offsets=offsets), numbers, order=order)
-    training = split_of(base / TRAIN_TAR, trained, training_labels)
+    training = training or validation
     report = SetReport(classes)
-    report.notes.append(f"found the archives {TRAIN_TAR} and {VAL_TAR}, read in place; labels from {source}")
-    for archive, index in ((TRAIN_TAR, trained), (VAL_TAR, validated)):
+    found = " and ".join(name for name, _ in reversed(archives))
+    report.notes.append(f"found the archives {found}, read in place; labels from {source}")
+    for archive, index in archives:
         if index.left_out:
             report.notes.append(f"{archive}: left out, as no images: {describe_left_out(index.left_out)}")
     report.all_classes(training.labels, validation.labels, "text")

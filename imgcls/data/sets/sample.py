@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from imgcls.data.decoding import BadImageError, Traits, traits_of
-from imgcls.data.sets.files import FolderSplit
+from imgcls.data.sets.archives import ArchiveSplit
+from imgcls.data.sets.files import FileSplit, FolderSplit
 from imgcls.data.sets.splits import Split
 
 NUM_SAMPLED = 64
@@ -14,7 +15,7 @@ NUM_SAMPLED = 64
 
 def describe_sample(split: Split) -> list[str]:
     """Return a line for each thing that a sample of the files has and that a setting decides on."""
-    if not isinstance(split, FolderSplit):
+    if not isinstance(split, FolderSplit | ArchiveSplit):
         return []
     positions = np.unique(np.linspace(0, len(split) - 1, NUM_SAMPLED).astype(np.int64))
     traits = list(_traits(split, positions))
@@ -35,7 +36,7 @@ def describe_sample(split: Split) -> list[str]:
     return lines
 
 
-def _traits(split: FolderSplit, positions: np.ndarray) -> Iterator[Traits]:
+def _traits(split: FileSplit, positions: np.ndarray) -> Iterator[Traits]:
     for position in positions.tolist():
         try:
             yield traits_of(split.read(position), split.path(position))

@@ -274,3 +274,7 @@ def test_a_test_on_flat_validation_images_needs_no_training_images(sorted_set, t
     images = opened(root, "+data.source.train=val")  # as evaluate.py opens what has no train/
     assert images.classes == [row.wnid for row in ROWS]
     assert images.val.labels.tolist() == [0, 0, 1, 2, 2]
+    tars = archived(sorted_set, tmp_path / "tars")
+    (tars / "ILSVRC2012_img_train.tar").unlink()
+    archive = opened(tars, "+data.source.train=val")
+    assert (archive.classes, archive.val.labels.tolist()) == (images.classes, images.val.labels.tolist())
