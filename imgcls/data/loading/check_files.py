@@ -35,7 +35,7 @@ def check_files(loader: Loader) -> None:
                 loader.bad_images.note(position, reason)
         except (BadImageError, ValueError) as raised:
             error = raised
-    if distributed.agree(error is not None):
+    if distributed.agree(int(error is not None)):
         distributed.check_errors(error)
 
 
