@@ -238,7 +238,7 @@ def test_a_run_is_not_resumed_by_a_release_with_other_metrics(tiny_config: Make,
         train(tiny_config(), before=stop_at_step(7))
     file = tmp_path / "run/last.pt"
     save_checkpoint(load_checkpoint(file) | {"metrics": "loss"}, file)
-    with pytest.raises(ValueError, match=r"another release of imgcls \(metrics: loss there, loss, top1, top5, balanced now\)"):
+    with pytest.raises(ValueError, match=r"another release of imgcls \(metrics: loss there, .*, balanced now\)"):
         train(tiny_config())
 
 
