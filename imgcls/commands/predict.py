@@ -14,8 +14,8 @@ def make_parser() -> ScriptParser:
     parser = ScriptParser(
         "predict",
         "Name what images show.",
-        epilog="Files that are not images are named on standard error and left out. A photo's EXIF orientation is not\n"
-        "applied, as in training: turn photos upright first.\n\n"
+        epilog="Files that are not images are named on standard error and left out. A photo is turned by its EXIF\n"
+        "data if the network was trained so (data.orientation=apply), or with orientation=apply.\n\n"
         "examples:\n"
         f"  {predict} checkpoint=runs/x/best.pt photo.jpg folder/ '*.png' format=json\n"
         f"  {predict} model=resnet50 model.stride_in_3x3=true weights=torchvision photo.jpg",
@@ -26,6 +26,7 @@ def make_parser() -> ScriptParser:
     parser.add_choice("--format", ("table", "csv", "json"), help="of the output")
     parser.add_choice("--protocol", protocol_names(first="center"), help="the views of each image, as in testing")
     parser.add_flag("--flip", help="show each view mirrored too (all but center do)")
+    parser.add_choice("--orientation", ("trained", "apply", "stored"), help="of photos that EXIF data would turn")
     parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="also draw the images with their classes")
     return parser
 
@@ -46,6 +47,8 @@ def predict() -> int:
     protocol = build_protocol(options.protocol, **({"flip": True} if options.flip else {}))
     with process_group(options.device) as device:
         member = open_member(options.checkpoint, options.weights, network)
+        if options.orientation != "trained":
+            member.config.data.orientation = options.orientation
         predictions, bad = predict_files(member, images.files, device=device, protocol=protocol, top=options.top)
     for reason in [*images.passed_over, *map(str, bad)]:
         print(printable(f"passed over: {reason}", lines=False), file=sys.stderr)

@@ -1,15 +1,11 @@
 """Sort ImageNet's flat validation images into class folders, as training expects them."""
 
 import argparse
-import csv
-import re
 from pathlib import Path
 
 from imgcls.config import run_script
+from imgcls.data.sets import VAL_NAME, read_labels
 from imgcls.environment import command, printable
-
-WNID = re.compile(r"n\d{8}")
-NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 
 def main() -> None:
@@ -42,60 +38,6 @@ def sort_val() -> None:
     print(f"{asked.val}: moved {moved} images into class folders, {sorted_already} were in theirs already")
 
 
-def read_labels(path: Path, meta: Path | None = None) -> dict[int, str]:
-    """Read the WordNet id of each validation image, by its number from 1.
-
-    Raises:
-        ValueError: the file is of no known kind, or meta.mat is missing or not what it should be.
-    """
-    text = path.read_text()
-    if text.startswith("ImageId"):
-        return dict(_label_of_row(row, path) for row in csv.DictReader(text.splitlines()))
-    words = text.split()
-    if words and all(WNID.fullmatch(word) for word in words):
-        return dict(enumerate(words, 1))
-    if words and all(word.isdecimal() for word in words):
-        if meta is None:
-            raise ValueError(
-                f"{path} counts classes in the development kit's own order, not that of the WordNet ids; "
-                "add --meta data/meta.mat from ILSVRC2012_devkit_t12.tar.gz"
-            )
-        wnids = read_meta(meta)
-        if not 1 <= min(map(int, words)) <= max(map(int, words)) <= len(wnids):
-            raise ValueError(f"{path} has labels outside 1..{len(wnids)}; is it the validation ground truth?")
-        return {number: wnids[int(word) - 1] for number, word in enumerate(words, 1)}
-    raise ValueError(f"{path} is neither LOC_val_solution.csv, nor WordNet ids, nor the development kit's numbers")
-
-
-def _label_of_row(row: dict[str, str], path: Path) -> tuple[int, str]:
-    image, label = row.get("ImageId") or "", row.get("PredictionString") or ""
-    name, wnid = NAME.fullmatch(f"{image}.JPEG"), label.partition(" ")[0]
-    if name is None or not WNID.fullmatch(wnid):
-        raise ValueError(f"{path}: '{image},{label}' names no image with its WordNet id; download it again")
-    return int(name[1]), wnid
-
-
-def read_meta(path: Path) -> list[str]:
-    """Return the WordNet ids of the development kit's classes 1 to 1000, from its meta.mat.
-
-    Its struct array `synsets` has a row for each synset in the order of ILSVRC2012_ID; the first 1,000 are the classes.
-
-    Raises:
-        ValueError: it is another file.
-    """
-    from scipy.io import loadmat  # here: the other kinds of labels need no scipy
-
-    try:
-        synsets = loadmat(path, squeeze_me=True)["synsets"]
-        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
-        raise ValueError(f"{path} is not the meta.mat of ILSVRC2012_devkit_t12.tar.gz ({error})") from error
-    missing = [number for number in range(1, 1001) if number not in wnids]
-    if missing:
-        raise ValueError(f"{path} is not the meta.mat of ILSVRC2012_devkit_t12.tar.gz: no class {missing[0]}")
-    return [wnids[number] for number in range(1, 1001)]
-
-
 def sort_images(val: Path, labels: dict[int, str]) -> tuple[int, int]:
     """Move each image into the folder of its class; how many were moved, and how many were in theirs already.
 
@@ -104,7 +46,7 @@ def sort_images(val: Path, labels: dict[int, str]) -> tuple[int, int]:
     """
     images: dict[int, Path] = {}
     for path in [*val.iterdir(), *val.glob("n*/*")]:
-        if match := NAME.fullmatch(path.name):
+        if match := VAL_NAME.fullmatch(path.name):
             if (number := int(match[1])) in images:
                 raise ValueError(f"{images[number]} and {path} are the same image; remove one of them")
             images[number] = path

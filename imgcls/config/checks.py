@@ -39,6 +39,7 @@ def check_config(config: Config) -> None:
             )
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
+    _check_class_weights(config.class_weights)
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)
@@ -91,6 +92,18 @@ def _check_settings(config: Config | EvaluateConfig) -> None:
         rule.check(key, select(config, key))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise ConfigError(f"device={config.device} is none of auto, cpu, cuda, cuda:N")
+
+
+def _check_class_weights(weights: object) -> None:
+    if weights is None or weights == "balanced":
+        return
+    numbers = weights if isinstance(weights, list) else [None]
+    if not all(
+        isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each < math.inf for each in numbers
+    ):
+        raise ConfigError(
+            f"class_weights={weights} is none of balanced, null, or a list with a number of 0 or more for each class"
+        )
 
 
 def _check_microbatch(config: Config) -> None:

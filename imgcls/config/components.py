@@ -51,9 +51,10 @@ def check_settings(
         for name in settings:
             if name not in parameters:
                 known = [known for known in parameters if known not in given][num_given:]
+                by_name = f"; a crop is swapped by its name alone: {key}=center" if key in CROP_PLUGS else ""
                 raise ConfigError(
                     f"{key}.{name}={settings[name]}: {target} takes no {name}{did_you_mean(name, known)}; "
-                    f"it takes {', '.join(known)}"
+                    f"it takes {', '.join(known) or 'no settings'}{by_name}"
                 )
     for name, value in settings.items():
         if not all(math.isfinite(number) for number in _numbers(value)):
@@ -150,6 +151,33 @@ def _numbers(value: Any) -> Iterator[float]:
 def _shown(value: Any) -> str:
     """Return the value as it is written on the command line."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Crops by one word, with the settings of their papers: augment.eval_crop=letterbox.
+CROP_PLUGS = ("augment.crop", "augment.eval_crop")
+CROPS = {
+    "center": "CenterCrop",
+    "whole": "Whole",
+    "letterbox": "Letterbox",
+    "random_resized": "RandomResizedCrop",
+    "scale_jitter": "ScaleJitterCrop",
+    "resize_random": "ResizeRandomCrop",
+    "pad": "Pad",
+    "pad_random": "PadCrop",
+}
+
+
+def crop_by_name(key: str, node: Any) -> Any:
+    """Return the settings of the crop that the plug `key` names by one word; anything else as it is.
+
+    Raises:
+        ConfigError: no crop has that name.
+    """
+    if not isinstance(node, str):
+        return node
+    if node not in CROPS:
+        raise ConfigError(f"{key}={node}: there is no such crop{did_you_mean(node, CROPS)}; one of {', '.join(CROPS)}")
+    return {"_target_": f"imgcls.data.augment.{CROPS[node]}"}
 
 
 # The packages whose classes a `_target_` may name, by the part of the config. A config file can come from anywhere; it

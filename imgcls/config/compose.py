@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from imgcls.config.checks import check_config, check_evaluation
-from imgcls.config.components import build_component
+from imgcls.config.components import build_component, crop_by_name
 from imgcls.config.hydra_internals import (
     compose_whole,
     compose_within_main,
@@ -46,6 +46,9 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
     if isinstance(config, EvaluateConfig):
         check_evaluation(config)
     else:
+        augment = config.augment
+        augment.crop = crop_by_name("augment.crop", augment.crop)
+        augment.eval_crop = crop_by_name("augment.eval_crop", augment.eval_crop)
         check_config(config)
     return config
 

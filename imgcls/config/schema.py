@@ -52,7 +52,16 @@ class DataConfig:
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
     pillow_draft: bool = setting(False, earlier=True)
-    on_bad_image: str = setting("raise", one_of=("raise", "skip"))
+    alpha: str | None = setting(None, one_of=("drop", "white", "black"))
+    orientation: str | None = setting(None, one_of=("stored", "apply"))
+    bits: int | None = setting(None, least=8, most=32)
+    val_share: float | None = setting(None, above=0, below=1)
+    fold: int | None = setting(None, least=0)
+    num_folds: int | None = setting(None, least=2)
+    split_seed: int = setting(0, least=0)
+    class_order: str = setting("text", one_of=("text", "natural"))
+    on_bad_image: str = setting("raise", one_of=("raise", "skip"), incidental=True)
+    max_bad_share: float = setting(0.01, least=0, most=1, incidental=True)
 
 
 @dataclass
@@ -130,6 +139,8 @@ class Config(CommonConfig):
 
     label_smoothing: float = setting(0.0, least=0, most=1)
     auxiliary_weight: float = setting(0.3, least=0)
+    class_weights: Any = None
+    sampler: str = setting("uniform", one_of=("uniform", "balanced"))
     ema_decay: float = setting(0.0, least=0, below=1, hint="0 is no averaging")
     clip_grad_norm: float | None = setting(None, above=0, hint="null is no clipping")
     decay_norms_and_biases: bool = True
@@ -196,6 +207,11 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     kept["root"] = given.root or (trained.root if given.source is None else None)
     kept["name"] = given.name or trained.name
     kept["source"] = given.source or trained.source
+    if given.source is None and given.val_share is None and given.fold is None:
+        kept |= {key: getattr(trained, key) for key in ("val_share", "fold", "num_folds", "split_seed")}
+    if given.source is None:
+        kept["class_order"] = trained.class_order
+    kept |= {key: getattr(given, key) or getattr(trained, key) for key in ("alpha", "orientation", "bits")}
     # Of another set the test may have some of its classes.
     kept["num_classes"] = trained.num_classes if given.source is None else None
     return dataclasses.replace(given, **kept)

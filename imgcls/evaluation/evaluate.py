@@ -15,7 +15,7 @@ import torch
 
 from imgcls import distributed
 from imgcls.config import DataConfig, EvaluateConfig, build_component, consequential, data_of_test, locate
-from imgcls.data.sets import ImageSet, Split, open_image_set, wnids
+from imgcls.data.sets import TRAIN_TAR, VAL_TAR, ImageSet, Split, open_image_set, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
 from imgcls.evaluation.ensemble import check_checkpoints, check_same_images, ensemble_results, ensemble_table
@@ -70,16 +70,27 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
     own.source = _without_training_images(own)
     if config.data.source is None and "download" in _parameters(own):
         own.source = {**own.source, "download": False}  # the command names no set: it must not fetch one
+    if config.data.val_share is None and config.data.fold is None and _has_val(own):
+        own.val_share = own.fold = own.num_folds = None  # it was trained on a set without val/
 
 
 def _without_training_images(data: DataConfig) -> dict[str, Any]:
     # A test needs no training images: where a set has val/ alone, it is opened as its own training set.
     source, root = data.source, Path(data.root or "").expanduser()
     parts = _parameters(data)
-    if data.root is None or not {"train", "val"} <= parts.keys():
+    archives = root / TRAIN_TAR, root / VAL_TAR
+    if data.root is None or not {"train", "val"} <= parts.keys() or not (_has_val(data) or archives[1].is_file()):
         return source
     train, val = (source.get(part, parts[part].default) for part in ("train", "val"))
-    return source if (root / train).is_dir() or not (root / val).is_dir() else {**source, "train": val}
+    return source if (root / train).is_dir() or archives[0].is_file() else {**source, "train": val}
+
+
+def _has_val(data: DataConfig) -> bool:
+    """Return True if the set is a folder with validation images of its own."""
+    parts = _parameters(data)
+    if data.root is None or not {"train", "val"} <= parts.keys():
+        return False
+    return (Path(data.root).expanduser() / data.source.get("val", parts["val"].default)).is_dir()
 
 
 def _parameters(data: DataConfig) -> Mapping[str, inspect.Parameter]:
@@ -127,6 +138,7 @@ def evaluate_member(
     """
     use_data(member, config)
     images = open_image_set(member.config)
+    images.log_notes()
     labels = labels_for(member, images)
     assert member.classes is not None
     if config.compare is not None:

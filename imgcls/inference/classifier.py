@@ -8,8 +8,9 @@ from PIL import Image
 from torch import nn
 
 from imgcls.config import build_protocol
-from imgcls.data.decoding import pixels_of
+from imgcls.data.decoding import PixelRules, pixels_of
 from imgcls.data.loading import view_images
+from imgcls.data.sets import pixel_rules
 from imgcls.environment import default_num_threads
 from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.predict import ClassProbability, name_classes
@@ -34,6 +35,7 @@ class Classifier:
         self.image_size = member.config.image_size
         self.device = device
         self.prepare = member.prepare(device)
+        self._rules = pixel_rules(member.config.data)
         self._channels = member.config.data.channels
         self._crop = validation_crop(member)
 
@@ -43,7 +45,7 @@ class Classifier:
         """Return the `top` most probable classes of each image, the most probable first.
 
         Args:
-            images: of any sizes and modes; their EXIF orientation is not applied, as in training.
+            images: of any sizes and modes, shown as in training: EXIF orientation is applied only if it was there.
             protocol: the views of each image, one of conf/protocol, as in testing.
             batch_size: views that go through the network at once.
         """
@@ -60,7 +62,7 @@ class Classifier:
             raise TypeError("images is one image; pass a list of them: [image]")
         views_of, size = build_protocol(protocol), self.image_size
         shown = view_images(
-            _Pictures(images),
+            _Pictures(images, self._rules),
             range(len(images)),
             lambda height, width: views_of.views(height, width, image_size=size, crop=self._crop),
             channels=self._channels,
@@ -80,8 +82,8 @@ class Classifier:
 class _Pictures:
     """Pillow's images by index."""
 
-    def __init__(self, images: Sequence[Image.Image]) -> None:
-        self._images = images
+    def __init__(self, images: Sequence[Image.Image], rules: PixelRules) -> None:
+        self._images, self._rules = images, rules
 
     def pixels(self, index: int, channels: int) -> np.ndarray:
-        return pixels_of(self._images[index], channels)
+        return pixels_of(self._images[index], channels, self._rules)

@@ -79,7 +79,18 @@ class Member:
 
     def digest(self) -> str:
         """Return a digest of all that its predictions depend on besides images and protocol."""
-        keys = ("model.", "data.mean", "data.std", "data.channels", "augment.input", "augment.eval_crop", "image_size")
+        keys = (
+            "model.",
+            "data.mean",
+            "data.std",
+            "data.channels",
+            "data.alpha",
+            "data.orientation",
+            "data.bits",
+            "augment.input",
+            "augment.eval_crop",
+            "image_size",
+        )
         facts = {key: value for key, value in consequential(self.config).items() if key.startswith(keys)}
         text = json.dumps([checksum(self.state), facts], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """Images of any kind to their most probable classes: files, folders, patterns, or a list on standard input."""
 
+import collections
 import csv
 import glob
 import io
@@ -11,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from imgcls.data.decoding import BadImageError, decode_whole
+from imgcls.data.decoding import BadImageError, decode_whole, describe_left_out, ending_of, is_image
 from imgcls.data.loading import view_images
-from imgcls.data.sets import EXTENSIONS, FolderSplit, readable_names
+from imgcls.data.sets import FolderSplit, pixel_rules, readable_names
 from imgcls.environment import default_num_threads, printable
 from imgcls.inference.figures import CaptionedImage, contact_sheet
 from imgcls.inference.network import Member, known_classes, validation_crop
@@ -58,19 +59,13 @@ def find_images(words: Sequence[str], listed: Iterable[str] = ()) -> ImageFiles:
             if not name:
                 continue
             if os.path.isdir(name):
-                inside = _images_below(name)
-                files += inside
-                if not inside:
-                    passed_over.append(f"{name}: holds no images")
+                files += _images_below(name, passed_over)
             elif os.path.exists(name):
                 files.append(name)
             elif matches := sorted(glob.glob(name, recursive=True)):
                 # Folders among the files of a pattern are passed over; of folders alone, what is in them is meant.
                 inside = [match for match in matches if not os.path.isdir(match)]
-                inside = inside or [file for match in matches for file in _images_below(match)]
-                files += inside
-                if not inside:
-                    passed_over.append(f"{name}: holds no images")
+                files += inside or [file for match in matches for file in _images_below(match, passed_over)]
             else:
                 passed_over.append(f"{name}: there is no such file")
     unique = list(dict.fromkeys(files))
@@ -79,16 +74,22 @@ def find_images(words: Sequence[str], listed: Iterable[str] = ()) -> ImageFiles:
     return ImageFiles(unique, passed_over)
 
 
-def _images_below(folder: str) -> list[str]:
-    extensions = tuple(os.fsdecode(extension) for extension in EXTENSIONS)
-    files = []
+def _images_below(folder: str, passed_over: list[str]) -> list[str]:
+    files: list[str] = []
+    left_out: collections.Counter[str] = collections.Counter()
     for base, folders, inside in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [
-            os.path.join(base, name)
-            for name in sorted(inside)
-            if name.lower().endswith(extensions) and not name.startswith(".")
-        ]
+        for name in sorted(inside):
+            if name.startswith("."):
+                continue
+            if is_image(os.fsencode(path := os.path.join(base, name))):
+                files.append(path)
+            else:
+                left_out[ending_of(os.fsencode(name))] += 1
+    if left_out:
+        passed_over.append(f"{folder}: files that are no images: {describe_left_out(left_out)}")
+    elif not files:
+        passed_over.append(f"{folder}: holds no images")
     return files
 
 
@@ -120,8 +121,10 @@ def predict_files(
     size, channels = member.config.image_size, member.config.data.channels
     crop = validation_crop(member)
     bad: list[BadImageError] = []
+    split = FolderSplit.of_files(files)
+    split.rules = pixel_rules(member.config.data)
     images = view_images(
-        FolderSplit.of_files(files),
+        split,
         range(len(files)),
         lambda height, width: protocol.views(height, width, image_size=size, crop=crop),
         channels=channels,

@@ -147,7 +147,7 @@ def gather_predictions(predictions: Predictions) -> Predictions | None:
 
 def scores_of_predictions(predictions: Predictions, labels: Tensor) -> Scores:
     """Return the scores of predictions, given the labels (N,) of the same images."""
-    meter = Meter(torch.device("cpu"))
+    meter = Meter(torch.device("cpu"), predictions.log_probs.shape[1])
     if len(labels):
         log_probs = predictions.log_probs.double()
         meter.update(F.nll_loss(log_probs, labels), log_probs, labels)
@@ -203,6 +203,7 @@ def predict_split(
                 prefetch=data.prefetch,
                 device=device,
                 on_bad_image=data.on_bad_image,  # type: ignore[arg-type]
+                max_bad_share=data.max_bad_share,
                 cache_gb=data.cache_gb,
                 pillow_draft=data.pillow_draft,
             )
@@ -214,9 +215,8 @@ def predict_split(
             def plan(height: int, width: int) -> list[Any]:
                 return protocol.views(height, width, image_size=size, crop=crop)
 
-            bad = BadImages(split)
-            on_bad = bad.note if data.on_bad_image == "skip" else None
-            images = view_images(split, share, plan, channels=data.channels, num_threads=threads, on_bad=on_bad)
+            bad = BadImages(split, skip=data.on_bad_image == "skip", max_share=data.max_bad_share)
+            images = view_images(split, share, plan, channels=data.channels, num_threads=threads, on_bad=bad.note)
             at_once = config.batch_size * size * size
             predictions = predict_views(network, images, max_pixels=at_once, after_batch=after_batch, **common)
     bad.share()

@@ -1,6 +1,7 @@
 """Runs: the directory of a run, its files, tables of runs, stop signals and progress. Imports no torch."""
 
 from imgcls.runs.directory import (
+    BAD_FILES,
     BEST,
     CONFIG,
     EVENT_FILES,
@@ -32,6 +33,7 @@ from imgcls.runs.tables import (
 )
 
 __all__ = [
+    "BAD_FILES",
     "BEST",
     "COLUMNS",
     "CONFIG",

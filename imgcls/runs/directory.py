@@ -24,6 +24,7 @@ PREVIOUS = "previous.pt"
 BEST = "best.pt"
 LOCK = "lock"
 JOB = "job"
+BAD_FILES = "bad_files.json"
 
 
 class RunDirectory:
@@ -90,7 +91,7 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        for pattern in (*checkpoints, BEST, METRICS_FILE, EVENT_FILES, JOB, CONFIG):
+        for pattern in (*checkpoints, BEST, METRICS_FILE, EVENT_FILES, JOB, BAD_FILES, CONFIG):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 

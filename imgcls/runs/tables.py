@@ -52,8 +52,15 @@ def results_table(results: dict[str, Any], path: Path) -> str:
 def _nothing_learnt(results: dict[str, Any]) -> dict[str, str]:
     """Return a row for the table if the best top-1 is hardly above what guessing gives."""
     num_classes = results.get("data", {}).get("classes")
-    if not num_classes or results["val_top1"] > max(1.5 * 100 / num_classes, 100 / num_classes + 1):
+    if not num_classes:
         return {}
+    low, majority = max(1.5 * 100 / num_classes, 100 / num_classes + 1), results.get("val_majority") or 0.0
+    balanced = results.get("val_balanced")
+    if results["val_top1"] > max(low, majority) or (balanced is not None and balanced > low):
+        return {}
+    if majority > low:
+        always = METRICS["top1"].text(majority)
+        return {"it learnt nothing": f"always naming the largest class gives {always}; try class_weights=balanced"}
     guessing = METRICS["top1"].text(100 / num_classes)
     return {"it learnt nothing": f"guessing gives {guessing}; the log above says what to try"}
 

@@ -120,7 +120,10 @@ def check_moving(trainer: "Trainer", loss: float) -> None:
         StuckError: divergence.on_stuck is stop.
     """
     state, policy, log_every = trainer.state, trainer.config.divergence, trainer.config.log_every_steps
-    chance = trainer.loss.at_chance(trainer.num_classes)
+    # Of uneven classes a network first learns how frequent each one is, and may learn nothing else.
+    frequent = trainer.loss.at_frequencies(trainer.train_loader.class_shares, trainer.num_classes)
+    chances = {frequent: "answering all images alike", trainer.loss.at_chance(trainer.num_classes): "guessing"}
+    chance = min(chances, key=lambda level: abs(loss - level))
     if abs(loss - chance) > NEAR_CHANCE * chance:
         state.moving_step = state.step
     steps = state.step - state.moving_step
@@ -129,8 +132,8 @@ def check_moving(trainer: "Trainer", loss: float) -> None:
     if policy.on_stuck == "ignore" or not steps - log_every < limit <= steps:
         return
     text = (
-        f"the loss has stayed at {loss:.3f} for {steps:,} steps, within 1 % of the {chance:.3f} that guessing gives: "
-        f"the network is not learning. Try {_cures(trainer)}, and look at the images and labels in TensorBoard"
+        f"the loss has stayed at {loss:.3f} for {steps:,} steps, within 1 % of the {chance:.3f} that {chances[chance]} "
+        f"gives: the network is not learning. Try {_cures(trainer)}, and look at the images and labels in TensorBoard"
     )
     if policy.on_stuck == "stop":
         raise StuckError(f"{text} (divergence.on_stuck=warn goes on)")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,14 +18,15 @@ from imgcls import distributed
 from imgcls.checkpoints import Checkpoints
 from imgcls.config import Config, brought_by_set, build_component, consequential, locate
 from imgcls.data.decoding import describe_decoder
-from imgcls.data.loading import Batch, build_loaders
+from imgcls.data.loading import Batch, build_loaders, check_files
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
-from imgcls.data.sets import ImageSet, open_image_set
+from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
 from imgcls.models import build_model, find_heads, is_head
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
+from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, parameter_groups, without_dynamo
@@ -113,6 +115,8 @@ def build_trainer(
     set_determinism(config, device)
     keep_freed_memory(device)
     images = images or open_image_set(config)
+    if run_dir.holds_run:
+        images = put_back_removed_files(images, run_dir.path)
     num_classes = len(images.classes)
     train_loader, val_loader = build_loaders(config, images, device)
     # A resumed run has its weights; it does not need the file that it started from.
@@ -144,6 +148,7 @@ def build_trainer(
 
     # Everything that may be refused comes before the first change to the run's directory.
     check_best_metric(config, num_classes)
+    check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
     run_dir.claim()
@@ -155,7 +160,11 @@ def build_trainer(
         model=network,
         train_model=wrap(network, compiled=config.compile),
         average=average,
-        loss=ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight),
+        loss=ClassificationLoss(
+            label_smoothing=config.label_smoothing,
+            auxiliary_weight=config.auxiliary_weight,
+            class_weights=class_weights(config, images),
+        ).to(device),
         optimizer=optimizer,
         schedule=schedule,
         new_scaler=new_scaler or fp16_scaler,
@@ -201,6 +210,29 @@ def wrap(network: nn.Module, *, compiled: bool) -> nn.Module:
     """Return what trains the network's weights: over all ranks, and compiled if asked for."""
     distributed_network = DistributedDataParallel(network) if distributed.world_size() > 1 else network
     return torch.compile(distributed_network) if compiled else distributed_network  # type: ignore[return-value]
+
+
+def class_weights(config: Config, images: ImageSet) -> Tensor | None:
+    """Return what each image's loss is multiplied by, by class (K,), or None.
+
+    balanced: N / (K * images of the class), of N training images in K classes; its mean over the images is 1.
+
+    Raises:
+        ConfigError: a list of another length than there are classes.
+    """
+    given, num_classes = config.class_weights, len(images.classes)
+    if given is None:
+        return None
+    if given == "balanced":
+        counts = np.bincount(images.train.labels, minlength=num_classes)
+        present = np.maximum(counts, 1) * (counts > 0).sum()
+        return torch.from_numpy(np.where(counts > 0, counts.sum() / present, 0)).float()
+    if len(given) != num_classes:
+        raise ConfigError(
+            f"class_weights has {len(given)} numbers, and the data has {num_classes} classes; give one for each, in "
+            f"the order {', '.join(images.classes[:5])}{', ...' if num_classes > 5 else ''}"
+        )
+    return torch.tensor(given, dtype=torch.float32)
 
 
 def build_checkpoints(config: Config, run_dir: Path) -> Checkpoints:
@@ -254,6 +286,9 @@ def log_run(
         f"{len(images.val):,}",
         "" if config.data.memorise is None else f", the same ones (data.memorise={config.data.memorise})",
     )
+    images.log_notes()
+    for line in describe_sample(images.train) if distributed.is_main() else ():
+        log.info("data     %s", line)
     left_out = len(images.train) - steps * config.batch_size
     log.info(
         "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px%s",

@@ -136,6 +136,7 @@ class RunLog:
         state, description = trainer.state, trainer.description
         results = {
             **{f"val_{name}": state.best.get(name) for name in METRICS},
+            "val_majority": 100 * float(trainer.val_loader.class_shares.max(initial=0)),
             "best_epoch": state.best_epoch,
             "epochs": state.epoch,
             "steps": state.step,

@@ -21,6 +21,7 @@ from imgcls.data.loading import Batch, Loader
 from imgcls.errors import exit_code_of
 from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.runs import Clock, StopSignals
+from imgcls.training.bad_files import remember_bad_file
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
@@ -93,7 +94,8 @@ class Trainer:
                     self.end_epoch(train, val)
                 except DivergedError as error:
                     roll_back(self, error)
-                except BadImageError:
+                except BadImageError as error:
+                    remember_bad_file(self, error)
                     save_single_rank(self)
                     raise
                 except Exception as error:

@@ -34,7 +34,7 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    meter = Meter(device)
+    meter = Meter(device, num_classes)
     for batch in batches:
         if len(batch.labels):  # none is left where all of them were bad
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):

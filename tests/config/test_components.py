@@ -8,6 +8,8 @@ import yaml
 from torch import nn
 
 from imgcls.config import Config, build_component, compose
+from imgcls.config.components import CROPS
+from imgcls.config.settings import select
 from imgcls.data.on_device import input_statistics
 from imgcls.device import autocast_dtype
 from imgcls.errors import ConfigError
@@ -155,3 +157,23 @@ def test_modern_spares_norms_and_biases_from_decay() -> None:
     config = compose(["recipe=modern"])
     groups = build_optimizer(config, build_model(config, num_classes=10)).param_groups
     assert [group["weight_decay"] for group in groups] == [5e-5, 0.0]
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_a_crop_is_swapped_by_one_word_without_the_settings_of_the_one_before(name):
+    config = compose([f"augment.eval_crop={name}", f"augment.crop={name}"])
+    for key in ("augment.crop", "augment.eval_crop"):
+        node = select(config, key)
+        assert node == {"_target_": f"imgcls.data.augment.{CROPS[name]}"}
+        assert type(build_component(key, node)).__name__ == CROPS[name]
+
+
+def test_a_crop_that_does_not_exist_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"augment\.eval_crop=leterbox: .* \(did you mean letterbox\?\); one of"):
+        compose(["augment.eval_crop=leterbox"])
+
+
+def test_settings_left_over_from_another_crop_name_the_way_to_swap_it():
+    config = compose(["augment.eval_crop._target_=imgcls.data.augment.Whole"])
+    with pytest.raises(ConfigError, match=r"Whole takes no .*; it takes no settings; .*: augment\.eval_crop=center"):
+        build_component("augment.eval_crop", config.augment.eval_crop)

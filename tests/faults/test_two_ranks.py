@@ -45,5 +45,22 @@ def test_every_validation_image_counts_once_on_two_ranks(odd_folder: Path, tmp_p
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stdout + done.stderr
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
-            scores.append([float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]])
+            rows = [row for row in csv.DictReader(file) if row["val/loss"]]
+        scores.append([float(row[column]) for row in rows for column in ("val/loss", "val/balanced")])
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_a_bad_validation_file_of_one_rank_ends_both_before_the_first_step(odd_folder: Path, tmp_path: Path) -> None:
+    (odd_folder / "val/blue/01.JPEG").write_bytes(b"no image")  # the second image: the second rank's
+    overrides = [*RUN, f"data.root={odd_folder}", "sampler=balanced", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, *TORCHRUN, "--nproc-per-node=2", str(ROOT / "train.py"), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.count("val/blue/01.JPEG: is not an image") == 1
+    assert "data.on_bad_image=skip" in done.stderr
+    assert not (tmp_path / "run/metrics.csv").exists()
+    done = subprocess.run(
+        [*command, "data.on_bad_image=skip", "max_steps=2"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped a bad image" in done.stdout + done.stderr

@@ -108,9 +108,9 @@ def test_another_meta_file_is_refused(val, tmp_path):
 
 @pytest.mark.skipif("IMGCLS_REAL_DATA" not in os.environ, reason="IMGCLS_REAL_DATA names no folder of real data")
 def test_the_real_ground_truth_agrees_with_the_ids_derived_from_it():
-    from imgcls.commands import sort_val
+    from imgcls.data.sets import read_labels
 
     folder = Path(os.environ["IMGCLS_REAL_DATA"]) / "imagenet-meta"
-    truth = sort_val.read_labels(folder / "ILSVRC2012_validation_ground_truth.txt", folder / "meta.mat")
-    assert truth == sort_val.read_labels(folder / "val_wnids.derived.txt")
+    truth = read_labels(folder / "ILSVRC2012_validation_ground_truth.txt", folder / "meta.mat")
+    assert truth == read_labels(folder / "val_wnids.derived.txt")
     assert len(truth) == 50_000

@@ -169,7 +169,7 @@ def test_what_is_validated_is_the_same_on_every_rank(
 def test_images_that_another_rank_skipped_count_against_the_limit(part: str, tiny_config: Make, train: Train) -> None:
     def skip_one(trainer: Trainer) -> None:
         loader = trainer.train_loader if part == "train" else trainer.val_loader
-        loader.bad_images.add([3])  # as `share` does; of 60 and 15, one is too many
+        loader.bad_images.add([3])  # as `share` does
 
-    with pytest.raises(ValueError, match=r"1 of (60|15) images are bad, more than 1% may be skipped"):
-        train(tiny_config(), "run", skip_one)
+    with pytest.raises(ValueError, match=r"1 of (60|15) images are bad, more than 0 of them"):
+        train(tiny_config("data.max_bad_share=0"), "run", skip_one)

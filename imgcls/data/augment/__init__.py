@@ -3,6 +3,7 @@
 from imgcls.data.augment.crops import (
     CenterCrop,
     Crop,
+    Letterbox,
     Pad,
     PadCrop,
     RandomResizedCrop,
@@ -22,6 +23,7 @@ __all__ = [
     "STEPS",
     "CenterCrop",
     "Crop",
+    "Letterbox",
     "Pad",
     "PadCrop",
     "Policy",

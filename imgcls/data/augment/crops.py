@@ -220,6 +220,19 @@ class Pad:
 
 
 @dataclasses.dataclass(frozen=True)
+class Letterbox:
+    """The whole image in its own proportions, in the middle of a black square."""
+
+    num_draws = 0
+
+    def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: int) -> np.ndarray:
+        height, width = _columns(sizes)
+        side = np.maximum(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        return np.stack([left, top, left + side, top + side], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Whole:
     """The whole image, squashed to a square."""
 

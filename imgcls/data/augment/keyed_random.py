@@ -7,7 +7,7 @@ section 4, with Stafford's variant 13 constants). So no thread, rank or resumed 
 import numpy as np
 
 # One stream per kind of choice, so that adding a choice never changes the numbers that another one gets.
-CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER = range(9)
+CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER, BALANCE = range(10)
 GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment: 2**64 over the golden ratio, odd
 MASK = (1 << 64) - 1
 
@@ -26,6 +26,27 @@ def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order of `num` samples in this epoch, as int64 indices."""
     key = stream_key(seed, epoch, ORDER)
     return np.random.Generator(np.random.Philox(key=key)).permutation(num)
+
+
+def balanced_order(labels: np.ndarray, num: int, seed: int, epoch: int) -> np.ndarray:
+    """Return an order of `num` samples in this epoch in which classes are equally frequent, as int64 indices.
+
+    The counts of two classes differ by one at most, and so do those of two samples of a class. A sample that comes
+    again has its index plus a multiple of len(labels), by which it gets other random numbers.
+
+    Args:
+        labels: (N,) of the samples.
+    """
+    draws = np.random.Generator(np.random.Philox(key=stream_key(seed, epoch, BALANCE)))
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    classes = [members for members in by_class if len(members)]
+    one_more = draws.permutation(len(classes)) < num % len(classes)
+    parts = []
+    for members, more in zip(classes, one_more.tolist(), strict=True):
+        quota = num // len(classes) + more
+        rounds = [draws.permutation(members) + len(labels) * again for again in range(-(-quota // len(members)))]
+        parts.append(np.concatenate([*rounds, np.empty(0, np.int64)])[:quota])
+    return draws.permutation(np.concatenate(parts)).astype(np.int64)
 
 
 def stream_key(seed: int, epoch: int, stream: int) -> int:

@@ -1,15 +1,28 @@
 """Decoding: from the bytes of images to pixels of their crops, by the native decoder or Pillow. Imports no torch."""
 
+from imgcls.data.decoding.formats import (
+    EXTENSIONS,
+    FORMATS,
+    describe_left_out,
+    ending_of,
+    is_image,
+    needs_anything,
+)
 from imgcls.data.decoding.native import MAX_FILE_BYTES, MAX_SIDE, Sizes, Workspace
 from imgcls.data.decoding.pillow import (
-    FORMATS,
+    AS_STORED,
     BadImageError,
+    PixelRules,
+    Traits,
     decode_box,
     decode_whole,
+    has_end,
+    has_readable_header,
     load_whole,
     pixels_of,
     read_size,
     resample_box,
+    traits_of,
 )
 from imgcls.data.decoding.plan import Plan
 from imgcls.data.decoding.readers import (
@@ -26,6 +39,8 @@ from imgcls.data.decoding.readers import (
 )
 
 __all__ = [
+    "AS_STORED",
+    "EXTENSIONS",
     "FORMATS",
     "MAX_FILE_BYTES",
     "MAX_SIDE",
@@ -34,19 +49,28 @@ __all__ = [
     "Failures",
     "FileReader",
     "FileSource",
+    "PixelRules",
     "Plan",
     "Reader",
     "Sizes",
+    "Traits",
     "Workspace",
     "decode_box",
     "decode_whole",
     "describe_decoder",
+    "describe_left_out",
+    "ending_of",
+    "has_end",
+    "has_readable_header",
+    "is_image",
     "load_whole",
     "make_array_reader",
     "make_file_reader",
+    "needs_anything",
     "only_copies",
     "pixels_of",
     "read_size",
     "resample_box",
+    "traits_of",
     "windows_of",
 ]

@@ -1,28 +1,71 @@
 """From the bytes of an image file to the pixels of one box, by Pillow.
 
-What torchvision's ImageFolder shows a network is what this shows: EXIF orientation is not applied, alpha is dropped,
-colour profiles are ignored. Only what cannot be decoded whole is refused.
+What torchvision's ImageFolder shows a network is what this shows by default: EXIF orientation is not applied (but
+Pillow turns a TIFF), alpha is dropped, colour profiles are ignored. `PixelRules` has the other choices. Only what
+cannot be decoded whole is refused.
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from imgcls.data.decoding import jpeg
+from imgcls.data.decoding import depth, jpeg
+from imgcls.data.decoding.formats import FORMATS
 from imgcls.data.decoding.native import MAX_PIXELS
 
 # Broken metadata says nothing about the pixels, and ImageNet has files with it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(TiffImagePlugin|JpegImagePlugin)")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, by name
-# What Pillow may open, whatever the file is called: it goes by the content, and its other readers run Ghostscript (EPS,
-# PostScript), ask Windows to draw (WMF), or are seldom tried on broken files. MPO is opened as JPEG.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 _MODES = {1: "L", 3: "RGB"}
 _JPEG = ("JPEG", "MPO")
+HEAD_OF_JPEG = 1 << 16  # where its EXIF data is, if it has any: a segment of 64 KB at most, among the first
+
+
+@dataclass(frozen=True)
+class PixelRules:
+    """What a pixel of a file is to the network, where that is a choice.
+
+    Args:
+        alpha: drop shows the colours that transparency hides, white and black put the image on that.
+        orientation: stored shows pixels as they are stored, apply turns them as the file's EXIF data says.
+        bits: that whole numbers of more than 8 bits have; None: those that the brightest pixel of each file needs.
+    """
+
+    alpha: str = "drop"
+    orientation: str = "stored"
+    bits: int | None = None
+
+
+AS_STORED = PixelRules()
+
+
+class Traits(NamedTuple):
+    """What the rules decide on: EXIF orientation, transparency, and the bits that pixels use.
+
+    `bits` is None of an image of 8 bits a channel, and of floats.
+    """
+
+    orientation: int
+    transparent: bool
+    bits: int | None
+
+
+def traits_of(data: bytes, name: str) -> Traits:
+    """Return what a file has that `PixelRules` decide on; only deep images are decoded for it.
+
+    Raises:
+        BadImageError: it is no image.
+    """
+    with _open(data, name) as image, _naming(name, "cannot be decoded"):
+        orientation, transparent = orientation_of(image), image.has_transparency_data
+        return Traits(orientation, transparent, depth.used_bits(image, data) if depth.is_deep(image) else None)
 
 
 class BadImageError(ValueError):
@@ -37,20 +80,64 @@ class BadImageError(ValueError):
         return type(self), (self.name, self.reason)
 
 
-def read_size(data: bytes, name: str) -> tuple[int, int]:
-    """Return height and width, from the header alone.
+def read_size(data: bytes, name: str, rules: PixelRules = AS_STORED) -> tuple[int, int]:
+    """Return height and width, from the header alone; of an image that is turned, once it is.
 
     Raises:
         BadImageError: no image, or more than `MAX_PIXELS` pixels.
     """
     frame = jpeg.read_frame(data)
-    if frame is not None and frame.height * frame.width <= MAX_PIXELS:
+    turned = rules.orientation == "apply"
+    if frame is not None and frame.height * frame.width <= MAX_PIXELS and not turned:
         return frame.height, frame.width
     with _open(data, name) as image:
-        return image.height, image.width
+        lies = turned and orientation_of(image) in (5, 6, 7, 8)
+        return (image.width, image.height) if lies else (image.height, image.width)
 
 
-def decode_box(data: bytes, box: np.ndarray, out: np.ndarray, *, flip: bool, name: str, draft: bool = False) -> None:
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image that is not loaded: 1 is upright, as a TIFF is: Pillow turns it."""
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):  # Pillow would decode the PNG
+        return 1
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):  # broken metadata
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def is_turned(data: bytes, rules: PixelRules, name: str) -> bool:
+    """Return True if the rules turn this file's image."""
+    if rules.orientation != "apply" or (data[:2] == b"\xff\xd8" and b"Exif\0\0" not in data[:HEAD_OF_JPEG]):
+        return False
+    with _open(data, name) as image:
+        return orientation_of(image) != 1
+
+
+def has_readable_header(head: bytes) -> bool:
+    """Return True if a file that begins with `head` can be opened as an image."""
+    try:
+        with _open(head, ""):
+            return True
+    except BadImageError:
+        return False
+
+
+def has_end(head: bytes, tail: bytes) -> bool:
+    """Return False if a file that begins with `head` and ends with `tail` is a JPEG without the marker of its end."""
+    return head[:2] != b"\xff\xd8" or jpeg.END in tail
+
+
+def decode_box(
+    data: bytes,
+    box: np.ndarray,
+    out: np.ndarray,
+    *,
+    flip: bool,
+    name: str,
+    draft: bool = False,
+    rules: PixelRules = AS_STORED,
+) -> None:
     """Decode, crop, resample with antialiasing, and mirror if `flip`, into `out` (H, W, C) uint8 with C 1 or 3.
 
     Args:
@@ -61,31 +148,42 @@ def decode_box(data: bytes, box: np.ndarray, out: np.ndarray, *, flip: bool, nam
     Raises:
         BadImageError: a file that cannot be decoded whole.
     """
+    if is_turned(data, rules, name):
+        resample(load_whole(data, out.shape[2], name, rules), box, out, flip=flip)
+        return
     with _open(_without_rows_below(data, box, out, draft=draft), name) as image:
         with _naming(name, "cannot be decoded"):
             factor = _set_up(image, data, box, out, draft=draft)
             image.decodermaxblock = len(data)  # in one go: a decoder that is fed in parts repeats work at each
-            image.load()
-            plain = _plain(image, out.shape[2])
+            plain = _plain(_loaded(image, data, rules), out.shape[2], rules)
         resample(plain, np.asarray(box) / factor, out, flip=flip)
 
 
-def decode_whole(data: bytes, channels: int, name: str) -> np.ndarray:
+def decode_whole(data: bytes, channels: int, name: str, rules: PixelRules = AS_STORED) -> np.ndarray:
     """All pixels of an image, (H, W, C) uint8.
 
     Raises:
         BadImageError: a file that cannot be decoded whole.
     """
-    return pixels_of(load_whole(data, channels, name), channels)
+    return _pixels(load_whole(data, channels, name, rules), channels)
 
 
-def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
+def pixels_of(image: Image.Image, channels: int, rules: PixelRules = AS_STORED) -> np.ndarray:
     """All pixels of an image of any mode, as files are decoded to: (H, W, C) uint8."""
-    pixels = np.asarray(_plain(image, channels).convert(_MODES[channels]))
+    if depth.is_deep(image):
+        image.load()  # what is no longer in a file has the modes of Pillow alone
+        image = depth.load_8_bits(image, b"", rules.bits)
+    if rules.orientation == "apply":
+        image = ImageOps.exif_transpose(image)
+    return _pixels(_plain(image, channels, rules), channels)
+
+
+def _pixels(image: Image.Image, channels: int) -> np.ndarray:
+    pixels = np.asarray(image.convert(_MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
+def load_whole(data: bytes, channels: int, name: str, rules: PixelRules = AS_STORED) -> Image.Image:
     """Return an image as `decode_box` sees it where it drafts nothing, to be kept for `resample_loaded`.
 
     Raises:
@@ -95,11 +193,24 @@ def load_whole(data: bytes, channels: int, name: str) -> Image.Image:
         with _naming(name, "cannot be decoded"):
             if channels == 1 and image.format in _JPEG and not jpeg.is_lossless(data):
                 image.draft("L", image.size)
-            image.load()
-            plain = _plain(image, channels).copy()
-        plain.format = image.format
-        plain.info = {} if (frame := jpeg.read_frame(data)) is None else {"block_rows": frame.block_rows}
+            turned = rules.orientation == "apply" and orientation_of(image) != 1
+            loaded = _loaded(image, data, rules)
+            plain = _plain(ImageOps.exif_transpose(loaded) if turned else loaded, channels, rules).copy()
+        plain.format = None if turned else image.format  # what is turned is never drafted
+        frame = None if turned else jpeg.read_frame(data)
+        plain.info = {} if frame is None else {"block_rows": frame.block_rows}
     return plain
+
+
+def _loaded(image: ImageFile.ImageFile, data: bytes, rules: PixelRules) -> Image.Image:
+    """Return the image of a file with its pixels, of 8 bits a channel."""
+    if not depth.is_deep(image):
+        image.load()
+        return image
+    orientation = orientation_of(image)
+    reduced = depth.load_8_bits(image, data, rules.bits)
+    reduced.getexif()[ExifTags.Base.Orientation] = orientation
+    return reduced
 
 
 def resample_loaded(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
@@ -203,14 +314,13 @@ def _set_up(image: Image.Image, data: bytes, box: np.ndarray, out: np.ndarray, *
     return factor
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
+def _plain(image: Image.Image, channels: int, rules: PixelRules) -> Image.Image:
+    if rules.alpha != "drop" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, rules.alpha), image)
     # L stays L for a colour network: it is resampled once and copied to three channels at the end.
     if image.mode == "L" or image.mode == _MODES[channels]:
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion would clip all but the darkest
-        return Image.fromarray((np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point; save it with 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(_MODES[channels])

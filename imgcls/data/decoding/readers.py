@@ -13,7 +13,9 @@ from PIL import Image
 from imgcls.data.augment import Pad, PadCrop, Whole
 from imgcls.data.decoding.pillow import (
     BadImageError,
+    PixelRules,
     decode_box,
+    is_turned,
     load_whole,
     read_size,
     resample_box,
@@ -33,12 +35,17 @@ class Reader(Protocol):
     chunk_size: int  # images that are worth one call
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
-        """Write the planned crops of images `indices` (n,) into `out` (n, H, W, C) uint8."""
+        """Write the planned crops of images `indices` (n,) into `out` (n, H, W, C) uint8.
+
+        An index beyond the end is another crop of an image: i + N is one of image i of N.
+        """
         ...
 
 
 class FileSource(Protocol):
     """Image files by index: what a split of files gives its reader."""
+
+    rules: PixelRules
 
     def __len__(self) -> int: ...
 
@@ -70,27 +77,35 @@ class FileReader:
         self._own = threading.local()
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        drawn, indices = indices, indices % len(self.files)
         sizes = np.ones((len(indices), 2), np.int64)
         for_pillow: dict[int, bytes] = {}  # those that are Pillow's, by position
         space, failures = self._open(indices, sizes, for_pillow)
         for position in list(for_pillow):
             try:
-                sizes[position] = read_size(for_pillow[position], self.files.path(int(indices[position])))
+                name = self.files.path(int(indices[position]))
+                sizes[position] = read_size(for_pillow[position], name, self.files.rules)
             except BadImageError as error:
                 failures.append((position, error))
                 del for_pillow[position]
-        boxes = plan.boxes(epoch, indices, sizes)
-        flips = plan.flips(epoch, indices)
+        boxes = plan.boxes(epoch, drawn, sizes)
+        flips = plan.flips(epoch, drawn)
         if space is not None:
             bad = {position for position, _ in failures}
-            for position in np.flatnonzero(space.decode(boxes, flips, out)):
+            if self.files.rules.orientation == "apply":  # boxes of turned images do not fit the native decoder
+                boxes_of_native = boxes.copy()
+                boxes_of_native[list(for_pillow)] = [0, 0, 1, 1]
+            else:
+                boxes_of_native = boxes
+            for position in np.flatnonzero(space.decode(boxes_of_native, flips, out)):
                 if position not in bad and position not in for_pillow:  # Pillow judges whether it is broken
                     for_pillow[int(position)] = space.contents(int(position))
         for position, data in for_pillow.items():
             name = self.files.path(int(indices[position]))
             try:
                 flip = bool(flips[position])
-                decode_box(data, boxes[position], out[position], flip=flip, name=name, draft=plan.draft)
+                rules = self.files.rules
+                decode_box(data, boxes[position], out[position], flip=flip, name=name, draft=plan.draft, rules=rules)
             except BadImageError as error:
                 failures.append((position, error))
         return sorted(failures, key=lambda failure: failure[0])
@@ -116,7 +131,18 @@ class FileReader:
         sizes[taken] = native_sizes[taken]
         others = np.flatnonzero(~taken & (status != self._native.Status.UNREADABLE))
         for_pillow.update({int(position): space.contents(int(position)) for position in others})
+        if self.files.rules.orientation == "apply":  # the native decoder turns nothing
+            self._give_turned_to_pillow(space, np.flatnonzero(taken), for_pillow)
         return space, failures
+
+    def _give_turned_to_pillow(self, space: "Workspace", positions: np.ndarray, for_pillow: dict[int, bytes]) -> None:
+        for position in positions.tolist():
+            data = space.contents(position)
+            try:
+                if is_turned(data, self.files.rules, ""):
+                    for_pillow[position] = data
+            except BadImageError:  # Pillow cannot open what the native decoder can: as it is stored, then
+                continue
 
     def _read(self, indices: np.ndarray) -> tuple[list[bytes | None], Failures]:
         data: list[bytes | None] = []
@@ -144,6 +170,7 @@ class CachingReader:
         self.images: list[Image.Image | None] = [None] * len(files)
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
+        drawn, indices = indices, indices % len(self.files)
         failures: Failures = []
         sizes = np.ones((len(indices), 2), np.int64)
         images: dict[int, Image.Image] = {}
@@ -153,14 +180,14 @@ class CachingReader:
                 sizes[position] = image.height, image.width
             except BadImageError as error:
                 failures.append((position, error))
-        boxes = plan.boxes(epoch, indices, sizes)
-        flips = plan.flips(epoch, indices)
+        boxes = plan.boxes(epoch, drawn, sizes)
+        flips = plan.flips(epoch, drawn)
         for position, image in images.items():
             index, box, flip = int(indices[position]), boxes[position], bool(flips[position])
             try:
                 if plan.draft and shrink(image, box, out[position]) > 1:
                     data, name = self.files.read(index), self.files.path(index)
-                    decode_box(data, box, out[position], flip=flip, name=name, draft=True)
+                    decode_box(data, box, out[position], flip=flip, name=name, draft=True, rules=self.files.rules)
                 else:
                     resample_loaded(image, box, out[position], flip=flip)
             except BadImageError as error:
@@ -170,7 +197,8 @@ class CachingReader:
     def _whole(self, index: int) -> Image.Image:
         image = self.images[index]
         if image is None:  # two threads may both decode it: to the same
-            image = self.images[index] = load_whole(self.files.read(index), self.channels, self.files.path(index))
+            data, name = self.files.read(index), self.files.path(index)
+            image = self.images[index] = load_whole(data, self.channels, name, self.files.rules)
         return image
 
 
@@ -194,9 +222,13 @@ class CopyingReader:
         self._drawn: tuple[int, Windows] | None = None
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
-        windows = self._windows(plan, epoch)
-        _copy(self.images, indices, windows.corners[indices], out)
-        flips = windows.flips[indices]
+        if len(indices) and indices.max() >= len(self.images):
+            windows = windows_of(self.images, plan, epoch, indices)
+            corners, flips, indices = windows.corners, windows.flips, indices % len(self.images)
+        else:
+            windows = self._windows(plan, epoch)
+            corners, flips = windows.corners[indices], windows.flips[indices]
+        _copy(self.images, indices, corners, out)
         if flips.any():
             out[flips] = out[flips, :, ::-1]
         return []
@@ -221,7 +253,7 @@ class ArrayReader:
         sizes = np.broadcast_to(np.array(images.shape[1:3]), (len(indices), 2))
         boxes = plan.boxes(epoch, indices, sizes)
         flips = plan.flips(epoch, indices)
-        for position, index in enumerate(indices):
+        for position, index in enumerate(indices % len(images)):
             resample_box(images[index], boxes[position], out[position], flip=bool(flips[position]))
         return []
 

@@ -8,26 +8,53 @@ from imgcls.data.decoding import BadImageError
 from imgcls.data.sets import Split
 
 log = logging.getLogger(__name__)
-MAX_SHARE = 0.01
+REMEDY = "remove or replace the file, or leave such files out: data.on_bad_image=skip"
+
+
+class RefusedImageError(BadImageError):
+    """A bad image that ends the run: the text says what to do about it.
+
+    Args:
+        split, position: the split and its position there.
+    """
+
+    def __init__(self, name: str, reason: str, split: Split, position: int) -> None:
+        super().__init__(name, f"{reason}; {REMEDY}")
+        self.split, self.position = split, position
 
 
 class BadImages:
-    """Which images of `split` were skipped, by their positions; more than 1 % of them are an error."""
+    """Which images of `split` were skipped, by their positions.
 
-    def __init__(self, split: Split) -> None:
+    Args:
+        skip: False: a bad image is an error, unless the split itself says that its file was `removed`.
+        max_share: of the split that may be skipped; one image may always be, unless the share is 0.
+    """
+
+    def __init__(self, split: Split, *, skip: bool = True, max_share: float = 0.01) -> None:
         self.split = split
+        self.skip = skip
+        self.max_share = max_share
+        self.removed: frozenset[int] = getattr(split, "removed", frozenset())
         self._found: dict[int, BadImageError] = {}
         self._unshared: set[int] = set()  # of those found, what this rank alone may know
 
     def __len__(self) -> int:
         return len(self._found)
 
+    def may_skip(self, position: int) -> bool:
+        """Return True if an image is to be left out where it is bad."""
+        return self.skip or position in self.removed
+
     def note(self, position: int, error: BadImageError) -> None:
         """Count an image once, and warn of it.
 
         Raises:
+            RefusedImageError: it is not to be skipped.
             ValueError: it is one too many.
         """
+        if not self.may_skip(position):
+            raise RefusedImageError(error.name, error.reason, self.split, position) from error
         if position not in self._found:
             self._found[position] = error
             self._unshared.add(position)
@@ -53,10 +80,11 @@ class BadImages:
         Raises:
             ValueError: there are too many.
         """
-        if len(self) > MAX_SHARE * len(self.split):
+        least = 1 if self.max_share else 0
+        if len(self) > max(self.max_share * len(self.split), least):
             raise ValueError(
-                f"{len(self)} of {len(self.split)} images are bad, more than {MAX_SHARE:.0%} "
-                f"may be skipped (data.on_bad_image=skip): {_describe(list(self._found.values()))}"
+                f"{len(self)} of {len(self.split)} images are bad, more than {self.max_share:.3g} of them, which "
+                f"data.max_bad_share allows to skip: {_describe(list(self._found.values()))}"
             )
 
 

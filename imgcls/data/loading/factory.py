@@ -30,6 +30,7 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         "prefetch": data.prefetch,
         "device": device,
         "on_bad_image": data.on_bad_image,
+        "max_bad_share": data.max_bad_share,
         "cache_gb": data.cache_gb,
         "pillow_draft": data.pillow_draft,
         "channels": data.channels,
@@ -39,5 +40,6 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         build_component("augment.eval_crop", augment.eval_crop),
     )
     policy = make_policy(augment.policy, ops=augment.policy_ops, magnitude=augment.policy_magnitude)
-    train = Loader(images.train, crop, shuffle=True, flip=augment.flip, policy=policy, **common)
+    balanced = config.sampler == "balanced"
+    train = Loader(images.train, crop, shuffle=True, balanced=balanced, flip=augment.flip, policy=policy, **common)
     return train, Loader(images.val, eval_crop, shuffle=False, **common)

@@ -4,6 +4,7 @@ What a batch holds is a function of (seed, epoch, position). The calling thread 
 batches each time it is asked for one, so there is no thread that could outlive an error, and nothing to wake up.
 """
 
+import functools
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
@@ -35,6 +36,9 @@ class Loader:
     share of every batch. Otherwise every image comes exactly once over all ranks, in the order of the split, and the
     last batch is smaller. A batch is valid until the next one is asked for.
 
+    With `balanced`, an epoch of training has as many images of each class, some of them more than once; the positions
+    of those that come again count on from the split's end, so that each time is augmented in its own way.
+
     `batch_size` counts images over all ranks; `channels` is taken from the split where it is an array;
     `pillow_draft` is the plan's `draft`.
 
@@ -51,6 +55,7 @@ class Loader:
         batch_size: int,
         seed: int,
         shuffle: bool,
+        balanced: bool = False,
         channels: int = 3,
         flip: float = 0.0,
         policy: Policy | None = None,
@@ -60,6 +65,7 @@ class Loader:
         prefetch: int = 4,
         device: torch.device | str = "cpu",
         on_bad_image: Literal["raise", "skip"] = "raise",
+        max_bad_share: float = 0.01,
         cache_gb: float = 0.0,
         pillow_draft: bool = False,
     ) -> None:
@@ -67,22 +73,28 @@ class Loader:
         self.split = split
         self.seed = seed
         self.shuffle = shuffle
+        self.balanced = balanced
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
         self.local_size = batch_size // world_size
         self.prefetch = prefetch
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
-        self.on_bad_image = on_bad_image
         self.shape = (image_size, image_size, channels)
         self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
         self.resident = make_resident(split, self.plan, self.device) if policy is None else None
-        self.bad_images = BadImages(split)
+        self.bad_images = BadImages(split, skip=on_bad_image == "skip", max_share=max_bad_share)
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    @functools.cached_property
+    def class_shares(self) -> np.ndarray:
+        """Each class's share of the images of an epoch, (K,), of the classes up to the last one that has any."""
+        counts = np.bincount(self.split.labels)
+        return (counts > 0) / (counts > 0).sum() if self.balanced else counts / counts.sum()
 
     @property
     def num_batches(self) -> int:
@@ -101,7 +113,7 @@ class Loader:
 
         Raises:
             BadImageError: an image that cannot be decoded, where on_bad_image is raise.
-            ValueError: more than 1 % of the split cannot be decoded.
+            ValueError: more of the split than max_bad_share cannot be decoded.
         """
         order = self._order(epoch)
         if self.resident is not None:
@@ -135,7 +147,11 @@ class Loader:
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
             return np.arange(self.rank, len(self.split), self.world_size)
-        order = keyed_random.permutation(len(self.split), self.seed, epoch)[: self.num_batches * self.batch_size]
+        num = self.num_batches * self.batch_size
+        if self.balanced:
+            order = keyed_random.balanced_order(self.split.labels, num, self.seed, epoch)
+        else:
+            order = keyed_random.permutation(len(self.split), self.seed, epoch)[:num]
         return order.reshape(-1, self.world_size, self.local_size)[:, self.rank].reshape(-1)
 
     def _free_slots(self) -> list["_Slot"]:
@@ -157,14 +173,15 @@ class Loader:
     def _fill(self, slot: "_Slot", part: slice, epoch: int) -> Failures:
         indices, out = slot.indices[part], slot.pixels[part]
         failures = self.reader.fill(self.plan, epoch, indices, out)
-        if self.on_bad_image == "skip" and self.shuffle:
-            for position, error in failures:
-                indices[position] = self._refill(int(indices[position]), epoch, out[position : position + 1], error)
+        for position, error in failures if self.shuffle else ():
+            index = int(indices[position])
+            if self.bad_images.may_skip(index % len(self.split)):
+                indices[position] = self._refill(index, epoch, out[position : position + 1], error)
         if self._policy is not None:
             draws = keyed_random.uniforms(self.seed, epoch, indices, self._policy.num_draws, stream=keyed_random.POLICY)
             for image, numbers in zip(out, draws, strict=True):
                 self._policy(image, numbers)
-        slot.labels[part] = self.split.labels[indices]
+        slot.labels[part] = self.split.labels[indices % len(self.split)]
         return [(part.start + position, error) for position, error in failures]
 
     def _refill(self, index: int, epoch: int, out: np.ndarray, error: BadImageError) -> int:
@@ -176,12 +193,8 @@ class Loader:
         raise ValueError(f"sixteen images instead of a bad one were bad too; the first: {error}")
 
     def _note_bad(self, slot: "_Slot") -> None:
-        if not slot.failures:
-            return
-        if self.on_bad_image == "raise":
-            raise slot.failures[0][1]
         for position, error in slot.failures:
-            self.bad_images.note(int(slot.asked[position]), error)
+            self.bad_images.note(int(slot.asked[position]) % len(self.split), error)
 
     def _batch(self, slot: "_Slot") -> Batch:
         if slot.failures and not self.shuffle:

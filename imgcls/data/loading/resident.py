@@ -43,8 +43,9 @@ class Resident:
         flips = torch.from_numpy(windows.flips).to(device)
         for first in range(start * batch_size, len(order), batch_size):
             part = slice(first, first + batch_size)
-            images = self._crop(indices[part], lefts[part], tops[part], flips[part])
-            yield ResidentBatch(images, self.labels[indices[part]], indices[part])
+            which = indices[part] % len(self.labels)  # more than that: drawn again
+            images = self._crop(which, lefts[part], tops[part], flips[part])
+            yield ResidentBatch(images, self.labels[which], indices[part])
 
     def _crop(self, indices: Tensor, lefts: Tensor, tops: Tensor, flips: Tensor) -> Tensor:
         side, (height, width) = self.plan.image_size, self.size

@@ -1,10 +1,13 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
 from imgcls.data.sets.digits import draw_digits
-from imgcls.data.sets.factory import open_image_set
+from imgcls.data.sets.factory import open_image_set, pixel_rules
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
+from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.imagenet import (
+    TRAIN_TAR,
+    VAL_TAR,
     imagenet_classes,
     index_of_devkit_id,
     is_wnid,
@@ -14,24 +17,31 @@ from imgcls.data.sets.imagenet import (
     validation_number,
     wnids,
 )
+from imgcls.data.sets.imagenet_labels import VAL_NAME, read_labels
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
-from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder, pack_names
+from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
+from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
+from imgcls.data.sets.table import open_csv
 
 __all__ = [
     "CLASSES",
-    "EXTENSIONS",
+    "TRAIN_TAR",
+    "VAL_NAME",
+    "VAL_TAR",
     "VERSION",
     "ArraySplit",
     "FileSplit",
     "FolderSplit",
+    "Holdout",
     "ImageSet",
     "Listing",
     "PackSplit",
     "PackSummary",
     "Split",
+    "describe_sample",
     "draw_digits",
     "draw_image",
     "draw_noise",
@@ -45,6 +55,7 @@ __all__ = [
     "load_fashion_mnist",
     "load_mnist",
     "make_pack",
+    "open_csv",
     "open_folder",
     "open_image_set",
     "open_imagenet",
@@ -52,6 +63,8 @@ __all__ = [
     "open_shapes",
     "open_tiny_imagenet",
     "pack_names",
+    "pixel_rules",
+    "read_labels",
     "readable_names",
     "validation_number",
     "wnids",

@@ -1,12 +1,58 @@
 """Open the image set that a config names."""
 
-from imgcls.config import Config, build_component
+import inspect
+from typing import Any
+
+from imgcls.config import Config, DataConfig, build_component, locate
+from imgcls.data.decoding import PixelRules
+from imgcls.data.sets.archives import ArchiveSplit
+from imgcls.data.sets.files import FolderSplit
+from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.splits import ImageSet, to_memorise
+from imgcls.errors import ConfigError
 
 
 def open_image_set(config: Config) -> ImageSet:
-    """Open the data set that the config names, and hold `data.num_classes` against it."""
+    """Open the data set that the config names, and hold `data.num_classes` against it.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such set, or a setting does not fit it.
+    """
     data = config.data
-    opened: ImageSet = build_component("data.source", data.source, root=data.root, channels=data.channels)
+    given = {"root": data.root, "channels": data.channels} | _given_to(data)
+    opened: ImageSet = build_component("data.source", data.source, **given)
     opened.check_num_classes(data.num_classes)
+    rules = pixel_rules(data)
+    for split in (opened.train, opened.val):
+        if isinstance(split, FolderSplit | ArchiveSplit):
+            split.rules = rules
+        elif rules != PixelRules():
+            raise ConfigError(
+                f"data.alpha, data.orientation and data.bits are of image files; data={data.name} holds pixels, or was "
+                "packed without them: leave them out"
+            )
     return opened if data.memorise is None else to_memorise(opened, data.memorise)
+
+
+def pixel_rules(data: DataConfig) -> PixelRules:
+    """Return how the config shows pixels where there is a choice."""
+    return PixelRules(data.alpha or "drop", data.orientation or "stored", data.bits)
+
+
+def _given_to(data: DataConfig) -> dict[str, Any]:
+    """Return the settings that only sets of files without fixed parts take; a set that does not take one refuses it."""
+    holdout = None
+    if data.val_share is not None or data.fold is not None or data.num_folds is not None:
+        holdout = Holdout(data.val_share, data.fold, data.num_folds, data.split_seed)
+    wanted = {
+        "holdout": (holdout, None, str(holdout)),
+        "class_order": (data.class_order, "text", f"data.class_order={data.class_order}"),
+    }
+    parameters = inspect.signature(locate("data.source", data.source.get("_target_"))).parameters
+    given = {}
+    for name, (value, default, shown) in wanted.items():
+        if name in parameters:
+            given[name] = value
+        elif value != default:
+            raise ConfigError(f"{shown}: data={data.name} has fixed training images, validation images and classes")
+    return given

@@ -11,11 +11,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imgcls.data.decoding import MAX_FILE_BYTES, BadImageError, Plan, Reader, decode_whole, make_file_reader
+from imgcls.data.decoding import (
+    AS_STORED,
+    MAX_FILE_BYTES,
+    BadImageError,
+    PixelRules,
+    Plan,
+    Reader,
+    decode_whole,
+    has_end,
+    has_readable_header,
+    make_file_reader,
+)
 from imgcls.data.sets.listing import Listing, pack_names
 
 if TYPE_CHECKING:
     from imgcls.data.decoding import Sizes, Workspace
+
+
+HEAD_BYTES, TAIL_BYTES = 1 << 16, 1 << 11  # of a file that is checked before it is decoded
 
 
 class FileSplit(ABC):
@@ -24,6 +38,7 @@ class FileSplit(ABC):
     names: np.ndarray  # uint8, of all images, one after another
     labels: np.ndarray
     decoded: np.ndarray | None = None
+    rules: PixelRules = AS_STORED
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,7 +78,7 @@ class FileSplit(ABC):
         Raises:
             BadImageError: it cannot be read or decoded.
         """
-        return decode_whole(self.read(index), channels, self.path(index))
+        return decode_whole(self.read(index), channels, self.path(index), self.rules)
 
     def make_reader(self, plan: Plan, channels: int, *, cache_gb: float) -> Reader:
         """Return what fills batch buffers with the crops of `plan`, which gives its boxes once the sizes are known."""
@@ -93,6 +108,8 @@ class FolderSplit(FileSplit):
     `names` holds every path relative to `root` one after another, as bytes; file i's are offsets[i]:offsets[i + 1].
     """
 
+    removed: frozenset[int] = frozenset()  # positions of images whose files the user has removed since the run began
+
     def __init__(self, root: str | Path, names: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> None:
         self._root = os.fsencode(root)
         self.names = names  # uint8
@@ -115,6 +132,32 @@ class FolderSplit(FileSplit):
         # The root is /, which raw_path adds.
         return cls.of_names("", [os.fsencode(os.path.abspath(file))[1:] for file in files])
 
+    def holds(self, name: bytes) -> bool:
+        """Return True if an image has that name."""
+        names, at = self.names.tobytes(), -1
+        while (at := names.find(name, at + 1)) >= 0:
+            place = int(np.searchsorted(self.offsets, at))
+            if self.offsets[place] == at and place < len(self) and self.offsets[place + 1] == at + len(name):
+                return True
+        return False
+
+    def with_removed(self, entries: Sequence[tuple[int, bytes, int]]) -> "FolderSplit":
+        """Return the images with some that are no longer there in their places: (position, name, label) of each."""
+        if not entries:
+            return self
+        names, labels = [self.name(index) for index in range(len(self))], self.labels.tolist()
+        for position, name, label in sorted(entries):
+            names.insert(position, name)
+            labels.insert(position, label)
+        split = type(self).of_names(os.fsdecode(self.root), names, np.array(labels, np.int64))
+        split.rules, split.removed = self.rules, frozenset(position for position, _, _ in entries)
+        return split
+
+    def subset(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "FolderSplit":
+        """Return some of the images, in the order of `indices` (N,), with other labels (N,) if given."""
+        names = [self.name(index) for index in indices.tolist()]
+        return type(self).of_names(os.fsdecode(self.root), names, self.labels[indices] if labels is None else labels)
+
     @property
     def root(self) -> bytes:
         """The folder that the names are relative to."""
@@ -128,6 +171,24 @@ class FolderSplit(FileSplit):
         """Return the path of image `index`, as the user would type it."""
         return os.fsdecode(self.raw_path(index))
 
+    def check(self, index: int) -> None:
+        """Look at the header of the file of image `index`; at all of it only where its end is missing.
+
+        Raises:
+            BadImageError: it is no image, or is cut off.
+        """
+        path = self.raw_path(index)
+        self._check_regular(path)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                head = file.read(HEAD_BYTES)
+                file.seek(-min(TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                seems_whole = has_readable_header(head) and has_end(head, file.read())
+        except OSError:  # named by read, after a second try
+            seems_whole = False
+        if not seems_whole:
+            decode_whole(self.read(index), 3, os.fsdecode(path))
+
     def read(self, index: int) -> bytes:
         """Return the bytes of the file of image `index`.
 
@@ -136,23 +197,28 @@ class FolderSplit(FileSplit):
         """
         path = self.raw_path(index)
         try:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its writer for ever
-                raise BadImageError(os.fsdecode(path), "is no regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise BadImageError(
-                    os.fsdecode(path),
-                    f"has {status.st_size} bytes, over the limit of {MAX_FILE_BYTES}; make it smaller",
-                )
+            self._check_regular(path)
             return self.read_file(path)
-        except FileNotFoundError:
-            raise BadImageError(os.fsdecode(path), "is gone since the folder was listed") from None
         except OSError:
             time.sleep(0.05)
         try:
             return self.read_file(path)
         except OSError as error:
             raise BadImageError(os.fsdecode(path), f"cannot be read: {error.strerror or error}") from error
+
+    def _check_regular(self, path: bytes) -> None:
+        name = os.fsdecode(path)
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            reason = "is a link to nothing" if os.path.islink(path) else "is gone since the folder was listed"
+            raise BadImageError(name, reason) from None
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its writer for ever
+            raise BadImageError(name, "is no regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadImageError(
+                name, f"has {status.st_size} bytes, over the limit of {MAX_FILE_BYTES}; make it smaller"
+            )
 
     def read_file(self, path: bytes) -> bytes:
         """Return the bytes of a file, in one try; a subclass may read in other ways."""
@@ -172,11 +238,21 @@ class FolderSplit(FileSplit):
         return self.names[self.offsets[index] : self.offsets[index + 1]].tobytes()
 
 
+class FlatSplit(FolderSplit):
+    """Image files in one folder, named as they would be in folders of their classes: <class>/<file>."""
+
+    def raw_path(self, index: int) -> bytes:
+        """Return the path of image `index`, as the filesystem has it."""
+        return self.root + b"/" + self.name(index).rpartition(b"/")[2]
+
+
 class PackSplit(FileSplit):
     """Image files one after another in a single file: image i's bytes are starts[i] on, lengths[i] of them.
 
     `names` holds what the files were called one after another; image i's are name_offsets[i]:name_offsets[i + 1].
     """
+
+    cut_short = "the pack ends before it; pack it again"
 
     def __init__(
         self,
@@ -225,7 +301,7 @@ class PackSplit(FileSplit):
         except OSError as error:
             raise BadImageError(self.path(index), f"cannot be read: {error.strerror or error}") from error
         if len(data) != self.lengths[index]:
-            raise BadImageError(self.path(index), "the pack ends before it; pack it again")
+            raise BadImageError(self.path(index), self.cut_short)
         return data
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":

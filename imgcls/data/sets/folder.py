@@ -5,43 +5,146 @@ folder in it has changed.
 """
 
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from imgcls.data.decoding import FORMATS, describe_left_out, needs_anything
 from imgcls.data.sets.files import FolderSplit
-from imgcls.data.sets.listing import EXTENSIONS, Listing, list_folder
-from imgcls.data.sets.splits import ImageSet
+from imgcls.data.sets.holdout import Holdout
+from imgcls.data.sets.listing import Listing, list_folder
+from imgcls.data.sets.splits import ImageSet, Split
 from imgcls.environment import command
 from imgcls.errors import did_you_mean
 
 LAYOUT = "one folder per class, as train/<class>/*.JPEG and val/<class>/*.JPEG"
 
 
-def open_folder(root: str | None, *, train: str = "train", val: str = "val", channels: int = 3) -> ImageSet:
-    """Any set in ImageNet's layout; classes are the names of the folders, sorted.
+def open_folder(
+    root: str | None,
+    *,
+    train: str = "train",
+    val: str = "val",
+    channels: int = 3,
+    holdout: Holdout | None = None,
+    class_order: str = "text",
+) -> ImageSet:
+    """Any set in ImageNet's layout; classes are the names of the folders of train/, sorted.
+
+    With a `holdout` a set without val/ is split, and `root` may hold the class folders itself.
+
+    Args:
+        class_order: text sorts the classes as text, natural by the numbers in them: 2 before 10.
 
     Raises:
         FileNotFoundError: the root, train/ or val/ is missing, or holds no images.
         ValueError: a layout that would train on less, or on other classes, than it seems.
     """
     base = _existing_root(root)
-    train_folder = _existing_part(base, train, "data.source.train")
-    val_folder = _existing_part(base, val, "data.source.val")
-    trained, validated = list_folder(train_folder), list_folder(val_folder)
-    for listing, path in ((trained, train_folder), (validated, val_folder)):
-        _check_listing(listing, path)
-    if trained.classes != validated.classes:
-        raise ValueError(_differing_classes(trained.classes, validated.classes, train_folder, val_folder))
-    if len(trained.classes) < 2:
+    flat = holdout is not None and not (base / train).is_dir() and not (base / val).is_dir()
+    train_folder = base if flat else _existing_part(base, train, "data.source.train")
+    if holdout is not None and (base / val).is_dir():
         raise ValueError(
-            f"{train_folder} holds a single class, {trained.classes[0]!r}; a classifier needs two folders or more"
+            f"{holdout} would hold out training images, but {base / val} has validation images; leave it out, or name "
+            "a folder that is not there: data.source.val=none"
         )
-    return ImageSet(
-        train=FolderSplit.of_listing(train_folder, trained),
-        val=FolderSplit.of_listing(val_folder, validated),
-        classes=trained.classes,
-        channels=channels,
+    if holdout is None and not (base / val).is_dir():
+        raise FileNotFoundError(_without_val(base, val))
+    trained = list_folder(train_folder)
+    _check_listing(trained, train_folder)
+    classes = sort_classes(trained.classes, class_order)
+    training = FolderSplit.of_listing(train_folder, trained)
+    training.labels = _labels_in(classes, trained)
+    report = SetReport(classes)
+    report.left_out(train_folder, trained)
+    if holdout is not None:
+        held_out = holdout.choose([training.name(index) for index in range(len(training))], training.labels)
+        training, validation = (training.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
+        report.notes.append(f"{holdout}: {len(validation):,} of {len(held_out):,} images are held out for validation")
+    else:
+        val_folder = base / val
+        validated = list_folder(val_folder)
+        _check_listing(validated, val_folder)
+        if unknown := sorted(set(validated.classes) - set(classes)):
+            hint = did_you_mean(unknown[0], sorted(set(classes) - set(validated.classes)))
+            raise ValueError(
+                f"only {val_folder} has {_names(unknown)}{hint}; what is not trained on cannot be recognised: move the "
+                f"folder away, or add one of this name to {train_folder}"
+            )
+        validation = FolderSplit.of_listing(val_folder, validated)
+        validation.labels = _labels_in(classes, validated)
+        report.left_out(val_folder, validated)
+    if len(classes) < 2:
+        raise ValueError(f"{train_folder} holds a single class, {classes[0]!r}; a classifier needs two folders or more")
+    report.all_classes(training.labels, validation.labels, class_order)
+    return report.image_set(training, validation, channels)
+
+
+class SetReport:
+    """What the user should know of how a set was read."""
+
+    def __init__(self, classes: list[str]) -> None:
+        self.classes = classes
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def left_out(self, path: Path, listing: Listing) -> None:
+        """Name the files that are no images, by ending."""
+        if endings := listing.num_left_out():
+            text = f"{path}: left out, as no images: {describe_left_out(endings)}"
+            (self.warnings if needs_anything(endings) else self.notes).append(text)
+
+    def all_classes(self, training: np.ndarray, validation: np.ndarray, class_order: str) -> None:
+        """Say what is to be said of the classes, given the labels of both splits."""
+        self.classes_without(training, "training", "the network does not learn to recognise them")
+        self.classes_without(validation, "validation", "they are trained on, and count in no score")
+        self.numbered(class_order)
+
+    def image_set(self, training: Split, validation: Split, channels: int) -> ImageSet:
+        """Return the set that was read."""
+        return ImageSet(training, validation, self.classes, channels, tuple(self.notes), tuple(self.warnings))
+
+    def classes_without(self, labels: np.ndarray, kind: str, consequence: str) -> None:
+        """Name the classes that none of the `labels` (N,) is of."""
+        counts = np.bincount(labels, minlength=len(self.classes))
+        if without := [name for name, count in zip(self.classes, counts, strict=True) if count == 0]:
+            self.warnings.append(f"no {kind} images of {_names(without)}: {consequence}")
+
+    def numbered(self, class_order: str) -> None:
+        """Say in which order classes with numbers for names are."""
+        if class_order == "text" and all(name.isdecimal() for name in self.classes):
+            natural = sort_classes(self.classes, "natural")
+            if natural != self.classes:
+                self.notes.append(
+                    f"classes are numbers, sorted as text ({', '.join(self.classes[:4])}, ...); "
+                    f"data.class_order=natural sorts them as numbers ({', '.join(natural[:4])}, ...)"
+                )
+
+
+def sort_classes(names: Iterable[str], order: str) -> list[str]:
+    """Return class names sorted as text, by their bytes, or `natural`ly, by the numbers in them."""
+    if order == "natural":
+        return sorted(names, key=_natural)
+    return sorted(names, key=os.fsencode)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"([0-9]+)", name)
+    # Numbers sort before text; 01 and 1 are two classes.
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def _labels_in(classes: list[str], listing: Listing) -> np.ndarray:
+    position = {name: label for label, name in enumerate(classes)}
+    return np.array([position[name] for name in listing.classes], np.int64)[listing.labels]
+
+
+def _without_val(base: Path, val: str) -> str:
+    return (
+        f"data.root={base} has no {val}/ for validation images, {_holds(base)}; hold some of the training images out: "
+        "data.val_share=0.1 (or data.fold=0 data.num_folds=5); or name the folder that has them: data.source.val=NAME"
     )
 
 
@@ -56,14 +159,18 @@ def _existing_root(root: str | None) -> Path:
 
 def _existing_part(base: Path, name: str, key: str) -> Path:
     if not (path := base / name).is_dir():
-        folders = sorted(entry.name for entry in os.scandir(base) if entry.is_dir())
-        shown = ", ".join(folders[:5]) + (", ..." if len(folders) > 5 else "")
-        holds = f"it holds {shown}" if folders else "it holds no folder"
         raise FileNotFoundError(
-            f"data.root={base} has no {name}/, {holds}; the layout is {LAYOUT}. Give the folder above train/ and val/"
-            + (f", or set {key}" if key != "data.root" else "")
+            f"data.root={base} has no {name}/, {_holds(base)}; the layout is {LAYOUT}. Give the folder above train/ "
+            f"and val/{f', or set {key}' if key != 'data.root' else ''}; a folder of class folders alone is split by "
+            "data.val_share=0.1"
         )
     return path
+
+
+def _holds(base: Path) -> str:
+    folders = sorted(entry.name for entry in os.scandir(base) if entry.is_dir())
+    shown = ", ".join(folders[:5]) + (", ..." if len(folders) > 5 else "")
+    return f"it holds {shown}" if folders else "it holds no folder"
 
 
 def _check_listing(listing: Listing, path: Path) -> None:
@@ -80,25 +187,22 @@ def _check_listing(listing: Listing, path: Path) -> None:
     if not listing.classes:
         raise FileNotFoundError(f"{path} is empty; the layout is {LAYOUT}")
     if not len(listing.labels):
-        known = ", ".join(os.fsdecode(extension) for extension in EXTENSIONS)
-        raise FileNotFoundError(f"{path} holds {len(listing.classes)} folders but no images ({known})")
-    counts = np.bincount(listing.labels, minlength=len(listing.classes))
-    if empty := [name for name, count in zip(listing.classes, counts, strict=True) if count == 0]:
-        raise ValueError(
-            f"{path} has {_names(empty)} without any image; unpack the class again, or remove its folder from both "
-            "train/ and val/"
+        raise FileNotFoundError(
+            f"{path} holds {len(listing.classes)} folders but no images{_left_out_instead(listing.num_left_out())}"
         )
+    counts = np.bincount(listing.labels, minlength=len(listing.classes))
+    for name, count, left_out in zip(listing.classes, counts, listing.left_out, strict=False):
+        if not count and left_out:
+            raise ValueError(
+                f"{path / name} holds no image that can be read{_left_out_instead(left_out)}; save its files as JPEG "
+                "or PNG, or remove the folder from both train/ and val/"
+            )
+
+
+def _left_out_instead(endings: dict[str, int]) -> str:
+    return f", only {describe_left_out(endings)}" if endings else f" ({', '.join(FORMATS)})"
 
 
 def _names(names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
-    return f"{len(names)} class folder{'s' if len(names) > 1 else ''} ({shown}{', ...' if len(names) > 5 else ''})"
-
-
-def _differing_classes(trained: list[str], validated: list[str], train_folder: Path, val_folder: Path) -> str:
-    parts = []
-    for here, there, path in ((trained, validated, train_folder), (validated, trained, val_folder)):
-        if only := sorted(set(here) - set(there)):
-            hint = did_you_mean(only[0], sorted(set(there) - set(here)))
-            parts.append(f"only {path} has {_names(only)}{hint}")
-    return f"train and val differ in classes: {'; '.join(parts)}. Both need the same class folders"
+    return f"{len(names)} class{'es' if len(names) > 1 else ''} ({shown}{', ...' if len(names) > 5 else ''})"

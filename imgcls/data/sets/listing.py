@@ -1,6 +1,8 @@
 """The list of a folder's image files, kept in the cache folder for the next run."""
 
+import collections
 import hashlib
+import json
 import logging
 import os
 import tempfile
@@ -12,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imgcls.data.decoding import FORMATS, ending_of, is_image
 from imgcls.environment import cache_folder
 
 log = logging.getLogger(__name__)
-EXTENSIONS = (b".jpg", b".jpeg", b".png", b".bmp", b".webp", b".gif", b".tif", b".tiff")
+_KINDS = " ".join(FORMATS).encode()  # a list is of the kinds of files that were images when it was made
 SETTLED_SECONDS = 2.0  # a folder changed less than this before it was listed may change again under the same mtime
 
 
@@ -27,6 +30,11 @@ class Listing(NamedTuple):
     labels: np.ndarray  # int32
     classes: list[str]
     num_stray: int  # images in the folder itself, in no class
+    left_out: list[dict[str, int]]  # files that are no images, by ending: of each class, then of the folder itself
+
+    def num_left_out(self) -> dict[str, int]:
+        """Return how many files of each ending are no images."""
+        return dict(sum(map(collections.Counter, self.left_out), collections.Counter[str]()))
 
 
 def list_folder(path: Path) -> Listing:
@@ -50,7 +58,7 @@ def list_folder(path: Path) -> Listing:
 
 def _cache_file(real: bytes) -> Path | None:
     try:
-        return cache_folder() / "lists" / f"{hashlib.sha256(real).hexdigest()[:32]}.npz"
+        return cache_folder() / "lists" / f"{hashlib.sha256(_KINDS + real).hexdigest()[:32]}.npz"
     except FileNotFoundError as error:
         log.info("the list of files is not kept for next time: %s", error)
         return None
@@ -59,19 +67,23 @@ def _cache_file(real: bytes) -> Path | None:
 def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
     class_names: list[bytes] = []
     num_stray = 0
+    stray: collections.Counter[str] = collections.Counter()
     with os.scandir(top) as entries:
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
             if _is_folder(entry):
                 class_names.append(entry.name)
-            elif entry.name.lower().endswith(EXTENSIONS):
+            elif is_image(entry.path):
                 num_stray += 1
+            else:
+                stray[ending_of(entry.name)] += 1
     class_names.sort()
     folders = [top]
-    blobs, lengths, labels = [], [], []
+    blobs, lengths, labels, left_out = [], [], [], []
     for label, name in enumerate(class_names):
-        files = _files_below(top, name, folders, above=[_identity(top)])
+        left_out.append(collections.Counter[str]())
+        files = _files_below(top, name, folders, left_out[-1], above=[_identity(top)])
         blobs.append(b"".join(files))
         lengths.append(np.fromiter(map(len, files), np.int64, len(files)))
         labels.append(np.full(len(files), label, np.int32))
@@ -81,10 +93,18 @@ def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
         labels=np.concatenate([np.empty(0, np.int32), *labels]),
         classes=[os.fsdecode(name) for name in class_names],
         num_stray=num_stray,
+        left_out=[dict(counts) for counts in (*left_out, stray)],
     ), folders
 
 
-def _files_below(top: bytes, relative: bytes, folders: list[bytes], *, above: list[tuple[int, int]]) -> list[bytes]:
+def _files_below(
+    top: bytes,
+    relative: bytes,
+    folders: list[bytes],
+    left_out: collections.Counter[str],
+    *,
+    above: list[tuple[int, int]],
+) -> list[bytes]:
     # Hidden files are skipped: archives made on a Mac hold ._n01440764_1.JPEG beside each image, and it is no image.
     files, inner = [], []
     folders.append(top + b"/" + relative)
@@ -97,10 +117,12 @@ def _files_below(top: bytes, relative: bytes, folders: list[bytes], *, above: li
                 continue
             if _is_folder(entry):
                 inner.append(entry.name)
-            elif entry.name.lower().endswith(EXTENSIONS):
+            elif is_image(entry.path):
                 files.append(relative + b"/" + entry.name)
+            else:
+                left_out[ending_of(entry.name)] += 1
     for name in inner:
-        files += _files_below(top, relative + b"/" + name, folders, above=[*above, here])
+        files += _files_below(top, relative + b"/" + name, folders, left_out, above=[*above, here])
     return sorted(files)
 
 
@@ -133,6 +155,7 @@ def _load(cached: Path) -> Listing | None:
                 labels=kept["labels"],
                 classes=[os.fsdecode(name) for name in classes.split(b"\0")] if classes else [],
                 num_stray=int(kept["num_stray"]),
+                left_out=json.loads(kept["left_out"].tobytes()),
             )
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile):  # absent, torn, or outdated
         return None
@@ -149,6 +172,7 @@ def _save(cached: Path, listing: Listing, folders: list[bytes], stamps: np.ndarr
                 labels=listing.labels,
                 classes=_bytes(b"\0".join(os.fsencode(name) for name in listing.classes)),
                 num_stray=np.int64(listing.num_stray),
+                left_out=_bytes(json.dumps(listing.left_out).encode()),
                 folders=_bytes(b"\0".join(folders)),
                 stamps=stamps,
             )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,6 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from imgcls.data.decoding import Failures, Plan, Reader, make_array_reader
+from imgcls.environment import launch
+
+log = logging.getLogger(__name__)
 
 
 class Split(Protocol):
@@ -149,12 +153,18 @@ class SelectedReader:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """The images to train and validate on; a label is a position in `classes`."""
+    """The images to train and validate on; a label is a position in `classes`.
+
+    Args:
+        notes, warnings: what the user should know of how the set was read, for the first lines of a log.
+    """
 
     train: Split
     val: Split
     classes: list[str]
     channels: int
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this set from others, wherever it is stored: counts, and a checksum of names and labels."""
@@ -168,6 +178,14 @@ class ImageSet:
             "validation images": len(self.val),
             "checksum": f"{checksum:08x}",
         }
+
+    def log_notes(self) -> None:
+        """Log what the user should know of how the set was read."""
+        for note in self.notes:
+            log.info("data     %s", note)
+        if (launch() or (0,))[0] == 0:  # other ranks log warnings too
+            for warning in self.warnings:
+                log.warning("data     %s", warning)
 
     def check_num_classes(self, num_classes: int | None) -> int:
         """Return the number of classes.

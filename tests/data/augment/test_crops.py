@@ -10,6 +10,7 @@ from torchvision.transforms import InterpolationMode
 from imgcls.data.augment import (
     CenterCrop,
     Crop,
+    Letterbox,
     Pad,
     PadCrop,
     RandomResizedCrop,
@@ -200,3 +201,19 @@ def test_resampling_a_box_lets_the_pixels_around_it_take_part():
     assert np.array_equal(cropped(pixels, box, 50), expected)
     alone = transforms.functional.resize(image.crop((40, 40, 140, 140)), [50, 50], InterpolationMode.BILINEAR)
     assert not np.array_equal(expected, np.asarray(alone))
+
+
+@pytest.mark.parametrize("size", [(30, 40), (40, 30), (40, 40), (7, 40), (1, 1)])
+def test_a_letterboxed_image_is_whole_in_its_proportions_between_black_bars(size):
+    height, width = size
+    box = boxes_of(Letterbox(), [size], image_size=40)[0]
+    shown = cropped(np.full((*size, 3), 200, np.uint8), box, 40)
+    rows, columns = (shown > 0).any(axis=(1, 2)).sum(), (shown > 0).any(axis=(0, 2)).sum()
+    assert max(rows, columns) == 40
+    assert abs(rows * max(size) - 40 * height) <= max(size)
+    assert abs(columns * max(size) - 40 * width) <= max(size)
+    middle = shown[20 - rows // 2 + 1 : 20 + rows // 2 - 1, 20 - columns // 2 + 1 : 20 + columns // 2 - 1]
+    assert (middle == 200).all()
+    bars = (shown == 0).all(axis=2)
+    assert abs(int(bars[:, :20].sum()) - int(bars[:, 20:].sum())) <= 40
+    assert abs(int(bars[:20].sum()) - int(bars[20:].sum())) <= 40

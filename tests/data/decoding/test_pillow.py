@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.data.decoding import FORMATS, BadImageError, decode_box, decode_whole, jpeg, native, pillow, read_size
+from imgcls.data.decoding import (
+    EXTENSIONS,
+    FORMATS,
+    BadImageError,
+    decode_box,
+    decode_whole,
+    jpeg,
+    native,
+    pillow,
+    read_size,
+)
 from imgcls.data.decoding.pillow import _set_up
-from imgcls.data.sets import EXTENSIONS
 from imgcls.environment import CONF_DIR
 
 ROOT = CONF_DIR.parent
@@ -238,7 +247,7 @@ def test_no_source_opens_an_image_of_any_format(file):
         (encoded(waves(9, 9))[:30], "is not an image|cannot be opened"),
         (bomb(10_000, 10_000), "has 10000x10000 pixels, over the limit of 89478485"),
         (bomb(60_000, 60_000), "is too large to be an honest image"),
-        (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+        (encoded(Image.new("F", (4, 4), -1), "TIFF"), "floating-point pixels are negative"),
         (tiff_with_an_offset_that_is_no_integer(), "cannot be decoded: 'float' object cannot be"),
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "header only", "large", "bomb", "float", "broken tiff"],

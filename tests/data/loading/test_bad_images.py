@@ -33,7 +33,9 @@ def test_an_image_counts_once_and_is_logged_once(bad, caplog):
 
 def test_more_than_one_percent_are_an_error(bad):
     note(bad, 0, 1, 2)
-    with pytest.raises(ValueError, match=r"^4 of 300 images are bad, more than 1% may be skipped .*: 0\.jpg: cannot"):
+    with pytest.raises(
+        ValueError, match=r"^4 of 300 images are bad, more than 0\.01 .*max_bad_share.*: 0\.jpg: cannot"
+    ):
         note(bad, 3)
 
 

@@ -250,7 +250,7 @@ def test_a_skipped_image_is_left_out_of_validation(root, tmp_path, kind):
 
 def test_more_than_one_percent_of_bad_images_is_an_error_even_when_skipping(root, tmp_path, kind):
     one = make(spoil(root, tmp_path, 9), on_bad_image="skip", **kind)
-    with pytest.raises(ValueError, match=r"4 of 300 images are bad, more than 1%.*truncated"):
+    with pytest.raises(ValueError, match=r"4 of 300 images are bad, more than 0\.01 .*truncated"):
         all_of(one)
 
 

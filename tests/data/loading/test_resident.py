@@ -35,8 +35,14 @@ def all_of(one: Loader, epoch: int, start: int = 0) -> list[Batch]:
 )
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"world_size": 4, "rank": 2}, {"shuffle": False, "flip": 0.0}, {"shuffle": False, "world_size": 4, "rank": 3}],
-    ids=["alone", "a rank", "validation", "a rank's validation"],
+    [
+        {},
+        {"balanced": True},
+        {"world_size": 4, "rank": 2},
+        {"shuffle": False, "flip": 0.0},
+        {"shuffle": False, "world_size": 4, "rank": 3},
+    ],
+    ids=["alone", "balanced", "a rank", "validation", "a rank's validation"],
 )
 def test_batches_gathered_on_the_device_are_those_copied_on_the_cpu(crop, image_size, channels, changes):
     split = array_split(channels)

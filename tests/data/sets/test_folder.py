@@ -86,15 +86,16 @@ def test_a_root_relative_to_home_is_found(tmp_path, monkeypatch):
 
 REFUSED = [
     (["val/cat/1.jpg"], FileNotFoundError, "has no train/.*it holds val.*train/<class>"),
-    (["train/cat/1.jpg"], FileNotFoundError, "has no val/.*data.source.val"),
+    (["train/cat/1.jpg"], FileNotFoundError, r"has no val/.*data\.val_share=0\.1 .*data.source.val"),
     (["train/cat/1.jpg", "train/dog/1.jpg", "val/1.JPEG", "val/2.JPEG"], ValueError, "2 images in no class.*sort_val"),
     ([*GOOD, "train/stray.jpg"], ValueError, "1 images beside its class folders"),
-    ([*GOOD, "train/cow/notes.txt", "val/cow/1.jpg"], ValueError, r"1 class folder \('cow'\) without any image"),
-    ([*GOOD, "train/zebra/1.jpg"], ValueError, r"differ in classes: only .*train has 1 class folder \('zebra'\)"),
+    ([*GOOD, "train/cow/notes.txt", "val/cow/1.jpg"], ValueError, r"train/cow holds no image .*, only \.txt: 1 file;"),
+    ([*GOOD, "train/cow/1.xyz", "train/cow/2.nef"], ValueError, r"only \.nef: 1 file, a camera.*; \.xyz: 1 file;"),
+    ([*GOOD, "val/zebra/1.jpg"], ValueError, r"only .*val has 1 class \('zebra'\); .*move the folder away"),
     (
         [*GOOD, "train/zebra/1.jpg", "val/zebras/1.jpg"],
         ValueError,
-        r"\('zebra'\) \(did you mean zebras\?\).*\('zebras'\)",
+        r"only .*/val has 1 class \('zebras'\) \(did you mean zebra\?\)",
     ),
     (["train/cat/1.jpg", "val/cat/1.jpg"], ValueError, "single class, 'cat'"),
     (["train/cat/a.txt", "train/dog/b.txt", "val/cat/1.jpg"], FileNotFoundError, "2 folders but no images"),
@@ -279,7 +280,7 @@ def imagenet_sized() -> tuple[Listing, int]:
              enumerate(labels.tolist())]  # fmt: skip
     blob, offsets = pack_names(names)
     classes = [f"n{10_000_000 + label:08}" for label in range(1000)]
-    return Listing(blob, offsets, labels, classes, 0), num
+    return Listing(blob, offsets, labels, classes, 0, []), num
 
 
 @pytest.mark.slow
