@@ -77,7 +77,10 @@ def run_training(
                     results = trainer.fit()
                     run_dir.finish(results)
                 return results
-    log.info("this run has finished; overwrite=true trains it from scratch, name=... or seed=... trains another")
+    log.info(
+        "this run has finished; overwrite=true trains it from scratch, continue_run=true with more epochs trains it "
+        "longer, name=... or seed=... trains another"
+    )
     return results
 
 

@@ -39,6 +39,8 @@ def check_config(config: Config) -> None:
             )
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
+    if config.overwrite and config.continue_run:
+        raise ConfigError("overwrite=true deletes the run that continue_run=true goes on with; leave one of them out")
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)

@@ -14,6 +14,13 @@ from imgcls.config.settings import settings_of
 from imgcls.errors import ConfigError
 
 INCIDENTAL = frozenset(key for key, rule in settings_of(Config) if rule.incidental)
+# What a run that goes on keeps. Of the optimizer: what decides which values its state has.
+FIXED = (
+    *(key for key, rule in settings_of(Config) if rule.fixed),
+    "optimizer._target_",
+    "optimizer.amsgrad",
+    "optimizer.centered",
+)
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
@@ -54,9 +61,19 @@ def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if key not in INCIDENTAL}
 
 
+def compared(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a flat config that a resumed run has in common with its checkpoint."""
+    # What is trusted changes no result, but it is kept in the run's config.
+    return {key: value for key, value in consequential(config).items() if key != "trust"}
+
+
+def is_fixed(key: str) -> bool:
+    """Return True if a run cannot go on with another value of the dotted `key`."""
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED)
+
+
 def keys_not_in_run_name() -> list[str]:
     """Return the keys that Hydra leaves out of a run's name: incidental ones, and what the folder above says."""
-    # What is trusted changes no result, but it is kept in the run's config.
     return ["model", "data", "trust", *sorted(INCIDENTAL)]
 
 

@@ -40,8 +40,8 @@ class DataConfig:
     name: str = ""
     source: Any = None
     root: str | None = setting(None, incidental=True, is_path=True)
-    num_classes: int | None = setting(None, least=2)
-    channels: int = 3
+    num_classes: int | None = setting(None, least=2, fixed=True)
+    channels: int = setting(3, fixed=True)
     mean: list[float] = setting(list)
     std: list[float] = setting(list)
     scale: Scale = setting(Scale)
@@ -49,7 +49,7 @@ class DataConfig:
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
     pillow_draft: bool = False
-    on_bad_image: str = setting("raise", one_of=("raise", "skip"))
+    on_bad_image: str = setting("raise", one_of=("raise", "skip"), incidental=True)
 
 
 @dataclass
@@ -102,7 +102,7 @@ class CommonConfig:
     """What training and a test have in common."""
 
     data: DataConfig = setting(DataConfig)
-    weights: str | None = setting(None, is_path=True)
+    weights: str | None = setting(None, is_path=True, fixed=True)
     trust: Any = setting(list)
     device: str = setting("auto", incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)
@@ -114,7 +114,7 @@ class CommonConfig:
 class Config(CommonConfig):
     """One run."""
 
-    model: Any = MISSING
+    model: Any = setting(MISSING, fixed=True)
     augment: AugmentConfig = setting(AugmentConfig)
     optimizer: Any = MISSING
     schedule: Any = MISSING
@@ -139,8 +139,9 @@ class Config(CommonConfig):
     head_only_epochs: float = setting(0.0, least=0, below=math.inf)
 
     name: str | None = setting(None, incidental=True)
-    seed: int = setting(0, least=0, most=2**32 - 1)
+    seed: int = setting(0, least=0, most=2**32 - 1, fixed=True)
     overwrite: bool = setting(False, incidental=True)
+    continue_run: bool = setting(False, incidental=True)
     lock: bool = setting(True, incidental=True)
     max_steps: int | None = setting(None, least=1)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
@@ -150,7 +151,7 @@ class Config(CommonConfig):
     sync_batch_norm: bool = False
     deterministic: bool = False
 
-    log_every_steps: int = setting(20, least=1)
+    log_every_steps: int = setting(20, least=1, incidental=True)
     checkpoint: CheckpointConfig = setting(CheckpointConfig)
     # A run that has diverged may be resumed with another answer to it.
     on_divergence: str = setting("stop", one_of=("stop", "rollback"), incidental=True)

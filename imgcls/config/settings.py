@@ -20,6 +20,7 @@ class Rule:
         hint: the end of the error about a value that is not allowed.
         incidental: it does not change a run's result: it is left out of the run directory's name, and a run may be
             resumed with another value.
+        fixed: `continue_run=true` cannot change it: what a run has saved is of no use with another value.
         is_path: its value is a path or a URL, which needs no quotes on the command line.
         is_flag: its values are true and false; known from its type.
     """
@@ -31,6 +32,7 @@ class Rule:
     one_of: tuple[str, ...] | None = None
     hint: str = ""
     incidental: bool = False
+    fixed: bool = False
     is_path: bool = False
     is_flag: bool = False
 

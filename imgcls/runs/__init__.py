@@ -12,7 +12,9 @@ from imgcls.runs.directory import (
     RunDirectory,
     check_same_run,
     code_version,
+    differences,
     saved_config,
+    shorter_run,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
@@ -46,6 +48,7 @@ __all__ = [
     "check_same_run",
     "code_version",
     "confidence_interval",
+    "differences",
     "durable_file",
     "explain_disk_errors",
     "find_runs",
@@ -61,5 +64,6 @@ __all__ = [
     "runs_table",
     "saved_config",
     "seeds_table",
+    "shorter_run",
     "sync_to_disk",
 ]

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +22,12 @@ from imgcls.data.sets import ImageSet, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
-from imgcls.models import build_model, find_heads, is_head
-from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
+from imgcls.models import build_model
+from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
+from imgcls.training.groups import lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
-from imgcls.training.optim import WeightAverage, parameter_groups, without_dynamo
+from imgcls.training.optim import WeightAverage, without_dynamo
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
@@ -45,6 +45,7 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
                 path,
                 consequential(config),
                 overwrite=config.overwrite,
+                continue_run=config.continue_run,
                 look_only=not distributed.is_main(),
                 lock=config.lock,
             )
@@ -58,12 +59,10 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
 
 def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     """Build the optimizer of the network's parameters, fused into one pass over them if it can be."""
-    groups = parameter_groups(network, decay_norms_and_biases=config.decay_norms_and_biases)
+    groups = optimizer_groups(config, network)
     settings = dict(config.optimizer)
     if "lr" in settings:
         settings["lr"] *= lr_scale(config)
-    if config.head_lr_factor != 1 or config.head_only_epochs:
-        groups = split_head(network, groups, lr=settings["lr"] * config.head_lr_factor)
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
     if "fused" in parameters and settings.get("fused") is None:
         settings["fused"] = True
@@ -71,25 +70,6 @@ def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
     return built
-
-
-def lr_scale(config: Config) -> float:
-    """Return the factor on the recipe's lr for a batch of another size."""
-    ratio = config.batch_size / config.recipe.batch_size
-    # auto that is still open belongs to a batch size that somebody chose, not the number of images.
-    return {"auto": 1.0, "none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
-
-
-def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -> list[dict[str, Any]]:
-    """Split the last layer's parameters off into groups with `lr` and the mark `is_head`."""
-    names = find_heads(network)
-    head = {id(parameter) for name, parameter in network.named_parameters() if is_head(name, names)}
-    of_head = {"lr": lr, "is_head": True}
-    split = [
-        *({**group, "params": [p for p in group["params"] if id(p) not in head]} for group in groups),
-        *({**group, "params": [p for p in group["params"] if id(p) in head], **of_head} for group in groups),
-    ]
-    return [group for group in split if group["params"]]
 
 
 def build_trainer(
@@ -116,7 +96,8 @@ def build_trainer(
     num_classes = len(images.classes)
     train_loader, val_loader = build_loaders(config, images, device)
     # A resumed run has its weights; it does not need the file that it started from.
-    network = build_model(config, num_classes=num_classes, with_weights=not run_dir.holds_run).to(device)
+    resumed = distributed.from_main(run_dir.holds_run)
+    network = build_model(config, num_classes=num_classes, with_weights=not resumed).to(device)
     if config.sync_batch_norm:
         network = sync_batch_norm(network, config, device)
     if config.channels_last:
@@ -146,7 +127,6 @@ def build_trainer(
     check_best_metric(config, num_classes)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
-    run_dir.claim()
     trainer = Trainer(
         config=config,
         device=device,
@@ -175,7 +155,11 @@ def build_trainer(
             "code": code_version(),
         },
     )
-    trainer.run_log.open(resume(trainer))
+    position = resume(trainer) if resumed else None
+    if not resumed and (shorter := shorter_run(run_dir.path, trainer.description["config"])):
+        log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)
+    run_dir.claim(step=trainer.state.step, epoch=trainer.state.epoch)
+    trainer.run_log.open(position)
     return trainer
 
 
