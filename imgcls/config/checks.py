@@ -41,6 +41,10 @@ def check_config(config: Config) -> None:
         raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
     if config.overwrite and config.continue_run:
         raise ConfigError("overwrite=true deletes the run that continue_run=true goes on with; leave one of them out")
+    if config.validate_every > 1 and config.validate_every % 1:
+        raise ConfigError(
+            f"validate_every={config.validate_every:g} must be a whole number of epochs, or a part of one such as 0.25"
+        )
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)

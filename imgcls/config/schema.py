@@ -87,6 +87,13 @@ class CheckpointConfig:
 
 
 @dataclass
+class EarlyStoppingConfig:
+    """When a run ends because it gets no better, by `checkpoint.best_metric`."""
+
+    patience_epochs: int | None = setting(None, least=1, hint="null trains all epochs")
+
+
+@dataclass
 class DivergenceConfig:
     """What `on_divergence=rollback` does, and when a loss counts as stuck."""
 
@@ -144,6 +151,9 @@ class Config(CommonConfig):
     continue_run: bool = setting(False, incidental=True)
     lock: bool = setting(True, incidental=True)
     max_steps: int | None = setting(None, least=1)
+    max_hours: float | None = setting(None, above=0, incidental=True)
+    validate_every: float = setting(1.0, above=0, below=math.inf)
+    early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
 
     microbatch: Any = None

@@ -21,7 +21,7 @@ from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_er
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.saved import check_regular, read_json, read_metrics
-from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
+from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals, stop_name
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
 from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table, seeds_table
 
@@ -65,5 +65,6 @@ __all__ = [
     "saved_config",
     "seeds_table",
     "shorter_run",
+    "stop_name",
     "sync_to_disk",
 ]

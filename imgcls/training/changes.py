@@ -4,7 +4,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from imgcls.checkpoints import CheckpointError
-from imgcls.config import Config, compared, from_flat
+from imgcls.config import Config, compared, consequential, from_flat
 from imgcls.errors import ConfigError
 from imgcls.runs import differences
 from imgcls.training.groups import optimizer_groups
@@ -21,7 +21,7 @@ def changed_settings(trainer: "Trainer", saved: dict[str, Any]) -> dict[str, tup
 
     The precision that was taken counts: precision=auto is another one on another device.
     """
-    changed = differences(compared(saved["config"]), compared(trainer.description["config"]))
+    changed = differences(*map(compared, (consequential(from_flat(saved["config"])), trainer.description["config"])))
     if saved.get("precision") != trainer.description["precision"]:
         changed["precision"] = (saved.get("precision"), trainer.description["precision"])
     return changed
@@ -37,10 +37,10 @@ def fit_to_changes(trainer: "Trainer", saved: dict[str, Any]) -> dict[str, Any]:
         ConfigError: the run has trained too far for one of the new settings.
         CheckpointError: the snapshot was edited.
     """
-    changed = changed_settings(trainer, saved)
-    if not changed:
-        return saved
     try:
+        changed = changed_settings(trainer, saved)
+        if not changed:
+            return saved
         before = from_flat(saved["config"])
         state = dict(saved["state"])
         _check_position(trainer.config, before, state)

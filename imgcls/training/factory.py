@@ -212,6 +212,11 @@ def build_schedule(config: Config) -> Schedule:
         raise ConfigError(
             f"schedule.warmup_epochs={warmup_epochs} takes all of epochs={config.epochs}; use a tenth of it"
         )
+    min_lr, lr = config.schedule.get("min_lr"), (config.optimizer.get("lr") or 0) * lr_scale(config)
+    if min_lr is not None and min_lr >= lr:
+        raise ConfigError(
+            f"schedule.min_lr={min_lr} ends the run at once, as lr is {lr:g}; use less, such as {lr / 1000:g}"
+        )
     return built
 
 

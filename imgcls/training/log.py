@@ -13,6 +13,7 @@ from imgcls.metrics import METRICS, Meter, Scores, scores_of
 from imgcls.models import first_convolution
 from imgcls.runs import Clock, Events, Progress
 from imgcls.training.divergence import check_moving
+from imgcls.training.stopping import reason_to_end
 
 if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
@@ -77,13 +78,24 @@ class RunLog:
             figures["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(trainer.device) / 2**30
         self.events.scalars(state.step, figures)
 
-    def epoch(self, trainer: "Trainer", train: Scores, val: Scores, *, note: str | None, improved: bool) -> None:
-        """Log the scores of the epoch that just ended, and what the schedule has to note."""
-        state, lr = trainer.state, trainer.optimizer.param_groups[0]["lr"]
+    def epoch(self, trainer: "Trainer", train: Scores, val: Scores | None, *, note: str | None, improved: bool) -> None:
+        """Log the scores of the epoch that just ended, or of a validation within it, and the schedule's note."""
+        state, lr, epochs = trainer.state, trainer.optimizer.param_groups[0]["lr"], trainer.config.epochs
         if note:
             log.info(note)
-        best = "  best" if improved else ""
-        log.info("epoch %d/%d  train %s   val %s%s", state.epoch, trainer.config.epochs, train, val, best)
+        text = "" if val is None else f"   val {val}{'  best' if improved else ''}"
+        if state.batch:
+            log.info(
+                "epoch %d/%d  step %d of %d%s",
+                state.epoch + 1,
+                epochs,
+                state.batch,
+                trainer.train_loader.num_batches,
+                text,
+            )
+            self.events.write(epoch=state.epoch + 1, step=state.step, lr=lr, val=val)
+            return
+        log.info("epoch %d/%d  train %s%s", state.epoch, epochs, train, text)
         self.events.write(epoch=state.epoch, step=state.step, lr=lr, train=train, val=val)
         self.events.filters(first_convolution(trainer.model), state.step)
         self.sums_at_last_log.zero_()
@@ -95,11 +107,15 @@ class RunLog:
     def results(self, trainer: "Trainer") -> dict[str, Any]:
         """Return the results of the run, scores of its best epoch in percent, and close the files."""
         state, description = trainer.state, trainer.description
+        ended = reason_to_end(trainer) if state.epoch < trainer.config.epochs and not trainer.out_of_steps() else None
+        if ended:
+            log.info("ends after epoch %d of %d: %s", state.epoch, trainer.config.epochs, ended)
         results = {
             **{f"val_{name}": state.best.get(name) for name in METRICS},
             "best_epoch": state.best_epoch,
             "epochs": state.epoch,
             "steps": state.step,
+            **({"ended": ended} if ended else {}),
             "seconds": round(trainer.seconds(), 1),
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             **{key: description[key] for key in ("data", "data_root", "code")},

@@ -32,10 +32,14 @@ class State:
     microbatch: int = 0  # images at a time and device
     rollbacks: int = 0
     moving_step: int = 0  # the last logged step whose loss was not at chance
+    validated_step: int = 0  # the step after which the network was last validated
     seconds: float = 0.0
 
     def improve(self, val: Scores, metric: str) -> bool:
-        """Keep the scores of the epoch that just ended if they are the best so far by `metric`; return True if so.
+        """Keep the scores of the epoch, or of the part of it, that was just validated if they are the best so far.
+
+        Returns:
+            True if they are, by `metric`.
 
         Of two epochs that are equal in it, the one with the lower loss is the better.
         """
@@ -44,7 +48,7 @@ class State:
         if values[metric] == self.best.get(metric):  # of two epochs as good, the one with the lower loss
             better = METRICS["loss"].better(values["loss"], self.best.get("loss"))
         if better:
-            self.best, self.best_epoch = values, self.epoch
+            self.best, self.best_epoch = values, self.epoch + (self.batch > 0)
         return better
 
 
@@ -100,6 +104,8 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
             raise CheckpointError(f"{run_dir}: the checkpoint that the run resumes from has no {key}; remove it")
     check_same_run(run_dir, "data set", saved["data"], description["data"])
     check_same_run(run_dir, "release of imgcls", {"metrics": saved.get("metrics")}, {"metrics": description["metrics"]})
+    if isinstance(saved.get("state"), dict):
+        saved["state"].setdefault("validated_step", 0)  # which earlier releases did not count
     fitted = fit_to_changes(trainer, saved)
     check_saved(trainer, fitted)
     load(trainer, fitted)

@@ -28,6 +28,7 @@ from imgcls.training.optim import WeightAverage, set_lr
 from imgcls.training.saving import handle_stop_signal, save, save_single_rank
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import State
+from imgcls.training.stopping import epoch_is_over, reason_to_end, validation_due
 from imgcls.training.validation import validate
 
 Hook = Callable[["Trainer"], None]
@@ -35,7 +36,7 @@ Hook = Callable[["Trainer"], None]
 
 @dataclass(eq=False, kw_only=True)
 class Trainer:
-    """Train `model` and validate it after each epoch; save what a resumed run needs to give the same bits.
+    """Train `model` and validate it every so often; save what a resumed run needs to give the same bits.
 
     Args:
         config: epochs, seed, microbatch, clip_grad_norm and whatever else the loop reads.
@@ -87,7 +88,7 @@ class Trainer:
             while not self.finished():
                 try:
                     train = self.train_epoch()
-                    val = self.validate()
+                    val = self.validate() if validation_due(self) else None
                     self.end_epoch(train, val)
                 except DivergedError as error:
                     roll_back(self, error)
@@ -113,7 +114,7 @@ class Trainer:
             ) from error
 
     def train_epoch(self) -> Scores:
-        """Train on the rest of this epoch; return its scores over all ranks."""
+        """Train until the next validation or the end of the epoch; return the epoch's scores so far over all ranks."""
         state, loader = self.state, self.train_loader
         self.train_model.train()
         with (
@@ -122,7 +123,7 @@ class Trainer:
         ):
             clock = Clock()
             for batch in clock.waits(batches):
-                if self.out_of_steps():
+                if self.out_of_steps() or validation_due(self):
                     break
                 _call(self.before_step, self)
                 lr = set_lr(self.optimizer, self.lr_factor(), head_only=state.epoch < self.config.head_only_epochs)
@@ -208,7 +209,7 @@ class Trainer:
         self.scaler = self.new_scaler()
         self.meter = Meter(self.device)
         self.watch = FiniteLossWatch()
-        self.signals = StopSignals()
+        self.signals = StopSignals(max_hours=self.config.max_hours)
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.save_requested = False  # a hook on any rank may set it, after a step: all save before the next
         self.started_at = time.monotonic()
@@ -220,18 +221,21 @@ class Trainer:
         if self.config.on_divergence == "rollback" and not self.checkpoints.keeps(self.state.epoch):
             save(self, epoch=self.state.epoch)
 
-    def end_epoch(self, train: Scores, val: Scores) -> None:
-        """Log and save the scores of an epoch."""
-        state = self.state
-        if not math.isfinite(val.loss):
-            raise DivergedError(f"the validation loss of epoch {state.epoch + 1} is not finite")
-        note = self.schedule.epoch_ended(val.top1)
-        state.epoch += 1
-        state.batch = 0
-        improved = state.improve(val, self.config.checkpoint.best_metric)
+    def end_epoch(self, train: Scores, val: Scores | None) -> None:
+        """Log and save the scores of an epoch, or of a part of it that ends with a validation."""
+        state, note, over = self.state, None, epoch_is_over(self)
+        if val is not None:
+            if not math.isfinite(val.loss):
+                raise DivergedError(f"the validation loss of epoch {state.epoch + 1} is not finite")
+            state.validated_step = state.step
+        if over:
+            note = self.schedule.epoch_ended(None if val is None else val.top1)
+            state.epoch += 1
+            state.batch = 0
+            self.meter = Meter(self.device)
+        improved = val is not None and state.improve(val, self.config.checkpoint.best_metric)
         self.run_log.epoch(self, train, val, note=note, improved=improved)
-        self.meter = Meter(self.device)
-        save(self, best=val if improved else None, epoch=state.epoch)
+        save(self, best=val if improved else None, epoch=state.epoch if over else None)
 
     def amp(self) -> Any:
         """Return a context of mixed precision."""
@@ -244,15 +248,19 @@ class Trainer:
         be 0, at its end a drop would come a step early.
         """
         now = self.state.epoch + (self.state.batch + 0.5) / self.train_loader.num_batches
-        penalty = self.config.divergence.lr_factor**self.state.rollbacks
-        return penalty * self.schedule.factor(now, epochs=self.config.epochs)
+        return self.lr_penalty() * self.schedule.factor(now, epochs=self.config.epochs)
+
+    def lr_penalty(self) -> float:
+        """Return the factor on lr for the rollbacks so far."""
+        return self.config.divergence.lr_factor**self.state.rollbacks
 
     def out_of_steps(self) -> bool:
         return self.config.max_steps is not None and self.state.step >= self.config.max_steps
 
     def finished(self) -> bool:
-        """Return True if every step is trained and, after the last one, validated."""
-        return self.state.epoch >= self.config.epochs or (self.out_of_steps() and self.state.batch == 0)
+        """Return True if every step is trained and, after the last one, validated, or if the run ends earlier."""
+        every_step = self.state.epoch >= self.config.epochs or (self.out_of_steps() and self.state.batch == 0)
+        return every_step or reason_to_end(self) is not None
 
     def seconds(self) -> float:
         """Return how long the run has trained and validated, before and after it was resumed."""
