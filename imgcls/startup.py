@@ -82,7 +82,8 @@ def check_network_files(checkpoints: Iterable[str], weights: str | None) -> None
     for path in checkpoints:
         checkpoint_file(path)
     elsewhere = weights is None or weights.partition(":")[0] == "torchvision" or bool(urlparse(weights).netloc)
-    if weights is not None and not elsewhere and not Path(weights.removeprefix("file:")).expanduser().is_file():
+    file = Path((weights or "").removeprefix("file:")).expanduser()
+    if weights is not None and not elsewhere and not (file.is_file() or (file / BEST).is_file()):
         raise FileNotFoundError(f"weights={weights}: there is no such file; give a file, a URL, or torchvision")
 
 

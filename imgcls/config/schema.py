@@ -110,6 +110,7 @@ class CommonConfig:
 
     data: DataConfig = setting(DataConfig)
     weights: str | None = setting(None, is_path=True, fixed=True)
+    weights_kind: str = setting("average", one_of=("average", "raw"), fixed=True)
     trust: Any = setting(list)
     device: str = setting("auto", incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)

@@ -45,7 +45,7 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
                 f"augment.input={config.augment.input}, but the published weights are of standardised pixels; "
                 "add augment.input=standardised"
             )
-        start_from(network, config.weights)
+        start_from(network, config.weights, kind=config.weights_kind)
     if config.freeze == "backbone":
         freeze_backbone(network)
     least = getattr(network, "min_image_size", 1)

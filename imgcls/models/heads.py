@@ -89,13 +89,14 @@ def _first_names(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def start_from(network: nn.Module, source: str) -> None:
-    """Load the weights that `source` names, and log which layers are fresh."""
-    fresh = load_into(network, read_weights(source, network), f"weights={source}")
-    if fresh:
-        log.info("weights  %s; new, for other classes: %s", source, ", ".join(fresh))
-    else:
-        log.info("weights  %s", source)
+def start_from(network: nn.Module, source: str, *, kind: str = "average") -> None:
+    """Load the weights that `source` names, and log what was found and left out, and which layers are fresh."""
+    found = read_weights(source, network, kind=kind)
+    fresh = load_into(network, found.state, f"weights={source}")
+    text = found.text
+    if auxiliary := sorted({name.partition(".")[0] for name in found.state.keys() - network.state_dict().keys()}):
+        text += f"; left out, as this network has none: {', '.join(auxiliary)}"
+    log.info("weights  %s: %s%s", source, text, f"; new, for other classes: {', '.join(fresh)}" if fresh else "")
 
 
 def freeze_backbone(network: nn.Module) -> None:

@@ -118,7 +118,13 @@ def build_trainer(
 
     def open_events(position: dict[str, int] | None) -> Events:
         main = distributed.is_main()
-        return Events(run_dir.path, tensorboard=config.tensorboard, enabled=main, position=position)
+        return Events(
+            run_dir.path,
+            tensorboard=config.tensorboard,
+            enabled=main,
+            position=position,
+            averages=config.ema_decay > 0,
+        )
 
     def fp16_scaler() -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -33,6 +33,7 @@ class RunLog:
     def __init__(self, open_events: Callable[[dict[str, int] | None], Events], device: torch.device) -> None:
         self._open_events = open_events
         self.sums_at_last_log = Meter(device).sums
+        self.raw_val: Scores | None = None  # of the network itself, where the average of its weights is what counts
 
     def open(self, position: dict[str, int] | None) -> None:
         """Open the files, cut off at `position`; None starts new ones."""
@@ -83,7 +84,10 @@ class RunLog:
         state, lr, epochs = trainer.state, trainer.optimizer.param_groups[0]["lr"], trainer.config.epochs
         if note:
             log.info(note)
+        raw = None if val is None else self.raw_val
         text = "" if val is None else f"   val {val}{'  best' if improved else ''}"
+        if raw is not None:
+            log.info("epoch %d/%d  val of the raw weights %s", state.epoch + (state.batch > 0), epochs, raw)
         if state.batch:
             log.info(
                 "epoch %d/%d  step %d of %d%s",
@@ -93,10 +97,10 @@ class RunLog:
                 trainer.train_loader.num_batches,
                 text,
             )
-            self.events.write(epoch=state.epoch + 1, step=state.step, lr=lr, val=val)
+            self.events.write(epoch=state.epoch + 1, step=state.step, lr=lr, val=val, raw=raw)
             return
         log.info("epoch %d/%d  train %s%s", state.epoch, epochs, train, text)
-        self.events.write(epoch=state.epoch, step=state.step, lr=lr, train=train, val=val)
+        self.events.write(epoch=state.epoch, step=state.step, lr=lr, train=train, val=val, raw=raw)
         self.events.filters(first_convolution(trainer.model), state.step)
         self.sums_at_last_log.zero_()
 

@@ -175,12 +175,19 @@ class Trainer:
         return (losses[0], logits[0]) if num_parts == 1 else (torch.stack(losses).sum(), torch.cat(logits))
 
     def validate(self) -> Scores:
-        """Score the network, or the average of its weights, on the validation images."""
+        """Score the network on the validation images, and the average of its weights, which counts if there is one."""
         _call(self.before_validation, self)
-        loader, evaluated = self.val_loader, self.model if self.average is None else self.average.model
         distributed.broadcast_buffers(self.model)
-        distributed.broadcast_buffers(evaluated)
-        with self.run_log.progress(self, "val", loader) as progress, closing(loader.epoch(0)) as batches:
+        if self.average is None:
+            return self.score(self.model, "val")
+        distributed.broadcast_buffers(self.average.model)
+        self.run_log.raw_val = self.score(self.model, "raw")
+        return self.score(self.average.model, "val")
+
+    def score(self, network: nn.Module, name: str) -> Scores:
+        """Return the scores of `network` on the validation images, with `name` beside the progress bar."""
+        loader = self.val_loader
+        with self.run_log.progress(self, name, loader) as progress, closing(loader.epoch(0)) as batches:
 
             def after_batch(meter: Meter) -> None:
                 if progress.done % self.config.log_every_steps == 0:
@@ -191,7 +198,7 @@ class Trainer:
                     handle_stop_signal(self, save_if_due=False)
 
             scores = validate(
-                evaluated,
+                network,
                 batches,
                 prepare=self.prepare,
                 num_classes=self.num_classes,
