@@ -73,7 +73,9 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
     except Exception as error:  # torch raises many kinds for bytes that are no checkpoint
         raise CheckpointError(f"{path} is damaged and cannot be read: {reason_unreadable(error)}") from error
     if not isinstance(content, dict) or "checksum" not in content:
-        raise CheckpointError(f"{path} is not a checkpoint of imgcls; weights alone are loaded by weights={path}")
+        raise CheckpointError(
+            f"{path} is not a checkpoint of imgcls; weights alone are loaded by model=... weights={path}"
+        )
     if content.pop("format") != FORMAT:
         raise CheckpointError(
             f"{path} was written by another version of imgcls; train from scratch, or use that version"

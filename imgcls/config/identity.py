@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import re
 from typing import Any
 
@@ -23,6 +24,14 @@ FIXED = (
 )
 
 
+def by_names_of_now(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat config that an earlier release saved with the keys that its settings have now."""
+    flat = dict(flat)
+    if alone := flat.pop("head_only_epochs", 0):
+        flat |= {"freeze": "backbone", "unfreeze_after_epochs": math.ceil(alone)}
+    return flat
+
+
 def from_flat(flat: dict[str, Any]) -> Config:
     """Return the config whose `flatten` or `consequential` is `flat`; keys that are missing have their default.
 
@@ -30,7 +39,7 @@ def from_flat(flat: dict[str, Any]) -> Config:
         ConfigError: keys that this version does not know, or values that they do not take.
     """
     tree: dict[str, Any] = {}
-    for key, value in flat.items():
+    for key, value in by_names_of_now(flat).items():
         *path, leaf = key.split(".")
         node = tree
         for part in path:
@@ -64,7 +73,7 @@ def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
 def compared(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a flat config that a resumed run has in common with its checkpoint."""
     # What is trusted changes no result, but it is kept in the run's config.
-    return {key: value for key, value in consequential(config).items() if key != "trust"}
+    return {key: value for key, value in consequential(by_names_of_now(config)).items() if key != "trust"}
 
 
 def is_fixed(key: str) -> bool:

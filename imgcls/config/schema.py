@@ -139,12 +139,13 @@ class Config(CommonConfig):
     decay_norms_and_biases: bool = True
     lr_scaling: str = setting("none", one_of=("auto", "none", "linear", "sqrt"))
 
-    freeze: str = setting("none", one_of=("none", "backbone"))
+    freeze: Any = "none"
+    unfreeze_after_epochs: int | None = setting(None, least=1)
     head_lr_factor: float = setting(
         1.0, above=0, below=math.inf, hint="with 0 the last layer learns nothing, with 1 it has the lr of the rest"
     )
-
-    head_only_epochs: float = setting(0.0, least=0, below=math.inf)
+    layer_lr_decay: float = setting(1.0, above=0, most=1, hint="1 is the same lr for all layers")
+    lr_factors: Any = None
 
     name: str | None = setting(None, incidental=True)
     seed: int = setting(0, least=0, most=2**32 - 1, fixed=True)

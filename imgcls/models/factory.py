@@ -6,7 +6,7 @@ from torch import nn
 from imgcls.config import Config, build_component
 from imgcls.errors import ConfigError
 from imgcls.models.external import without_weights
-from imgcls.models.heads import freeze_backbone, start_from
+from imgcls.models.heads import start_from
 from imgcls.models.weights import is_published
 
 
@@ -46,8 +46,6 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
                 "add augment.input=standardised"
             )
         start_from(network, config.weights, kind=config.weights_kind)
-    if config.freeze == "backbone":
-        freeze_backbone(network)
     least = getattr(network, "min_image_size", 1)
     if config.image_size < least:
         raise ConfigError(

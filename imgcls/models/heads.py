@@ -99,22 +99,6 @@ def start_from(network: nn.Module, source: str, *, kind: str = "average") -> Non
     log.info("weights  %s: %s%s", source, text, f"; new, for other classes: {', '.join(fresh)}" if fresh else "")
 
 
-def freeze_backbone(network: nn.Module) -> None:
-    """Train only the last layer; the batch norms before it keep their statistics."""
-    head_names = find_heads(network)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(is_head(name, head_names))
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.register_forward_pre_hook(_stay_in_eval)
-
-
-def _stay_in_eval(module: nn.Module, inputs: object) -> None:
-    # The loop puts the whole network into training mode; a frozen layer must not follow.
-    del inputs
-    module.eval()
-
-
 def average_states(states: list[dict[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
     """Return the mean of several checkpoints' weights (Wortsman et al. 2022, "Model soups": the uniform soup).
 

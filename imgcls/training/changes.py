@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-OF_THE_CONFIG = {"params", "lr", "initial_lr", "is_head"}  # keys of an optimizer's group, besides its own settings
+OF_THE_CONFIG = {"params", "lr", "initial_lr"}  # keys of an optimizer's group, besides its own settings
 
 
 def changed_settings(trainer: "Trainer", saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -84,7 +84,9 @@ def _optimizer(trainer: "Trainer", saved: dict[str, Any], before: Config) -> dic
     states: dict[str, Any] = {}
     more: dict[str, dict[str, Any]] = {}  # what an optimizer itself keeps in a group, such as the number of its steps
     settings = OF_THE_CONFIG | trainer.optimizer.defaults.keys()
-    for group, there in zip(optimizer_groups(before, trainer.model), saved["param_groups"], strict=True):
+    with trainer.freezing.lifted():
+        groups = optimizer_groups(before, trainer.model)
+    for group, there in zip(groups, saved["param_groups"], strict=True):
         kept = {key: there[key] for key in there.keys() - settings}
         for parameter, place in zip(group["params"], there["params"], strict=True):
             more[names[id(parameter)]] = kept

@@ -24,7 +24,8 @@ from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
 from imgcls.models import build_model
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
-from imgcls.training.groups import lr_scale, optimizer_groups
+from imgcls.training.freezing import Freezing
+from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, without_dynamo
@@ -133,13 +134,16 @@ def build_trainer(
     check_best_metric(config, num_classes)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
+    freezing = Freezing(config, network)
     trainer = Trainer(
         config=config,
         device=device,
         autocast=dtype,
         num_classes=num_classes,
         model=network,
-        train_model=wrap(network, compiled=config.compile),
+        train_model=network,
+        wrap=lambda network: wrap(network, compiled=config.compile),
+        freezing=freezing,
         average=average,
         loss=ClassificationLoss(label_smoothing=config.label_smoothing, auxiliary_weight=config.auxiliary_weight),
         optimizer=optimizer,
@@ -166,6 +170,9 @@ def build_trainer(
         log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)
     run_dir.claim(step=trainer.state.step, epoch=trainer.state.epoch)
     trainer.run_log.open(position)
+    freezing.apply(trainer.state.epoch)
+    trainer.train_model = trainer.wrap(network)
+    log_learning(config, network, freezing)
     return trainer
 
 
@@ -182,8 +189,6 @@ def sync_batch_norm(network: nn.Module, config: Config, device: torch.device) ->
             f"sync_batch_norm=true: torch's SyncBatchNorm runs on CUDA devices alone, not on device={device.type}; "
             "leave it out, or train in one process"
         )
-    if config.freeze == "backbone":
-        return network  # frozen layers take no statistics, and their hooks would be lost
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
@@ -274,6 +279,21 @@ def log_run(
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
     log.info("device   %s, %s%s", name, precision, ranks)
     log.info("run      %s", run_dir)
+
+
+def log_learning(config: Config, network: nn.Module, freezing: Freezing) -> None:
+    """Log which part of the network does not learn, and how lr differs between its layers."""
+    if freezing.parameters:
+        of_all = sum(each.numel() for each in freezing.parameters) / sum(each.numel() for each in network.parameters())
+        until = "" if freezing.until_epoch is None else f" in the first {freezing.until_epoch} epochs"
+        what = config.freeze if isinstance(config.freeze, str) else ", ".join(config.freeze)
+        log.info("freeze   %s: %.1f %% of the weights do not learn%s", what, 100 * of_all, until)
+    names: dict[float, list[str]] = {}
+    for name, factor in lr_factors(config, network).items():
+        names.setdefault(factor, []).append(name.rpartition(".")[0] or name)
+    if len(names) > 1:
+        shown = [f"{factor:.3g} of {layers[0]} to {layers[-1]}" for factor, layers in names.items()]
+        log.info("factors  on lr: %s", ", ".join(shown))
 
 
 def _kind(node: dict[str, Any]) -> str:

@@ -24,16 +24,26 @@ def without_dynamo(kind: type[Optimizer]) -> type[Optimizer]:
     return type(kind.__name__, (kind,), methods)
 
 
-def set_lr(optimizer: Optimizer, factor: float, *, head_only: bool = False) -> float:
-    """Set every group's lr to `factor` times its first one; return the first group's.
-
-    Args:
-        head_only: 0 for all groups but those of the last layer, which have `is_head`.
-    """
+def set_lr(optimizer: Optimizer, factor: float) -> float:
+    """Set every group's lr to `factor` times its first one; return the first group's."""
     for group in optimizer.param_groups:
-        still = head_only and not group.get("is_head")
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (0.0 if still else factor)
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
     return optimizer.param_groups[0]["lr"]
+
+
+def fill_momenta(optimizer: Optimizer) -> None:
+    """Give parameters that begin to learn later than others of their group a momentum of zero, as torch's SGD needs.
+
+    Its fused step (torch 2.11 to 2.15) takes a momentum of each parameter of a group or of none.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        learning = [parameter for parameter in group["params"] if parameter.requires_grad]
+        new = [each for each in learning if optimizer.state.get(each, {}).get("momentum_buffer") is None]
+        if group["momentum"] and len(new) < len(learning):
+            for parameter in new:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def parameter_groups(model: nn.Module, *, decay_norms_and_biases: bool) -> list[dict[str, Any]]:

@@ -106,6 +106,9 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
     check_same_run(run_dir, "release of imgcls", {"metrics": saved.get("metrics")}, {"metrics": description["metrics"]})
     if isinstance(saved.get("state"), dict):
         saved["state"].setdefault("validated_step", 0)  # which earlier releases did not count
+    if isinstance(saved.get("optimizer"), dict) and isinstance(saved["optimizer"].get("param_groups"), list):
+        for group in filter(lambda group: isinstance(group, dict), saved["optimizer"]["param_groups"]):
+            group.pop("is_head", None)  # which earlier releases marked
     fitted = fit_to_changes(trainer, saved)
     check_saved(trainer, fitted)
     load(trainer, fitted)

@@ -21,10 +21,11 @@ from imgcls.errors import exit_code_of
 from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.runs import Clock, StopSignals
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
+from imgcls.training.freezing import Freezing
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import explain_out_of_memory, memory_advice, set_microbatch
-from imgcls.training.optim import WeightAverage, set_lr
+from imgcls.training.optim import WeightAverage, fill_momenta, set_lr
 from imgcls.training.saving import handle_stop_signal, save, save_single_rank
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import State
@@ -43,6 +44,8 @@ class Trainer:
         autocast: dtype of mixed precision, or None for float32.
         model: the bare network, on its device; it is evaluated and saved.
         train_model: what trains, compiled or distributed; it shares the weights of `model`.
+        wrap: makes it from `model`, again where frozen layers begin to learn.
+        freezing: the layers that do not learn, and how long.
         average: of the weights; if given, it is validated and saved as best.
         new_scaler: makes the scaler of the loss, which keeps fp16 gradients from vanishing.
         augment: a batch and its epoch to images (B, C, H, W) and targets, (B,) or (B, K).
@@ -57,6 +60,8 @@ class Trainer:
     num_classes: int
     model: nn.Module
     train_model: nn.Module
+    wrap: Callable[[nn.Module], nn.Module]
+    freezing: Freezing
     average: WeightAverage | None
     loss: ClassificationLoss
     optimizer: Optimizer
@@ -116,7 +121,7 @@ class Trainer:
     def train_epoch(self) -> Scores:
         """Train until the next validation or the end of the epoch; return the epoch's scores so far over all ranks."""
         state, loader = self.state, self.train_loader
-        self.train_model.train()
+        self.train_mode()
         with (
             self.run_log.progress(self, "train", loader, done=state.batch) as progress,
             closing(loader.epoch(state.epoch, start=state.batch)) as batches,
@@ -126,7 +131,7 @@ class Trainer:
                 if self.out_of_steps() or validation_due(self):
                     break
                 _call(self.before_step, self)
-                lr = set_lr(self.optimizer, self.lr_factor(), head_only=state.epoch < self.config.head_only_epochs)
+                lr = set_lr(self.optimizer, self.lr_factor())
                 loss, logits = self.train_step(batch)
                 state.batch += 1
                 state.step += 1
@@ -227,6 +232,14 @@ class Trainer:
             set_microbatch(self)
         if self.config.on_divergence == "rollback" and not self.checkpoints.keeps(self.state.epoch):
             save(self, epoch=self.state.epoch)
+
+    def train_mode(self) -> None:
+        """Put the network into training mode, but for the layers that are frozen in this epoch."""
+        if self.freezing.apply(self.state.epoch):
+            self.train_model = self.wrap(self.model)
+        fill_momenta(self.optimizer)
+        self.train_model.train()
+        self.freezing.keep_in_eval()
 
     def end_epoch(self, train: Scores, val: Scores | None) -> None:
         """Log and save the scores of an epoch, or of a part of it that ends with a validation."""
