@@ -3,6 +3,8 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from imgcls.checkpoints import CheckpointError
 from imgcls.config import Config, compared, consequential, from_flat
 from imgcls.errors import ConfigError
@@ -99,7 +101,14 @@ def _optimizer(trainer: "Trainer", saved: dict[str, Any], before: Config) -> dic
         for parameter, place in zip(group["params"], now["params"], strict=True):
             if names[id(parameter)] in states:
                 fitted["state"][place] = states[names[id(parameter)]]
+            elif names[id(parameter)] not in more and _needs_momentum(trainer, group, states):
+                fitted["state"][place] = {"momentum_buffer": torch.zeros_like(parameter)}
     return fitted
+
+
+def _needs_momentum(trainer: "Trainer", group: dict[str, Any], states: dict[str, Any]) -> bool:
+    # As optim.fill_momenta, for parameters that the run before the change had frozen for good.
+    return isinstance(trainer.optimizer, torch.optim.SGD) and bool(group["momentum"]) and bool(states)
 
 
 def log_changes(trainer: "Trainer", saved: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,19 +32,23 @@ def set_lr(optimizer: Optimizer, factor: float) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
-def fill_momenta(optimizer: Optimizer) -> None:
-    """Give parameters that begin to learn later than others of their group a momentum of zero, as torch's SGD needs.
+def fill_momenta(optimizer: Optimizer, late: Iterable[Tensor]) -> None:
+    """Give parameters that begin to learn `late`, after others of their group, the momentum of zero that SGD needs.
 
     Its fused step (torch 2.11 to 2.15) takes a momentum of each parameter of a group or of none.
     """
-    if not isinstance(optimizer, torch.optim.SGD):
+    learning = {id(parameter) for parameter in late if parameter.requires_grad}
+    if not isinstance(optimizer, torch.optim.SGD) or not learning:
         return
     for group in optimizer.param_groups:
-        learning = [parameter for parameter in group["params"] if parameter.requires_grad]
-        new = [each for each in learning if optimizer.state.get(each, {}).get("momentum_buffer") is None]
-        if group["momentum"] and len(new) < len(learning):
+        new = [each for each in group["params"] if id(each) in learning and not has_momentum(optimizer, each)]
+        if group["momentum"] and new and any(has_momentum(optimizer, each) for each in group["params"]):
             for parameter in new:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def has_momentum(optimizer: Optimizer, parameter: Tensor) -> bool:
+    return optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
 
 
 def parameter_groups(model: nn.Module, *, decay_norms_and_biases: bool) -> list[dict[str, Any]]:

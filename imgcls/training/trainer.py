@@ -237,7 +237,7 @@ class Trainer:
         """Put the network into training mode, but for the layers that are frozen in this epoch."""
         if self.freezing.apply(self.state.epoch):
             self.train_model = self.wrap(self.model)
-        fill_momenta(self.optimizer)
+        fill_momenta(self.optimizer, self.freezing.parameters)
         self.train_model.train()
         self.freezing.keep_in_eval()
 
