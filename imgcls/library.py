@@ -77,17 +77,23 @@ def run_training(
                     results = trainer.fit()
                     run_dir.finish(results)
                 return results
-    log.info("this run has finished; overwrite=true trains it from scratch, name=... or seed=... trains another")
+    log.info(
+        "this run has finished; overwrite=true trains it from scratch, continue_run=true with more epochs trains it "
+        "longer, name=... or seed=... trains another"
+    )
     return results
 
 
-def load(checkpoint: str | Path, *, device: str = "auto", trust: str | Iterable[str] = ()) -> "Classifier":
+def load(
+    checkpoint: str | Path, *, device: str = "auto", trust: str | Iterable[str] = (), weights_kind: str = "average"
+) -> "Classifier":
     """Open the network of a checkpoint, ready to predict.
 
     Args:
         checkpoint: a file, such as runs/x/best.pt, or the folder of a run.
         device: auto, cpu, cuda or cuda:N.
         trust: packages of your own whose classes the checkpoint may name; it never brings that by itself.
+        weights_kind: which weights to take of a checkpoint that has both: their `average`, or the `raw` ones.
 
     Raises:
         ValueError, FileNotFoundError: there is none, or it cannot be read.
@@ -97,4 +103,4 @@ def load(checkpoint: str | Path, *, device: str = "auto", trust: str | Iterable[
     from imgcls.device import choose_device  # here: torch takes seconds, which no mistake should wait for
     from imgcls.inference import Classifier, open_checkpoint
 
-    return Classifier(open_checkpoint(checkpoint), choose_device(device, 0))
+    return Classifier(open_checkpoint(checkpoint, kind=weights_kind), choose_device(device, 0))

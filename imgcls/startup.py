@@ -47,7 +47,9 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
             opened = {key: begun.get(key) for key, unset in LEFT_OPEN.items() if getattr(config, key) == unset}
             sizes = {key: size for key, size in opened.items() if type(size) is type(LEFT_OPEN[key])}
             config = dataclasses.replace(config, **sizes)
-    run_dir = RunDirectory(path, consequential(config), overwrite=config.overwrite, look_only=True)
+    run_dir = RunDirectory(
+        path, consequential(config), overwrite=config.overwrite, continue_run=config.continue_run, look_only=True
+    )
     results = run_dir.results()
     if results is None:
         return config, None, images or open_image_set(config)
@@ -80,7 +82,8 @@ def check_network_files(checkpoints: Iterable[str], weights: str | None) -> None
     for path in checkpoints:
         checkpoint_file(path)
     elsewhere = weights is None or weights.partition(":")[0] == "torchvision" or bool(urlparse(weights).netloc)
-    if weights is not None and not elsewhere and not Path(weights.removeprefix("file:")).expanduser().is_file():
+    file = Path((weights or "").removeprefix("file:")).expanduser()
+    if weights is not None and not elsewhere and not (file.is_file() or (file / BEST).is_file()):
         raise FileNotFoundError(f"weights={weights}: there is no such file; give a file, a URL, or torchvision")
 
 

@@ -4,6 +4,7 @@ from imgcls.checkpoints.compare import compare_runs, list_differences, verdict_t
 from imgcls.checkpoints.file import (
     CheckpointError,
     checksum,
+    harmless_classes,
     has_own_values,
     load_checkpoint,
     load_latest_checkpoint,
@@ -22,6 +23,7 @@ __all__ = [
     "checksum",
     "compare_runs",
     "copy_to_host",
+    "harmless_classes",
     "has_own_values",
     "list_differences",
     "load_checkpoint",

@@ -4,6 +4,7 @@ A file holds tensors and plain types only, so it loads with `weights_only=True`;
 refused by torch before it runs.
 """
 
+import argparse
 import errno
 import logging
 import pickle
@@ -11,6 +12,8 @@ import re
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +73,9 @@ def load_checkpoint(path: Path, *, map_location: torch.device | str = "cpu") -> 
     except Exception as error:  # torch raises many kinds for bytes that are no checkpoint
         raise CheckpointError(f"{path} is damaged and cannot be read: {reason_unreadable(error)}") from error
     if not isinstance(content, dict) or "checksum" not in content:
-        raise CheckpointError(f"{path} is not a checkpoint of imgcls; weights alone are loaded by weights=...")
+        raise CheckpointError(
+            f"{path} is not a checkpoint of imgcls; weights alone are loaded by model=... weights={path}"
+        )
     if content.pop("format") != FORMAT:
         raise CheckpointError(
             f"{path} was written by another version of imgcls; train from scratch, or use that version"
@@ -115,6 +120,7 @@ def _fits(content: Any, size: int) -> bool:
     left, todo = NAMES_OF_A_VALUE * size, [content]
     while todo and left >= 0:
         node = todo.pop()
+        node = vars(node) if isinstance(node, argparse.Namespace) else node
         left -= 1
         if isinstance(node, Tensor):
             if not has_own_values(node):
@@ -139,7 +145,8 @@ def has_own_values(tensor: Tensor) -> bool:
 def _read(path: Path, map_location: torch.device | str) -> Any:
     for last_try in (False, True):
         try:
-            return torch.load(path, map_location=map_location, weights_only=True)
+            with harmless_classes():
+                return torch.load(path, map_location=map_location, weights_only=True)
         except OSError as error:
             if error.errno == errno.EINVAL:  # torch seeks before the beginning of a torn file
                 raise EOFError("it ends too early") from error
@@ -147,6 +154,16 @@ def _read(path: Path, map_location: torch.device | str) -> Any:
                 raise OSError(error.errno, error.strerror, str(path)) from error
         time.sleep(0.05)
     raise AssertionError
+
+
+@contextmanager
+def harmless_classes() -> Iterator[None]:
+    """Within this context torch reads files of other trainers that hold their command line's `argparse.Namespace`.
+
+    It is a bag of values that runs nothing; no other class is allowed.
+    """
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        yield
 
 
 def load_latest_checkpoint(paths: list[Path], *, map_location: torch.device | str = "cpu") -> dict[str, Any] | None:

@@ -34,7 +34,9 @@ def export() -> int:
     check_network_files([options.checkpoint] if options.checkpoint else [], options.weights)
     from imgcls.inference import export_network, open_member  # here: torch takes seconds, no mistake should wait
 
-    difference = export_network(open_member(options.checkpoint, options.weights, network), options.out, **form)
+    difference = export_network(
+        open_member(options.checkpoint, options.weights, network, options.weights_kind), options.out, **form
+    )
     size = options.out.stat().st_size / 1e6
     print(printable(f"{options.out}  {size:.1f} MB, differs from the checkpoint by {difference:.1e} at most"))
     return 0

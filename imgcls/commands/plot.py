@@ -60,7 +60,7 @@ def plot() -> int:
     checkpoint = options.checkpoint or (single if single and (single / BEST).exists() else None)
     if checkpoint is None and options.weights is None:
         return 0
-    member = open_member(None if options.weights else checkpoint, options.weights, network)
+    member = open_member(None if options.weights else checkpoint, options.weights, network, options.weights_kind)
     with process_group(options.device) as device:
         try:
             save("filters.png", plot_filters(member.build(device)))

@@ -46,7 +46,7 @@ def predict() -> int:
     images = find_images(options.images, sys.stdin)
     protocol = build_protocol(options.protocol, **({"flip": True} if options.flip else {}))
     with process_group(options.device) as device:
-        member = open_member(options.checkpoint, options.weights, network)
+        member = open_member(options.checkpoint, options.weights, network, options.weights_kind)
         if options.orientation != "trained":
             member.config.data.orientation = options.orientation
         predictions, bad = predict_files(member, images.files, device=device, protocol=protocol, top=options.top)

@@ -8,7 +8,7 @@ from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
 from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
-from imgcls.config.identity import consequential, flatten, with_new_settings
+from imgcls.config.identity import compared, consequential, flatten, from_flat, is_fixed, with_new_settings
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
@@ -29,6 +29,7 @@ __all__ = [
     "build_component",
     "build_protocol",
     "command_line",
+    "compared",
     "compose",
     "compose_network",
     "compose_run",
@@ -37,7 +38,9 @@ __all__ = [
     "data_of_test",
     "fit_to_set",
     "flatten",
+    "from_flat",
     "has_open_size",
+    "is_fixed",
     "locate",
     "network_of",
     "package_names",

@@ -2,10 +2,12 @@
 
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import select, settings_of
-from imgcls.errors import ConfigError
+from imgcls.errors import ConfigError, did_you_mean
 
 PLUGS = ("model", "optimizer", "schedule", "data.source", "augment.crop", "augment.eval_crop")
 
@@ -40,6 +42,12 @@ def check_config(config: Config) -> None:
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
     _check_class_weights(config.class_weights)
+    if config.overwrite and config.continue_run:
+        raise ConfigError("overwrite=true deletes the run that continue_run=true goes on with; leave one of them out")
+    if config.validate_every > 1 and config.validate_every % 1:
+        raise ConfigError(
+            f"validate_every={config.validate_every:g} must be a whole number of epochs, or a part of one such as 0.25"
+        )
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)
@@ -124,7 +132,7 @@ def _check_microbatch(config: Config) -> None:
 def _check_lr(config: Config) -> None:
     lr = config.optimizer.get("lr")
     if "lr" not in config.optimizer:
-        off = {"lr_scaling": "none", "head_lr_factor": 1, "head_only_epochs": 0}
+        off = {"lr_scaling": "none", "head_lr_factor": 1, "layer_lr_decay": 1, "lr_factors": None}
         for key in (key for key, value in off.items() if getattr(config, key) != value):
             raise ConfigError(
                 f"optimizer.lr has no value, and {key}={getattr(config, key)} changes it; give one: optimizer.lr=..."
@@ -139,11 +147,43 @@ def _check_lr(config: Config) -> None:
 
 
 def _check_freeze(config: Config) -> None:
+    freeze, named = config.freeze, ("none", "backbone")
+    if isinstance(freeze, str) and freeze not in named:
+        raise ConfigError(
+            f"freeze={freeze} is none of {', '.join(named)}{did_you_mean(freeze, named)}; layers are in a list: "
+            f"freeze=[{freeze}]"
+        )
+    if not isinstance(freeze, str) and not (freeze and isinstance(freeze, list) and all(map(_is_text, freeze))):
+        raise ConfigError(f"freeze={freeze} must be none, backbone, or a list of layers such as [conv1,layer1]")
+    if config.unfreeze_after_epochs is not None and freeze == "none":
+        raise ConfigError(
+            f"unfreeze_after_epochs={config.unfreeze_after_epochs}, but freeze=none freezes nothing; add "
+            "unfreeze_after_epochs=null, or freeze=backbone"
+        )
     # torchvision's networks and timm's have a setting of their own for published weights.
     starts = (config.weights, config.model.get("weights"), config.model.get("pretrained"))
-    for setting, off in (("freeze", "none"), ("head_only_epochs", 0)):
-        if getattr(config, setting) != off and not any(starts):
-            raise ConfigError(
-                f"{setting}={getattr(config, setting)} would keep the random weights that the network starts from; "
-                f"add weights=torchvision, a file, or a URL, or {setting}={off}"
-            )
+    if freeze != "none" and not any(starts):
+        shown = freeze if isinstance(freeze, str) else f"[{','.join(freeze)}]"
+        off = "freeze=none" + (" unfreeze_after_epochs=null" if config.unfreeze_after_epochs is not None else "")
+        raise ConfigError(
+            f"freeze={shown} would keep the random weights that the network starts from; "
+            f"add weights=torchvision, a file, or a URL, or {off}"
+        )
+    if not isinstance(config.lr_factors, dict | None):
+        raise ConfigError(f"lr_factors={config.lr_factors} must name layers, such as {{layer1: 0.1, fc: 5}}")
+    for layer, factor in _leaves(config.lr_factors or {}):
+        if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < math.inf:
+            raise ConfigError(f"lr_factors.{layer}={factor} must be a number above 0; freeze=[{layer}] is for none")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    # A name with dots comes back as a tree from a checkpoint's flat keys.
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

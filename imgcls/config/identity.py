@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,21 @@ OF_ANY_IMAGES = ("folder", "pack")  # data sets that only data.root tells apart
 COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
 SIZES = ("batch_size", "image_size", "epochs", "max_steps")
 INCIDENTAL = frozenset(key for key, rule in settings_of(Config) if rule.incidental)
+# What a run that goes on keeps. Of the optimizer: what decides which values its state has.
+FIXED = (
+    *(key for key, rule in settings_of(Config) if rule.fixed),
+    "optimizer._target_",
+    "optimizer.amsgrad",
+    "optimizer.centered",
+)
+
+
+def by_names_of_now(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat config that an earlier release saved with the keys that its settings have now."""
+    flat = dict(flat)
+    if alone := flat.pop("head_only_epochs", 0):
+        flat |= {"freeze": "backbone", "unfreeze_after_epochs": math.ceil(alone)}
+    return flat
 
 
 def _defaults() -> dict[str, Any]:
@@ -34,7 +50,7 @@ def from_flat(flat: dict[str, Any]) -> Config:
         ConfigError: keys that this version does not know, or values that they do not take.
     """
     tree: dict[str, Any] = {}
-    for key, value in flat.items():
+    for key, value in by_names_of_now(flat).items():
         *path, leaf = key.split(".")
         node = tree
         for part in path:
@@ -70,13 +86,24 @@ def with_new_settings(saved: dict[str, Any], config: dict[str, Any]) -> dict[str
 
     They have the value that means what it did: their default, unless the setting says otherwise.
     """
+    saved = by_names_of_now(saved)
     new = config.keys() & DEFAULTS.keys() - saved.keys()
     return saved | {key: DEFAULTS[key] for key in new}
 
 
+def compared(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a flat config that a resumed run has in common with its checkpoint."""
+    # What is trusted changes no result, but it is kept in the run's config.
+    return {key: value for key, value in consequential(by_names_of_now(config)).items() if key != "trust"}
+
+
+def is_fixed(key: str) -> bool:
+    """Return True if a run cannot go on with another value of the dotted `key`."""
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED)
+
+
 def keys_not_in_run_name() -> list[str]:
     """Return the keys that Hydra leaves out of a run's name: incidental ones, and what the folder above says."""
-    # What is trusted changes no result, but it is kept in the run's config.
     return ["model", "data", "trust", *sorted(INCIDENTAL)]
 
 

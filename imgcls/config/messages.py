@@ -15,6 +15,7 @@ from imgcls.config.hydra_internals import (
     without_types,
 )
 from imgcls.config.schema import Config, EvaluateConfig
+from imgcls.config.settings import settings_of
 from imgcls.environment import command
 from imgcls.errors import did_you_mean, text_of
 
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "batch": "batch_size",
     "bs": "batch_size",
     "b": "batch_size",
+    "continue": "continue_run",
     "dataset": "data",
     "dtype": "precision",
     "img_size": "image_size",
@@ -36,6 +38,7 @@ ELSEWHERE = {
     "opt": "optimizer",
     "output": "name",
     "pretrained": "weights",
+    "resume": "continue_run",
     "sched": "schedule",
     "scheduler": "schedule",
     "wd": "optimizer.weight_decay",
@@ -72,8 +75,20 @@ def _explain(error: BaseException, kind: type) -> str:
     if unknown := unknown_key(error):
         return _unknown_key(unknown, kind)
     if isinstance(error, ConfigCompositionException) and cause is not None:
+        if parts := _parts_of(refused_override(error), kind):
+            return parts
         return f"{refused_override(error)}: {str(cause).splitlines()[0]}"
     return without_types(str(error))
+
+
+def _parts_of(override: str, kind: type) -> str | None:
+    """Return the error about `early_stopping=5`, a value for what has settings of its own; None for other overrides."""
+    key, _, value = override.lstrip("+").partition("=")
+    parts = [name for name, _ in settings_of(kind) if name.startswith(f"{key}.")]
+    if not parts:
+        return None
+    write = f"{parts[0]}={value}" if len(parts) == 1 else f"one of {', '.join(f'{part}=...' for part in parts)}"
+    return f"{override}: {key} has settings of its own; write {write}"
 
 
 def _unknown_key(unknown: UnknownKey, kind: type) -> str:

@@ -42,9 +42,9 @@ class DataConfig:
     name: str = ""
     source: Any = None
     root: str | None = setting(None, incidental=True, is_path=True)
-    num_classes: int | None = setting(None, least=2)
+    num_classes: int | None = setting(None, least=2, fixed=True)
     memorise: int | None = setting(None, least=2)
-    channels: int = 3
+    channels: int = setting(3, fixed=True)
     mean: list[float] = setting(list)
     std: list[float] = setting(list)
     scale: Scale = setting(Scale)
@@ -100,6 +100,13 @@ class CheckpointConfig:
 
 
 @dataclass
+class EarlyStoppingConfig:
+    """When a run ends because it gets no better, by `checkpoint.best_metric`."""
+
+    patience_epochs: int | None = setting(None, least=1, hint="null trains all epochs")
+
+
+@dataclass
 class DivergenceConfig:
     """What `on_divergence=rollback` does, and when a loss counts as stuck."""
 
@@ -115,7 +122,8 @@ class CommonConfig:
     """What training and a test have in common."""
 
     data: DataConfig = setting(DataConfig)
-    weights: str | None = setting(None, is_path=True)
+    weights: str | None = setting(None, is_path=True, fixed=True)
+    weights_kind: str = setting("average", one_of=("average", "raw"), fixed=True)
     trust: Any = setting(list)
     device: str = setting("auto", incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)
@@ -127,7 +135,7 @@ class CommonConfig:
 class Config(CommonConfig):
     """One run."""
 
-    model: Any = MISSING
+    model: Any = setting(MISSING, fixed=True)
     augment: AugmentConfig = setting(AugmentConfig)
     optimizer: Any = MISSING
     schedule: Any = MISSING
@@ -146,18 +154,23 @@ class Config(CommonConfig):
     decay_norms_and_biases: bool = True
     lr_scaling: str = setting("none", one_of=("auto", "none", "linear", "sqrt"))
 
-    freeze: str = setting("none", one_of=("none", "backbone"))
+    freeze: Any = "none"
+    unfreeze_after_epochs: int | None = setting(None, least=1)
     head_lr_factor: float = setting(
         1.0, above=0, below=math.inf, hint="with 0 the last layer learns nothing, with 1 it has the lr of the rest"
     )
-
-    head_only_epochs: float = setting(0.0, least=0, below=math.inf)
+    layer_lr_decay: float = setting(1.0, above=0, most=1, hint="1 is the same lr for all layers")
+    lr_factors: Any = None
 
     name: str | None = setting(None, incidental=True)
-    seed: int = setting(0, least=0, most=2**32 - 1)
+    seed: int = setting(0, least=0, most=2**32 - 1, fixed=True)
     overwrite: bool = setting(False, incidental=True)
+    continue_run: bool = setting(False, incidental=True)
     lock: bool = setting(True, incidental=True)
     max_steps: int | None = setting(None, least=1)
+    max_hours: float | None = setting(None, above=0, incidental=True)
+    validate_every: float = setting(1.0, above=0, below=math.inf)
+    early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
 
     microbatch: Any = None
@@ -165,7 +178,7 @@ class Config(CommonConfig):
     sync_batch_norm: bool = False
     deterministic: bool = False
 
-    log_every_steps: int = setting(20, least=1)
+    log_every_steps: int = setting(20, least=1, incidental=True)
     checkpoint: CheckpointConfig = setting(CheckpointConfig)
     # A run that has diverged may be resumed with another answer to it.
     on_divergence: str = setting("stop", one_of=("stop", "rollback"), incidental=True)

@@ -128,6 +128,7 @@ def add_network(parser: ScriptParser) -> None:
     parser.takes_network = True
     parser.add_argument("--checkpoint", metavar="FILE", help="of a run: runs/.../best.pt, or its folder")
     parser.add_argument("--weights", metavar="W", help="instead of a checkpoint: torchvision, a file, or a URL")
+    parser.add_choice("--weights-kind", ("average", "raw"), help="where a file holds both")
     parser.add_argument(
         "--model",
         metavar="NAME",

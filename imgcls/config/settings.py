@@ -21,6 +21,7 @@ class Rule:
         incidental: it does not change a run's result: it is left out of the run directory's name, and a run may be
             resumed with another value.
         earlier: what releases without the setting did, where that is not what its default does.
+        fixed: `continue_run=true` cannot change it: what a run has saved is of no use with another value.
         is_path: its value is a path or a URL, which needs no quotes on the command line.
         is_flag: its values are true and false; known from its type.
     """
@@ -33,6 +34,7 @@ class Rule:
     hint: str = ""
     incidental: bool = False
     earlier: Any = None
+    fixed: bool = False
     is_path: bool = False
     is_flag: bool = False
 

@@ -57,10 +57,10 @@ def members(config: EvaluateConfig) -> list[Callable[[], Member]]:
     if config.weights is not None:
         assert config.network is not None
         weights, network = config.weights, config.network
-        return [lambda: open_weights(weights, network)]
+        return [lambda: open_weights(weights, network, kind=config.weights_kind)]
     if config.average == "weights":
-        return [lambda: average_weights(config.checkpoints)]
-    return [lambda path=path: open_checkpoint(path) for path in config.checkpoints]
+        return [lambda: average_weights(config.checkpoints, kind=config.weights_kind)]
+    return [lambda path=path: open_checkpoint(path, kind=config.weights_kind) for path in config.checkpoints]
 
 
 def use_data(member: Member, config: EvaluateConfig) -> None:

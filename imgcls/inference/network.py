@@ -113,8 +113,11 @@ def known_classes(member: Member) -> list[str]:
     return [str(k) for k in range(num_outputs(member))]
 
 
-def open_checkpoint(path: str | Path) -> Member:
+def open_checkpoint(path: str | Path, *, kind: str = "average") -> Member:
     """Open a checkpoint of a run, or the best one in a run's folder.
+
+    Args:
+        kind: which weights to take where it has both: their `average`, which is what was validated, or the `raw` ones.
 
     Raises:
         FileNotFoundError, ValueError: there is none, or it cannot be read.
@@ -124,9 +127,12 @@ def open_checkpoint(path: str | Path) -> Member:
     for key in ("config", "classes", "model"):
         if key not in saved:
             raise CheckpointError(f"checkpoint={path} has no {key}: it is not of a training run")
-    # Where weights are averaged, the average is what was validated.
-    _check_content(path, saved.get("average") or saved["model"], saved["classes"])
-    state = saved.get("average") or saved["model"]
+    average = saved.get("average")
+    state = average if average and kind == "average" else saved["model"]
+    _check_content(path, state, saved["classes"])
+    if average:
+        taken, other = ("average of the", "raw") if state is average else ("raw", "average")
+        log.info("%s: the %s weights (weights_kind=%s takes the others)", path, taken, other)
     try:
         config = config_from_checkpoint(saved["config"])
     except ConfigError as error:
@@ -168,7 +174,7 @@ def _check_content(path: Path, state: Any, classes: Any) -> None:
         raise CheckpointError(f"checkpoint={path} is damaged: its classes are no list of names")
 
 
-def open_weights(source: str, config: Config) -> Member:
+def open_weights(source: str, config: Config, *, kind: str = "average") -> Member:
     """Open weights from elsewhere for the network that `config` describes.
 
     Published ones are tested as they were published: centre crop, mean and std of ImageNet. How many outputs a file's
@@ -185,11 +191,12 @@ def open_weights(source: str, config: Config) -> Member:
             "short_side": expected.short_side,
             "at_image_size": expected.image_size,
         }
-    state = read_weights(source, network)
+    state, text = read_weights(source, network, kind=kind)
+    log.info("weights  %s: %s", source, text)
     classes = list(wnids()) if is_published(source) else None
     member = Member("", config, state, classes, Path(), published_name(source))
     member.name = f"{source} for {member.arch}"
-    member.home = Path("runs") / "weights" / _weights_folder(member, source)
+    member.home = Path("runs") / "weights" / _weights_folder(member, source, kind)
     if classes is None and not config.model.get("num_classes"):
         head = state.get(f"{find_heads(network)[0]}.weight")
         if head is not None:
@@ -197,26 +204,26 @@ def open_weights(source: str, config: Config) -> Member:
     return member
 
 
-def _weights_folder(member: Member, source: str) -> str:
+def _weights_folder(member: Member, source: str, kind: str) -> str:
     if member.published is not None:
         return f"{member.arch}-{member.published}"
     stem = Path(urlparse(source).path).stem
-    words = repr([source, sorted(consequential(member.config).items())])
+    words = repr([source, sorted(consequential(member.config).items()), *([kind] if kind != "average" else [])])
     return f"{member.arch}-{stem}-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
 
 
-def open_member(checkpoint: str | None, weights: str | None, network: Config | None) -> Member:
+def open_member(checkpoint: str | None, weights: str | None, network: Config | None, kind: str = "average") -> Member:
     """Open the network that a script names: a checkpoint, or weights from elsewhere for the run `network`."""
     if checkpoint is not None:
-        return open_checkpoint(checkpoint)
+        return open_checkpoint(checkpoint, kind=kind)
     assert weights is not None
     assert network is not None
-    return open_weights(weights, network)
+    return open_weights(weights, network, kind=kind)
 
 
-def average_weights(paths: list[str]) -> Member:
+def average_weights(paths: list[str], *, kind: str = "average") -> Member:
     """Return one network whose weights are the mean of several checkpoints'."""
-    opened = [open_checkpoint(path) for path in paths]
+    opened = [open_checkpoint(path, kind=kind) for path in paths]
     for member in opened[1:]:
         if member.classes != opened[0].classes:
             raise ConfigError(f"average=weights: {member.name} knows other classes than {opened[0].name}")

@@ -6,7 +6,7 @@ from torch import nn
 from imgcls.config import Config, build_component
 from imgcls.errors import ConfigError
 from imgcls.models.external import without_weights
-from imgcls.models.heads import freeze_backbone, start_from
+from imgcls.models.heads import start_from
 from imgcls.models.weights import is_published
 
 
@@ -45,9 +45,7 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
                 f"augment.input={config.augment.input}, but the published weights are of standardised pixels; "
                 "add augment.input=standardised"
             )
-        start_from(network, config.weights)
-    if config.freeze == "backbone":
-        freeze_backbone(network)
+        start_from(network, config.weights, kind=config.weights_kind)
     least = getattr(network, "min_image_size", 1)
     if config.image_size < least:
         raise ConfigError(

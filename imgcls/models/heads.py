@@ -89,29 +89,14 @@ def _first_names(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def start_from(network: nn.Module, source: str) -> None:
-    """Load the weights that `source` names, and log which layers are fresh."""
-    fresh = load_into(network, read_weights(source, network), f"weights={source}")
-    if fresh:
-        log.info("weights  %s; new, for other classes: %s", source, ", ".join(fresh))
-    else:
-        log.info("weights  %s", source)
-
-
-def freeze_backbone(network: nn.Module) -> None:
-    """Train only the last layer; the batch norms before it keep their statistics."""
-    head_names = find_heads(network)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(is_head(name, head_names))
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.register_forward_pre_hook(_stay_in_eval)
-
-
-def _stay_in_eval(module: nn.Module, inputs: object) -> None:
-    # The loop puts the whole network into training mode; a frozen layer must not follow.
-    del inputs
-    module.eval()
+def start_from(network: nn.Module, source: str, *, kind: str = "average") -> None:
+    """Load the weights that `source` names, and log what was found and left out, and which layers are fresh."""
+    found = read_weights(source, network, kind=kind)
+    fresh = load_into(network, found.state, f"weights={source}")
+    text = found.text
+    if auxiliary := sorted({name.partition(".")[0] for name in found.state.keys() - network.state_dict().keys()}):
+        text += f"; left out, as this network has none: {', '.join(auxiliary)}"
+    log.info("weights  %s: %s%s", source, text, f"; new, for other classes: {', '.join(fresh)}" if fresh else "")
 
 
 def average_states(states: list[dict[str, Tensor]], names: list[str]) -> dict[str, Tensor]:

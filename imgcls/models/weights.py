@@ -12,8 +12,16 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from imgcls.checkpoints import CheckpointError, has_own_values, load_checkpoint, read_tensors, reason_unreadable
+from imgcls.checkpoints import (
+    CheckpointError,
+    harmless_classes,
+    load_checkpoint,
+    read_tensors,
+    reason_unreadable,
+)
 from imgcls.models.layers import NoPublishedWeights
+from imgcls.models.state_dicts import Found, find_weights
+from imgcls.runs import BEST
 
 FIRST_PUBLISHED = "IMAGENET1K_V1"  # what `torchvision` alone means: the weights whose recipe is nearest to the papers'
 
@@ -78,26 +86,35 @@ def published_input(source: str, network: nn.Module) -> PublishedInput:
     return PublishedInput(transform.crop_size[0], transform.resize_size[0])
 
 
-def read_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
-    """Read the weights that `source` names; `network` decides which of torchvision's.
+def read_weights(source: str, network: nn.Module, *, kind: str = "average") -> Found:
+    """Read the weights that `source` names; `network` decides which of torchvision's, and by which names.
 
     Args:
-        source: `torchvision`, or `torchvision:IMAGENET1K_V2`, downloaded into torch's cache; a URL, downloaded too; or
-            a file: a checkpoint of imgcls, a state dict as torch saves it, or safetensors.
+        source: `torchvision`, or `torchvision:IMAGENET1K_V2`, downloaded into torch's cache; a URL, downloaded too;
+            a file: a checkpoint of imgcls or another trainer, a state dict as torch saves it, or safetensors; or the
+            folder of a run.
+        kind: which to take of a file that has both: the `average` of the weights, or the `raw` ones.
 
     Raises:
         ValueError: the source contains no weights, or cannot be read or downloaded.
         FileNotFoundError: there is no such file.
     """
     if is_published(source):
-        return _download(_published(source, network).url, source)
-    if urlparse(source).scheme in ("http", "https", "file"):
-        return _download(source, source)
+        content = _download(_published(source, network).url, source)
+    elif urlparse(source).scheme in ("http", "https", "file"):
+        content = _download(source, source)
+    else:
+        content = _read_file(source)
+    return find_weights(content, network.state_dict().keys(), f"weights={source}", kind=kind)
+
+
+def _read_file(source: str) -> Any:
     path = Path(source).expanduser()
+    path = path / BEST if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"weights={source}: there is no such file; give a file, a URL, or torchvision")
     if path.suffix == ".safetensors":
-        return state_dict_of(_safetensors(path), source)
+        return _safetensors(path)
     try:
         content = read_tensors(path)
         if isinstance(content, dict) and "checksum" in content:
@@ -106,35 +123,18 @@ def read_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
         raise ValueError(f"weights={source}: {error}") from error
     except Exception as error:  # torch raises errors of many kinds for such bytes
         raise ValueError(f"weights={source} cannot be read as weights: {reason_unreadable(error)}") from error
-    return state_dict_of(content, source)
+    return content
 
 
-def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
-    """Return the tensors in the content of a file: a state dict, or one below the usual keys.
-
-    Raises:
-        ValueError: there are none.
-    """
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
-    if not named or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"weights={source} holds no state dict: a file of named tensors, as torch.save makes of one")
-    for name, value in content.items():
-        if not has_own_values(value):
-            raise ValueError(f"weights={source}: {name} {tuple(value.shape)} is no plain tensor: it claims more values")
-    return {name.removeprefix("module."): value for name, value in content.items()}
-
-
-def _download(url: str, source: str) -> dict[str, Tensor]:
+def _download(url: str, source: str) -> Any:
     # torch's cache uses the file's name, which two URLs may share; torchvision's names contain a hash.
     tag = hashlib.sha256(url.encode()).hexdigest()[:12]
     name = Path(urlparse(url).path).name if is_published(source) else f"{tag}-{Path(urlparse(url).path).name}"
     try:
-        content = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, weights_only=True, file_name=name
-        )
+        with harmless_classes():
+            return torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=False, weights_only=True, file_name=name
+            )
     except OSError as error:
         raise ValueError(
             f"weights={source}: {url} cannot be had ({reason_unreadable(error)}); download it elsewhere and name the "
@@ -146,7 +146,6 @@ def _download(url: str, source: str) -> dict[str, Tensor]:
             f"weights={source}: what came from {url} cannot be read as weights ({reason_unreadable(error)}); it is "
             f"kept as {cached}: delete that to load it again"
         ) from error
-    return state_dict_of(content, source)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

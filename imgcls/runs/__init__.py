@@ -13,14 +13,16 @@ from imgcls.runs.directory import (
     RunDirectory,
     check_same_run,
     code_version,
+    differences,
     saved_config,
+    shorter_run,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.saved import check_regular, is_number, read_json, read_metrics
-from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
+from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals, stop_name
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
 from imgcls.runs.tables import (
     TooLowError,
@@ -56,6 +58,7 @@ __all__ = [
     "check_same_run",
     "code_version",
     "confidence_interval",
+    "differences",
     "durable_file",
     "duration_text",
     "explain_disk_errors",
@@ -73,5 +76,7 @@ __all__ = [
     "runs_table",
     "saved_config",
     "seeds_table",
+    "shorter_run",
+    "stop_name",
     "sync_to_disk",
 ]

@@ -11,7 +11,8 @@ from typing import Any
 from filelock import BaseFileLock, Timeout
 
 from imgcls import __version__
-from imgcls.config import with_new_settings
+from imgcls.config import compared, is_fixed, with_new_settings
+from imgcls.errors import ConfigError
 from imgcls.runs.disk import durable_file, lock_file
 from imgcls.runs.saved import check_regular, check_results, read_json
 
@@ -25,6 +26,7 @@ BEST = "best.pt"
 LOCK = "lock"
 JOB = "job"
 BAD_FILES = "bad_files.json"
+CHANGES = "changes"  # in config.json: what was changed where the run went on
 
 
 class RunDirectory:
@@ -36,15 +38,24 @@ class RunDirectory:
         path: created if it does not exist and is locked.
         config: the settings that the result depends on, as flat keys; saved as config.json and compared with it.
         overwrite: delete the run in the directory once this one begins.
+        continue_run: go on with the run in the directory where its config is another one.
         look_only: write nothing and take no lock: on ranks other than 0, and before torch is imported.
         lock: False where the filesystem cannot lock files: nothing then keeps two runs out of one directory.
 
     Raises:
-        ValueError: another process trains in the directory, or it holds a run of another config.
+        ValueError: another process trains in the directory; it holds a run of another config, or with `continue_run`
+            none, or one that cannot go on so.
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], *, overwrite: bool = False, look_only: bool = False, lock: bool = True
+        self,
+        path: Path,
+        config: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        continue_run: bool = False,
+        look_only: bool = False,
+        lock: bool = True,
     ) -> None:
         self.path = path
         self._look_only = look_only
@@ -52,13 +63,22 @@ class RunDirectory:
         self._config = json.loads(json.dumps(config, default=str))
         for name in (CONFIG, RESULTS, METRICS_FILE, JOB, LOCK):
             check_regular(path / name)
+        self.changed: dict[
+            str, tuple[Any, Any]
+        ] = {}  # settings of the run that is there, to those that it goes on with
+        self._changes: list[dict[str, Any]] = []
         self._lock = None if look_only else _take_lock(path, lock=lock)
         try:
             # A job that Slurm has requeued, or torchrun has restarted, has overwritten the run already.
             self.overwrite = overwrite and not self._begun_by_this_job()
             if self.holds_run:
-                saved = with_new_settings(read_json(self.path / CONFIG) or {}, self._config)
-                check_same_run(path, "config", saved, self._config)
+                saved = read_json(path / CONFIG) or {}
+                self._changes = saved.pop(CHANGES, [])
+                saved = with_new_settings(saved, self._config)
+                self.changed = differences(compared(saved), compared(self._config))
+                _check_changes(path, self.changed, continue_run=continue_run)
+            elif continue_run:
+                raise ConfigError(f"continue_run=true: {path} holds no run to go on with; {_other_runs(path)}")
         except BaseException:
             self.close()
             raise
@@ -68,14 +88,24 @@ class RunDirectory:
         """True if there is a run to resume or to show, which is not to be overwritten."""
         return not self.overwrite and ((self.path / RESULTS).exists() or bool(resumable(self.path)))
 
-    def claim(self) -> None:
-        """Make the directory this run's: delete a run that is to be overwritten, and write the config."""
+    def claim(self, *, step: int = 0, epoch: int = 0) -> None:
+        """Make the directory this run's: delete a run that is to be overwritten, and write the config.
+
+        Args:
+            step, epoch: how far the run in the directory has trained; noted in config.json if it goes on with changes.
+        """
         if self._look_only:
             return
         if self.overwrite:
             self._clear()
             self.overwrite = False
-        _write(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
+        if self.changed:
+            # Before the config: a kill in between leaves the run as it was, which the same command takes on again.
+            (self.path / RESULTS).unlink(missing_ok=True)
+            self._changes.append({"after_step": step, "after_epoch": epoch, "changed": self.changed})
+            self.changed = {}
+        history = {CHANGES: self._changes} if self._changes else {}
+        _write(self.path / CONFIG, json.dumps(self._config | history, indent=2) + "\n")
         if jobs := [_job_line(name, job) for name, job, _ in _jobs()]:
             _write(self.path / JOB, "\n".join(jobs) + "\n")
 
@@ -96,8 +126,8 @@ class RunDirectory:
                 file.unlink(missing_ok=True)
 
     def results(self) -> dict[str, Any] | None:
-        """Return the results of a finished run, or None."""
-        return None if self.overwrite else read_json(self.path / RESULTS, check=check_results)
+        """Return the results of a finished run, or None; a run that goes on with changes has not finished."""
+        return None if self.overwrite or self.changed else read_json(self.path / RESULTS, check=check_results)
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which marks the run as finished; the checkpoint before the last is of no use then."""
@@ -125,13 +155,14 @@ class RunDirectory:
 
 
 def saved_config(path: Path) -> dict[str, Any] | None:
-    """Return the config of the run in `path`, as flat keys, or None if there is nothing to resume or to show.
+    """Return the newest config of the run in `path`, as flat keys, or None if there is nothing to resume or to show.
 
     Raises:
         ValueError: the file is damaged.
     """
     begun = (path / RESULTS).exists() or resumable(path)
-    return read_json(path / CONFIG) if begun else None
+    saved = read_json(path / CONFIG) if begun else None
+    return None if saved is None else {key: value for key, value in saved.items() if key != CHANGES}
 
 
 def resumable(run_dir: Path) -> list[Path]:
@@ -146,17 +177,62 @@ def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict
     Raises:
         ValueError: they differ; it names the first five keys that do.
     """
-    differences = [
-        f"{key}: {saved.get(key, 'not set')} there, {requested.get(key, 'not set')} now"
-        for key in sorted(saved.keys() | requested.keys())
-        if saved.get(key) != requested.get(key)
-    ]
-    if differences:
-        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+    if changed := differences(saved, requested):
         raise ValueError(
-            f"{path} holds a run of another {what} ({shown}); give this run another name (name=...), "
+            f"{path} holds a run of another {what} ({_listed(changed)}); give this run another name (name=...), "
             "or train from scratch in that directory (overwrite=true)"
         )
+
+
+def differences(saved: dict[str, Any], requested: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the keys that differ, each with its value there and now; `not set` where there is none."""
+    return {
+        key: (saved.get(key, "not set"), requested.get(key, "not set"))
+        for key in sorted(saved.keys() | requested.keys())
+        if saved.get(key) != requested.get(key)
+    }
+
+
+def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    shown = [f"{key}: {there} there, {now} now" for key, (there, now) in changed.items()]
+    return "; ".join(shown[:5]) + (f"; and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+def _check_changes(path: Path, changed: dict[str, tuple[Any, Any]], *, continue_run: bool) -> None:
+    """Refuse to go on with the run in `path` unless it is asked for, and what is saved can be used."""
+    fixed = {key: values for key, values in changed.items() if is_fixed(key)}
+    if not changed or (continue_run and not fixed):
+        return
+    if not continue_run:
+        on = "" if fixed else "go on with it, changed so (continue_run=true), "
+        raise ConfigError(
+            f"{path} holds a run of another config ({_listed(changed)}); {on}give this run another name (name=...), "
+            "or train from scratch in that directory (overwrite=true)"
+        )
+    raise ConfigError(
+        f"continue_run=true: the run in {path} cannot go on with another {', '.join(fixed)} ({_listed(fixed)}); leave "
+        f"that as it is, or start a run of another name from its weights (name=... weights={path / BEST})"
+    )
+
+
+def shorter_run(path: Path, config: dict[str, Any]) -> tuple[str, int] | None:
+    """Return the longest run beside `path` that is the run of `config` but for fewer epochs: its name, its epochs."""
+    shorter = []
+    for file in path.parent.glob(f"*/{CONFIG}"):
+        saved = saved_config(file.parent) if file.parent != path else None
+        if saved is not None and differences(compared(saved), compared(config)).keys() == {"epochs"}:
+            shorter.append((saved["epochs"], file.parent.name))
+    epochs, name = max(shorter, default=(0, ""))
+    return (name, epochs) if 0 < epochs < config["epochs"] else None
+
+
+def _other_runs(path: Path) -> str:
+    """Return which runs are beside `path`, for one that is not there."""
+    there = sorted(config.parent.name for config in path.parent.glob(f"*/{CONFIG}") if config.parent != path)
+    more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+    return (
+        f"name the run (name=...): beside it are {', '.join(there[:3])}{more}" if there else "name the run (name=...)"
+    )
 
 
 def _take_lock(path: Path, *, lock: bool) -> BaseFileLock | None:

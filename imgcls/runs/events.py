@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in ("train", "val") for name in METRICS))
+# Of a run that averages its weights, where val/ is the average's: the scores of the weights themselves.
+RAW_COLUMNS = tuple(f"val_raw/{name}" for name in METRICS)
 # What comes first in TensorBoard's table of hyperparameters, which sorts capitals before small letters.
 LEADING = {"recipe.name": "Recipe", "optimizer._target_": "Optimizer", "optimizer.lr": "LR"}
 
@@ -25,7 +27,15 @@ class Events:
     cuts both off at its checkpoint, which saves their `position`, so that no step is written twice.
     """
 
-    def __init__(self, run_dir: Path, *, tensorboard: bool, enabled: bool, position: dict[str, int] | None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        tensorboard: bool,
+        enabled: bool,
+        position: dict[str, int] | None,
+        averages: bool = False,
+    ) -> None:
         self.run_dir = run_dir
         self.enabled = enabled
         self._tensorboard = None
@@ -33,15 +43,25 @@ class Events:
             return
         self._cut_off(position or {})
         self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
-        self._csv: csv.DictWriter[str] = csv.DictWriter(self._csv_file, COLUMNS, lineterminator="\n")
+        columns = self._columns() or (*COLUMNS, *(RAW_COLUMNS if averages else ()))
+        self._csv: csv.DictWriter[str] = csv.DictWriter(
+            self._csv_file, columns, lineterminator="\n", extrasaction="ignore"
+        )
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
+        if averages and not set(RAW_COLUMNS) <= set(columns):
+            log.info("%s was begun without the average: TensorBoard alone gets val_raw/", METRICS_FILE)
         if tensorboard:
             # Imported here: it takes a second, which a run without TensorBoard does not need.
             from torch.utils.tensorboard import SummaryWriter
 
             self._wait_for_a_later_name()
             self._tensorboard = SummaryWriter(str(run_dir))
+
+    def _columns(self) -> list[str]:
+        """Return the columns of the metrics.csv that is there; a run that goes on keeps them."""
+        with (self.run_dir / METRICS_FILE).open(newline="") as file:
+            return next(csv.reader(file), [])
 
     def _files(self) -> list[Path]:
         return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob(EVENT_FILES))]
@@ -76,13 +96,24 @@ class Events:
         return {file.name: file.stat().st_size for file in self._files()}
 
     def write(
-        self, *, epoch: int, step: int, lr: float, train: Scores | None = None, val: Scores | None = None
+        self,
+        *,
+        epoch: int,
+        step: int,
+        lr: float,
+        train: Scores | None = None,
+        val: Scores | None = None,
+        raw: Scores | None = None,
     ) -> None:
-        """Write scores after optimizer step `step`, in epoch `epoch` (the first is 1)."""
+        """Write scores after optimizer step `step`, in epoch `epoch` (the first is 1).
+
+        Args:
+            raw: of the network itself, where `val` are those of the average of its weights.
+        """
         if not self.enabled:
             return
         row: dict[str, Any] = {"epoch": epoch, "step": step, "lr": lr}
-        for split, scores in (("train", train), ("val", val)):
+        for split, scores in (("train", train), ("val", val), ("val_raw", raw)):
             if scores is not None:
                 row |= {f"{split}/{name}": value for name, value in scores.values().items()}
         self._csv.writerow(row)

@@ -1,10 +1,12 @@
 """Signals that ask a run to stop: recorded at once, acted on between two batches."""
 
 import signal
+import time
 from types import FrameType
 
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 
+TIME_IS_UP = 1000  # stands for a signal: `max_hours` have passed
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -15,19 +17,34 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int, text: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}: {text}")
+        super().__init__(f"stopped by {stop_name(number)}: {text}")
         # A shell expects its own code after Ctrl-C; SIGTERM and SIGUSR1 come from schedulers.
         self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_REQUEUE
+
+
+def stop_name(number: int) -> str:
+    """Return what asked a run to stop: a signal's name, or the setting."""
+    return "max_hours" if number == TIME_IS_UP else signal.Signals(number).name
 
 
 class StopSignals:
     """In this context the first signal is recorded in `received`, and a second one ends the process at once.
 
     Slurm sends SIGUSR1 some time before the end (`--signal=USR1@120`) and SIGTERM at it.
+
+    Args:
+        max_hours: from now on; once they have passed, `request` is TIME_IS_UP without a signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_hours: float | None = None) -> None:
         self.received = 0
+        self.deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+
+    @property
+    def request(self) -> int:
+        """The number of the signal that asks the run to stop, TIME_IS_UP, or 0."""
+        out_of_time = self.deadline is not None and time.monotonic() >= self.deadline
+        return self.received or (TIME_IS_UP if out_of_time else 0)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         del frame

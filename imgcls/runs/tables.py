@@ -39,6 +39,7 @@ def results_table(results: dict[str, Any], path: Path) -> str:
         },
         **_nothing_learnt(results),
         "epoch": f"{results['best_epoch']} of {results['epochs']}",
+        **({"ended early": str(results["ended"])} if "ended" in results else {}),
         "training steps": f"{results['steps']:,} in {duration_text(results['seconds'])}",
         "best weights": best if (path / BEST).exists() else f"none: {best} is gone",
         "metrics": str(relative_to_here(path / METRICS_FILE)),

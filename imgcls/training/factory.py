@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +23,14 @@ from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
-from imgcls.models import build_model, find_heads, is_head
-from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors
+from imgcls.models import build_model
+from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
 from imgcls.training.bad_files import put_back_removed_files
+from imgcls.training.freezing import Freezing
+from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
-from imgcls.training.optim import WeightAverage, parameter_groups, without_dynamo
+from imgcls.training.optim import WeightAverage, without_dynamo
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
@@ -47,6 +48,7 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
                 path,
                 consequential(config),
                 overwrite=config.overwrite,
+                continue_run=config.continue_run,
                 look_only=not distributed.is_main(),
                 lock=config.lock,
             )
@@ -60,12 +62,10 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
 
 def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     """Build the optimizer of the network's parameters, fused into one pass over them if it can be."""
-    groups = parameter_groups(network, decay_norms_and_biases=config.decay_norms_and_biases)
+    groups = optimizer_groups(config, network)
     settings = dict(config.optimizer)
     if "lr" in settings:
         settings["lr"] *= lr_scale(config)
-    if config.head_lr_factor != 1 or config.head_only_epochs:
-        groups = split_head(network, groups, lr=settings["lr"] * config.head_lr_factor)
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
     if "fused" in parameters and settings.get("fused") is None:
         settings["fused"] = True
@@ -73,25 +73,6 @@ def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
     return built
-
-
-def lr_scale(config: Config) -> float:
-    """Return the factor on the recipe's lr for a batch of another size."""
-    ratio = config.batch_size / config.recipe.batch_size
-    # auto that is still open belongs to a batch size that somebody chose, not the number of images.
-    return {"auto": 1.0, "none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
-
-
-def split_head(network: nn.Module, groups: list[dict[str, Any]], *, lr: float) -> list[dict[str, Any]]:
-    """Split the last layer's parameters off into groups with `lr` and the mark `is_head`."""
-    names = find_heads(network)
-    head = {id(parameter) for name, parameter in network.named_parameters() if is_head(name, names)}
-    of_head = {"lr": lr, "is_head": True}
-    split = [
-        *({**group, "params": [p for p in group["params"] if id(p) not in head]} for group in groups),
-        *({**group, "params": [p for p in group["params"] if id(p) in head], **of_head} for group in groups),
-    ]
-    return [group for group in split if group["params"]]
 
 
 def build_trainer(
@@ -120,7 +101,8 @@ def build_trainer(
     num_classes = len(images.classes)
     train_loader, val_loader = build_loaders(config, images, device)
     # A resumed run has its weights; it does not need the file that it started from.
-    network = build_model(config, num_classes=num_classes, with_weights=not run_dir.holds_run).to(device)
+    resumed = distributed.from_main(run_dir.holds_run)
+    network = build_model(config, num_classes=num_classes, with_weights=not resumed).to(device)
     if config.sync_batch_norm:
         network = sync_batch_norm(network, config, device)
     if config.channels_last:
@@ -141,7 +123,13 @@ def build_trainer(
 
     def open_events(position: dict[str, int] | None) -> Events:
         main = distributed.is_main()
-        return Events(run_dir.path, tensorboard=config.tensorboard, enabled=main, position=position)
+        return Events(
+            run_dir.path,
+            tensorboard=config.tensorboard,
+            enabled=main,
+            position=position,
+            averages=config.ema_decay > 0,
+        )
 
     def fp16_scaler() -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -151,14 +139,16 @@ def build_trainer(
     check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
-    run_dir.claim()
+    freezing = Freezing(config, network)
     trainer = Trainer(
         config=config,
         device=device,
         autocast=dtype,
         num_classes=num_classes,
         model=network,
-        train_model=wrap(network, compiled=config.compile),
+        train_model=network,
+        wrap=lambda network: wrap(network, compiled=config.compile),
+        freezing=freezing,
         average=average,
         loss=ClassificationLoss(
             label_smoothing=config.label_smoothing,
@@ -184,7 +174,14 @@ def build_trainer(
             "code": code_version(),
         },
     )
-    trainer.run_log.open(resume(trainer))
+    position = resume(trainer) if resumed else None
+    if not resumed and (shorter := shorter_run(run_dir.path, trainer.description["config"])):
+        log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)
+    run_dir.claim(step=trainer.state.step, epoch=trainer.state.epoch)
+    trainer.run_log.open(position)
+    freezing.apply(trainer.state.epoch)
+    trainer.train_model = trainer.wrap(network)
+    log_learning(config, network, freezing)
     return trainer
 
 
@@ -201,8 +198,6 @@ def sync_batch_norm(network: nn.Module, config: Config, device: torch.device) ->
             f"sync_batch_norm=true: torch's SyncBatchNorm runs on CUDA devices alone, not on device={device.type}; "
             "leave it out, or train in one process"
         )
-    if config.freeze == "backbone":
-        return network  # frozen layers take no statistics, and their hooks would be lost
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
@@ -259,6 +254,11 @@ def build_schedule(config: Config) -> Schedule:
     if warmup_epochs >= config.epochs:
         raise ConfigError(
             f"schedule.warmup_epochs={warmup_epochs} takes all of epochs={config.epochs}; use a tenth of it"
+        )
+    min_lr, lr = config.schedule.get("min_lr"), (config.optimizer.get("lr") or 0) * lr_scale(config)
+    if min_lr is not None and min_lr >= lr:
+        raise ConfigError(
+            f"schedule.min_lr={min_lr} ends the run at once, as lr is {lr:g}; use less, such as {lr / 1000:g}"
         )
     return built
 
@@ -321,6 +321,21 @@ def log_run(
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
     log.info("device   %s, %s%s", name, precision, ranks)
     log.info("run      %s", run_dir)
+
+
+def log_learning(config: Config, network: nn.Module, freezing: Freezing) -> None:
+    """Log which part of the network does not learn, and how lr differs between its layers."""
+    if freezing.parameters:
+        of_all = sum(each.numel() for each in freezing.parameters) / sum(each.numel() for each in network.parameters())
+        until = "" if freezing.until_epoch is None else f" in the first {freezing.until_epoch} epochs"
+        what = config.freeze if isinstance(config.freeze, str) else ", ".join(config.freeze)
+        log.info("freeze   %s: %.1f %% of the weights do not learn%s", what, 100 * of_all, until)
+    names: dict[float, list[str]] = {}
+    for name, factor in lr_factors(config, network).items():
+        names.setdefault(factor, []).append(name.rpartition(".")[0] or name)
+    if len(names) > 1:
+        shown = [f"{factor:.3g} of {layers[0]} to {layers[-1]}" for factor, layers in names.items()]
+        log.info("factors  on lr: %s", ", ".join(shown))
 
 
 def _kind(node: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from imgcls.metrics import METRICS, Meter, Scores, scores_of
 from imgcls.models import first_convolution
 from imgcls.runs import Clock, Events, Progress, duration_text
 from imgcls.training.divergence import check_moving
+from imgcls.training.stopping import reason_to_end
 
 if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
@@ -36,6 +37,7 @@ class RunLog:
         self.sums_at_last_log = Meter(device).sums
         self._seconds_a_batch: dict[str, float] = {}  # of the newest pass of training and of validation
         self._epoch_started = time.monotonic()
+        self.raw_val: Scores | None = None  # of the network itself, where the average of its weights is what counts
 
     def open(self, position: dict[str, int] | None) -> None:
         """Open the files, cut off at `position`; None starts new ones."""
@@ -114,16 +116,27 @@ class RunLog:
         sums = trainer.meter.sums - self.sums_at_last_log
         progress.show(scores_of(sums, trainer.num_classes), lr=lr)
 
-    def epoch(self, trainer: "Trainer", train: Scores, val: Scores, *, note: str | None, improved: bool) -> None:
-        """Log the scores of the epoch that just ended, and what the schedule has to note."""
-        state, lr = trainer.state, trainer.optimizer.param_groups[0]["lr"]
+    def epoch(self, trainer: "Trainer", train: Scores, val: Scores | None, *, note: str | None, improved: bool) -> None:
+        """Log the scores of the epoch that just ended, or of a validation within it, and the schedule's note."""
+        state, lr, epochs = trainer.state, trainer.optimizer.param_groups[0]["lr"], trainer.config.epochs
         if note:
             log.info(note)
-        name = f"epoch {state.epoch}/{trainer.config.epochs}"
+        epoch = state.epoch + (state.batch > 0)
+        name = f"epoch {epoch}/{epochs}"
         took = f"took {duration_text(time.monotonic() - self._epoch_started)}"
-        log.info("%s train %s  lr %.3g", name, train, lr)
-        log.info("%s val   %s  %s%s", " " * len(name), val, took, "  best" if improved else "")
-        self.events.write(epoch=state.epoch, step=state.step, lr=lr, train=train, val=val)
+        if state.batch:
+            log.info("%s step %d of %d", name, state.batch, trainer.train_loader.num_batches)
+        else:
+            log.info("%s train %s  lr %.3g", name, train, lr)
+        raw = None if val is None else self.raw_val
+        if val is not None:
+            log.info("%s val   %s  %s%s", " " * len(name), val, took, "  best" if improved else "")
+        if raw is not None:
+            log.info("%s val of the raw weights %s", " " * len(name), raw)
+        if state.batch:
+            self.events.write(epoch=epoch, step=state.step, lr=lr, val=val, raw=raw)
+            return
+        self.events.write(epoch=epoch, step=state.step, lr=lr, train=train, val=val, raw=raw)
         self.events.filters(first_convolution(trainer.model), state.step)
         self.sums_at_last_log.zero_()
 
@@ -134,12 +147,16 @@ class RunLog:
     def results(self, trainer: "Trainer") -> dict[str, Any]:
         """Return the results of the run, scores of its best epoch in percent, and close the files."""
         state, description = trainer.state, trainer.description
+        ended = reason_to_end(trainer) if state.epoch < trainer.config.epochs and not trainer.out_of_steps() else None
+        if ended:
+            log.info("ends after epoch %d of %d: %s", state.epoch, trainer.config.epochs, ended)
         results = {
             **{f"val_{name}": state.best.get(name) for name in METRICS},
             "val_majority": 100 * float(trainer.val_loader.class_shares.max(initial=0)),
             "best_epoch": state.best_epoch,
             "epochs": state.epoch,
             "steps": state.step,
+            **({"ended": ended} if ended else {}),
             "seconds": round(trainer.seconds(), 1),
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             **{key: description[key] for key in ("data", "data_root", "code")},

@@ -55,7 +55,7 @@ def largest_microbatch(trainer: "Trainer") -> int | None:
     before, train_model = copy_to_host(snapshot(trainer)), trainer.train_model
     # Ranks run out of memory one at a time, and must not wait for each other in a backward pass.
     trainer.train_model = trainer.model if distributed.world_size() > 1 else train_model
-    trainer.train_model.train()
+    trainer.train_mode()
 
     def attempt(microbatch: int) -> None:
         trainer.state.microbatch = microbatch

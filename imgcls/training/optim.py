@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,16 +25,30 @@ def without_dynamo(kind: type[Optimizer]) -> type[Optimizer]:
     return type(kind.__name__, (kind,), methods)
 
 
-def set_lr(optimizer: Optimizer, factor: float, *, head_only: bool = False) -> float:
-    """Set every group's lr to `factor` times its first one; return the first group's.
-
-    Args:
-        head_only: 0 for all groups but those of the last layer, which have `is_head`.
-    """
+def set_lr(optimizer: Optimizer, factor: float) -> float:
+    """Set every group's lr to `factor` times its first one; return the first group's."""
     for group in optimizer.param_groups:
-        still = head_only and not group.get("is_head")
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (0.0 if still else factor)
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
     return optimizer.param_groups[0]["lr"]
+
+
+def fill_momenta(optimizer: Optimizer, late: Iterable[Tensor]) -> None:
+    """Give parameters that begin to learn `late`, after others of their group, the momentum of zero that SGD needs.
+
+    Its fused step (torch 2.11 to 2.15) takes a momentum of each parameter of a group or of none.
+    """
+    learning = {id(parameter) for parameter in late if parameter.requires_grad}
+    if not isinstance(optimizer, torch.optim.SGD) or not learning:
+        return
+    for group in optimizer.param_groups:
+        new = [each for each in group["params"] if id(each) in learning and not has_momentum(optimizer, each)]
+        if group["momentum"] and new and any(has_momentum(optimizer, each) for each in group["params"]):
+            for parameter in new:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def has_momentum(optimizer: Optimizer, parameter: Tensor) -> bool:
+    return optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
 
 
 def parameter_groups(model: nn.Module, *, decay_norms_and_biases: bool) -> list[dict[str, Any]]:

@@ -1,12 +1,11 @@
 """When a run is saved: at the end of an epoch, every few minutes, and when a signal stops it."""
 
 import logging
-import signal
 from typing import TYPE_CHECKING
 
 from imgcls import distributed
 from imgcls.metrics import Scores
-from imgcls.runs import Interrupted
+from imgcls.runs import Interrupted, stop_name
 from imgcls.training.divergence import check_weights
 from imgcls.training.state import snapshot
 
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def save(trainer: "Trainer", *, best: Scores | None = None, epoch: int | None = None) -> None:
-    """Write last.pt in the background, and best.pt if the epoch that just ended is the `best`.
+    """Write last.pt in the background, and best.pt if what was just validated is the `best`.
 
     Raises:
         DivergedError: the loss or a weight is not finite; nothing is written.
@@ -29,7 +28,7 @@ def save(trainer: "Trainer", *, best: Scores | None = None, epoch: int | None = 
     if best is not None:
         weights = content["model"] if trainer.average is None else content["average"]
         scores = best.values()
-        best_content = trainer.description | {"model": weights, "epoch": trainer.state.epoch, "val": scores}
+        best_content = trainer.description | {"model": weights, "epoch": trainer.state.best_epoch, "val": scores}
     trainer.checkpoints.save(content, best=best_content, epoch=epoch)
 
 
@@ -47,10 +46,10 @@ def handle_stop_signal(trainer: "Trainer", *, save_if_due: bool = True) -> None:
     """
     due = save_if_due and (trainer.save_requested or trainer.checkpoints.due)
     trainer.save_requested = False
-    answer = distributed.agree(2 * trainer.signals.received + due)
+    answer = distributed.agree(2 * trainer.signals.request + due)
     number, step = answer // 2, trainer.state.step
     if number:
-        log.info("%s: saving after step %d", signal.Signals(number).name, step)
+        log.info("%s: saving after step %d", stop_name(number), step)
     if answer:
         save(trainer)
     if number:

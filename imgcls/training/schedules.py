@@ -15,8 +15,16 @@ class Schedule(Protocol):
         """Return what lr is multiplied by at `epoch` (0.5 is halfway through the first) of `epochs`."""
         ...
 
-    def epoch_ended(self, val_top1: float) -> str | None:
-        """Take note of an epoch's validation top-1, in percent; return a line for the log where lr changes."""
+    def epoch_ended(self, val_top1: float | None) -> str | None:
+        """Take note of an epoch's validation top-1, in percent, or None where the epoch was not validated.
+
+        Returns:
+            A line for the log where lr changes.
+        """
+        ...
+
+    def reason_to_end(self, lr: float) -> str | None:
+        """Return why a run with the optimizer's `lr` ends before its last epoch, or None."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -38,7 +46,10 @@ class Constant:
     def factor(self, epoch: float, *, epochs: int) -> float:
         return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
 
-    def epoch_ended(self, val_top1: float) -> str | None:
+    def epoch_ended(self, val_top1: float | None) -> str | None:
+        return None
+
+    def reason_to_end(self, lr: float) -> str | None:
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,18 +100,30 @@ class Plateau(Constant):
     """lr times `factor` after `patience_epochs` epochs in which validation top-1 gained nothing, or under `min_gain`.
 
     Krizhevsky et al. 2012, section 5, divided lr by 10 by hand when the validation error stopped falling.
+
+    Args:
+        min_lr: a drop below it ends the run.
     """
 
     def __init__(
-        self, *, factor: float = 0.1, patience_epochs: int = 5, min_gain: float = 0.1, warmup_epochs: float = 0
+        self,
+        *,
+        factor: float = 0.1,
+        patience_epochs: int = 5,
+        min_gain: float = 0.1,
+        min_lr: float | None = None,
+        warmup_epochs: float = 0,
     ) -> None:
         super().__init__(warmup_epochs=warmup_epochs)
         if patience_epochs < 1:
             raise ValueError(f"schedule.patience_epochs={patience_epochs} must be at least 1")
         if min_gain < 0:
             raise ValueError(f"schedule.min_gain={min_gain} must not be negative; it is in points of top-1")
+        if min_lr is not None and min_lr <= 0:
+            raise ValueError(f"schedule.min_lr={min_lr} must be above 0; null trains all epochs")
         _check_factor(factor)
         self.step_factor = factor
+        self.min_lr = min_lr
         self.patience_epochs = patience_epochs
         self.min_gain = min_gain
         self.best_top1 = -math.inf
@@ -110,7 +133,10 @@ class Plateau(Constant):
     def factor(self, epoch: float, *, epochs: int) -> float:
         return super().factor(epoch, epochs=epochs) * self.step_factor**self.num_drops
 
-    def epoch_ended(self, val_top1: float) -> str | None:
+    def epoch_ended(self, val_top1: float | None) -> str | None:
+        if val_top1 is None:  # it counts, and the next one that is validated decides
+            self.stalled_epochs += 1
+            return None
         if val_top1 > self.best_top1 and val_top1 >= self.best_top1 + self.min_gain:
             self.best_top1 = val_top1
             self.stalled_epochs = 0
@@ -122,6 +148,12 @@ class Plateau(Constant):
         self.num_drops += 1
         stalled = f"validation top-1 stalled for {self.patience_epochs} epochs at {self.best_top1:.2f} %"
         return f"{stalled}: lr x {self.step_factor:g}"
+
+    def reason_to_end(self, lr: float) -> str | None:
+        dropped = lr * self.step_factor**self.num_drops
+        if self.min_lr is None or dropped > self.min_lr * (1 - 1e-9):  # three times a tenth is no exact thousandth
+            return None
+        return f"validation top-1 stalled, and lr would drop to {dropped:.3g} (schedule.min_lr={self.min_lr:g})"
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_top1": self.best_top1, "stalled_epochs": self.stalled_epochs, "num_drops": self.num_drops}

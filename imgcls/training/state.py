@@ -11,6 +11,7 @@ from imgcls import distributed
 from imgcls.checkpoints import CheckpointError
 from imgcls.metrics import METRICS, Scores
 from imgcls.runs import check_same_run
+from imgcls.training.changes import changed_settings, fit_to_changes, log_changes
 from imgcls.training.check_saved import check_saved
 
 if TYPE_CHECKING:
@@ -31,10 +32,14 @@ class State:
     microbatch: int = 0  # images at a time and device
     rollbacks: int = 0
     moving_step: int = 0  # the last logged step whose loss was not at chance
+    validated_step: int = 0  # the step after which the network was last validated
     seconds: float = 0.0
 
     def improve(self, val: Scores, metric: str) -> bool:
-        """Keep the scores of the epoch that just ended if they are the best so far by `metric`; return True if so.
+        """Keep the scores of the epoch, or of the part of it, that was just validated if they are the best so far.
+
+        Returns:
+            True if they are, by `metric`.
 
         Of two epochs that are equal in it, the one with the lower loss is the better.
         """
@@ -43,7 +48,7 @@ class State:
         if values[metric] == self.best.get(metric):  # of two epochs as good, the one with the lower loss
             better = METRICS["loss"].better(values["loss"], self.best.get("loss"))
         if better:
-            self.best, self.best_epoch = values, self.epoch
+            self.best, self.best_epoch = values, self.epoch + (self.batch > 0)
         return better
 
 
@@ -65,7 +70,8 @@ def snapshot(trainer: "Trainer") -> dict[str, Any]:
 
 
 def load(trainer: "Trainer", saved: dict[str, Any]) -> None:
-    """Restore the run as it was when the snapshot `saved` was taken."""
+    """Restore the run as it was when the snapshot `saved` was taken, by this config or by one before a change."""
+    saved = fit_to_changes(trainer, saved)
     trainer.model.load_state_dict(saved["model"])
     if trainer.average is not None:
         trainer.average.model.load_state_dict(saved["average"])
@@ -87,7 +93,7 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
     """Load the newest checkpoint of the run's directory, if any; return the length of its event files.
 
     Raises:
-        ValueError: the directory belongs to a run on other data, in another precision, or with other metrics.
+        ValueError: the directory belongs to a run on other data or with other metrics, or cannot go on so.
     """
     saved = trainer.checkpoints.latest()
     if saved is None:
@@ -97,10 +103,17 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
         if not isinstance(saved.get(key), dict):
             raise CheckpointError(f"{run_dir}: the checkpoint that the run resumes from has no {key}; remove it")
     check_same_run(run_dir, "data set", saved["data"], description["data"])
-    check_same_run(run_dir, "precision", {"precision": saved.get("precision")}, {"precision": description["precision"]})
     check_same_run(run_dir, "release of imgcls", {"metrics": saved.get("metrics")}, {"metrics": description["metrics"]})
-    check_saved(trainer, saved)
-    load(trainer, saved)
+    if isinstance(saved.get("state"), dict):
+        saved["state"].setdefault("validated_step", 0)  # which earlier releases did not count
+    if isinstance(saved.get("optimizer"), dict) and isinstance(saved["optimizer"].get("param_groups"), list):
+        for group in filter(lambda group: isinstance(group, dict), saved["optimizer"]["param_groups"]):
+            group.pop("is_head", None)  # which earlier releases marked
+    fitted = fit_to_changes(trainer, saved)
+    check_saved(trainer, fitted)
+    load(trainer, fitted)
+    if changed_settings(trainer, saved).keys() & {"batch_size", "microbatch"}:
+        trainer.state.microbatch = 0  # chosen again
     trainer.resumed_at = trainer.state.step
     if trainer.state.best_epoch and (wrong := trainer.checkpoints.check_best()):
         log.warning(
@@ -109,4 +122,5 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
             trainer.state.best_epoch,
         )
     log.info("going on after step %d, in epoch %d", trainer.state.step, trainer.state.epoch + 1)
+    log_changes(trainer, saved)
     return saved["events"]

@@ -23,13 +23,15 @@ from imgcls.metrics import Meter, Scores, scores_of
 from imgcls.runs import Clock, StopSignals
 from imgcls.training.bad_files import remember_bad_file
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
+from imgcls.training.freezing import Freezing
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import explain_out_of_memory, memory_advice, set_microbatch
-from imgcls.training.optim import WeightAverage, set_lr
+from imgcls.training.optim import WeightAverage, fill_momenta, set_lr
 from imgcls.training.saving import handle_stop_signal, save, save_single_rank
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import State
+from imgcls.training.stopping import epoch_is_over, reason_to_end, validation_due
 from imgcls.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -38,13 +40,15 @@ Hook = Callable[["Trainer"], None]
 
 @dataclass(eq=False, kw_only=True)
 class Trainer:
-    """Train `model` and validate it after each epoch; save what a resumed run needs to give the same bits.
+    """Train `model` and validate it every so often; save what a resumed run needs to give the same bits.
 
     Args:
         config: epochs, seed, microbatch, clip_grad_norm and whatever else the loop reads.
         autocast: dtype of mixed precision, or None for float32.
         model: the bare network, on its device; it is evaluated and saved.
         train_model: what trains, compiled or distributed; it shares the weights of `model`.
+        wrap: makes it from `model`, again where frozen layers begin to learn.
+        freezing: the layers that do not learn, and how long.
         average: of the weights; if given, it is validated and saved as best.
         new_scaler: makes the scaler of the loss, which keeps fp16 gradients from vanishing.
         augment: a batch and its epoch to images (B, C, H, W) and targets, (B,) or (B, K).
@@ -59,6 +63,8 @@ class Trainer:
     num_classes: int
     model: nn.Module
     train_model: nn.Module
+    wrap: Callable[[nn.Module], nn.Module]
+    freezing: Freezing
     average: WeightAverage | None
     loss: ClassificationLoss
     optimizer: Optimizer
@@ -90,7 +96,7 @@ class Trainer:
             while not self.finished():
                 try:
                     train = self.train_epoch()
-                    val = self.validate()
+                    val = self.validate() if validation_due(self) else None
                     self.end_epoch(train, val)
                 except DivergedError as error:
                     roll_back(self, error)
@@ -119,19 +125,19 @@ class Trainer:
             ) from error
 
     def train_epoch(self) -> Scores:
-        """Train on the rest of this epoch; return its scores over all ranks."""
+        """Train until the next validation or the end of the epoch; return the epoch's scores so far over all ranks."""
         state, loader = self.state, self.train_loader
-        self.train_model.train()
+        self.train_mode()
         with (
             self.run_log.progress(self, "train", loader, done=state.batch) as progress,
             closing(loader.epoch(state.epoch, start=state.batch)) as batches,
         ):
             clock = Clock()
             for batch in clock.waits(batches):
-                if self.out_of_steps():
+                if self.out_of_steps() or validation_due(self):
                     break
                 _call(self.before_step, self)
-                lr = set_lr(self.optimizer, self.lr_factor(), head_only=state.epoch < self.config.head_only_epochs)
+                lr = set_lr(self.optimizer, self.lr_factor())
                 loss, logits = self.train_step(batch)
                 state.batch += 1
                 state.step += 1
@@ -182,12 +188,19 @@ class Trainer:
         return (losses[0], logits[0]) if num_parts == 1 else (torch.stack(losses).sum(), torch.cat(logits))
 
     def validate(self) -> Scores:
-        """Score the network, or the average of its weights, on the validation images."""
+        """Score the network on the validation images, and the average of its weights, which counts if there is one."""
         _call(self.before_validation, self)
-        loader, evaluated = self.val_loader, self.model if self.average is None else self.average.model
         distributed.broadcast_buffers(self.model)
-        distributed.broadcast_buffers(evaluated)
-        with self.run_log.progress(self, "val", loader) as progress, closing(loader.epoch(0)) as batches:
+        if self.average is None:
+            return self.score(self.model, "val")
+        distributed.broadcast_buffers(self.average.model)
+        self.run_log.raw_val = self.score(self.model, "raw")
+        return self.score(self.average.model, "val")
+
+    def score(self, network: nn.Module, name: str) -> Scores:
+        """Return the scores of `network` on the validation images, with `name` beside the progress bar."""
+        loader = self.val_loader
+        with self.run_log.progress(self, name, loader) as progress, closing(loader.epoch(0)) as batches:
 
             def after_batch(meter: Meter) -> None:
                 if progress.due or progress.done % self.config.log_every_steps == 0:
@@ -198,7 +211,7 @@ class Trainer:
                     handle_stop_signal(self, save_if_due=False)
 
             scores = validate(
-                evaluated,
+                network,
                 batches,
                 prepare=self.prepare,
                 num_classes=self.num_classes,
@@ -216,7 +229,7 @@ class Trainer:
         self.scaler = self.new_scaler()
         self.meter = Meter(self.device)
         self.watch = FiniteLossWatch()
-        self.signals = StopSignals()
+        self.signals = StopSignals(max_hours=self.config.max_hours)
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.save_requested = False  # a hook on any rank may set it, after a step: all save before the next
         self.started_at = time.monotonic()
@@ -228,18 +241,29 @@ class Trainer:
         if self.config.on_divergence == "rollback" and not self.checkpoints.keeps(self.state.epoch):
             save(self, epoch=self.state.epoch)
 
-    def end_epoch(self, train: Scores, val: Scores) -> None:
-        """Log and save the scores of an epoch."""
-        state = self.state
-        if not math.isfinite(val.loss):
-            raise DivergedError(f"the validation loss of epoch {state.epoch + 1} is not finite")
-        note = self.schedule.epoch_ended(val.top1)
-        state.epoch += 1
-        state.batch = 0
-        improved = state.improve(val, self.config.checkpoint.best_metric)
+    def train_mode(self) -> None:
+        """Put the network into training mode, but for the layers that are frozen in this epoch."""
+        if self.freezing.apply(self.state.epoch):
+            self.train_model = self.wrap(self.model)
+        fill_momenta(self.optimizer, self.freezing.parameters)
+        self.train_model.train()
+        self.freezing.keep_in_eval()
+
+    def end_epoch(self, train: Scores, val: Scores | None) -> None:
+        """Log and save the scores of an epoch, or of a part of it that ends with a validation."""
+        state, note, over = self.state, None, epoch_is_over(self)
+        if val is not None:
+            if not math.isfinite(val.loss):
+                raise DivergedError(f"the validation loss of epoch {state.epoch + 1} is not finite")
+            state.validated_step = state.step
+        if over:
+            note = self.schedule.epoch_ended(None if val is None else val.top1)
+            state.epoch += 1
+            state.batch = 0
+            self.meter = Meter(self.device)
+        improved = val is not None and state.improve(val, self.config.checkpoint.best_metric)
         self.run_log.epoch(self, train, val, note=note, improved=improved)
-        self.meter = Meter(self.device)
-        save(self, best=val if improved else None, epoch=state.epoch)
+        save(self, best=val if improved else None, epoch=state.epoch if over else None)
 
     def amp(self) -> Any:
         """Return a context of mixed precision."""
@@ -252,15 +276,19 @@ class Trainer:
         be 0, at its end a drop would come a step early.
         """
         now = self.state.epoch + (self.state.batch + 0.5) / self.train_loader.num_batches
-        penalty = self.config.divergence.lr_factor**self.state.rollbacks
-        return penalty * self.schedule.factor(now, epochs=self.config.epochs)
+        return self.lr_penalty() * self.schedule.factor(now, epochs=self.config.epochs)
+
+    def lr_penalty(self) -> float:
+        """Return the factor on lr for the rollbacks so far."""
+        return self.config.divergence.lr_factor**self.state.rollbacks
 
     def out_of_steps(self) -> bool:
         return self.config.max_steps is not None and self.state.step >= self.config.max_steps
 
     def finished(self) -> bool:
-        """Return True if every step is trained and, after the last one, validated."""
-        return self.state.epoch >= self.config.epochs or (self.out_of_steps() and self.state.batch == 0)
+        """Return True if every step is trained and, after the last one, validated, or if the run ends earlier."""
+        every_step = self.state.epoch >= self.config.epochs or (self.out_of_steps() and self.state.batch == 0)
+        return every_step or reason_to_end(self) is not None
 
     def seconds(self) -> float:
         """Return how long the run has trained and validated, before and after it was resumed."""

@@ -155,7 +155,7 @@ def trainer_of(config: Config) -> Iterator[Trainer]:
     ):
         trainer = build_trainer(config, run_dir, device, images=images)
         trainer.begin()
-        trainer.train_model.train()
+        trainer.train_mode()
         yield trainer
         trainer.train_loader.close()
         trainer.val_loader.close()

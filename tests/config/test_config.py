@@ -121,7 +121,12 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("head_lr_factor=inf", ["head_lr_factor=inf must be above 0 and finite"]),
         ("clip_grad_norm=0", ["clip_grad_norm=0.0 must be above 0; null is no clipping"]),
         ("freeze=backbone", ["freeze=backbone", "random weights", "add weights=torchvision"]),
-        ("head_only_epochs=1", ["head_only_epochs=1.0", "random weights", "or head_only_epochs=0"]),
+        ("freeze=[conv1,bn1]", ["freeze=[conv1,bn1]", "random weights", "or freeze=none"]),
+        ("freeze=[]", ["freeze=[]", "a list of layers such as [conv1,layer1]"]),
+        ("freeze=layer1", ["freeze=layer1", "layers are in a list: freeze=[layer1]"]),
+        ("unfreeze_after_epochs=1", ["unfreeze_after_epochs=1", "freeze=none freezes nothing"]),
+        ("layer_lr_decay=1.5", ["layer_lr_decay=1.5"]),
+        ("lr_factors={fc:0}", ["lr_factors.fc=0", "freeze=[fc]"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_key_value_and_the_way_out(override: str, words: list[str]) -> None:

@@ -45,6 +45,3 @@ def test_batch_norms_are_synced_over_several_gpus_alone(monkeypatch: pytest.Monk
     synced = sync_batch_norm(network, config, gpu)
     assert isinstance(synced[1], nn.SyncBatchNorm)  # type: ignore[index]
     assert list(synced.state_dict()) == names
-    config.freeze = "backbone"
-    frozen = nn.Sequential(nn.BatchNorm2d(4))
-    assert sync_batch_norm(frozen, config, gpu) is frozen

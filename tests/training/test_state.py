@@ -224,15 +224,6 @@ def test_a_run_is_not_resumed_on_other_images(tiny_config: Make, train: Train, o
         train(tiny_config(f"data.root={other_folder}"))
 
 
-def test_a_run_is_not_resumed_in_another_precision(tiny_config: Make, train: Train, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        train(tiny_config(), before=stop_at_step(7))
-    file = tmp_path / "run/last.pt"
-    save_checkpoint(load_checkpoint(file) | {"precision": "bfloat16"}, file)  # as a GPU with precision=auto
-    with pytest.raises(ValueError, match=r"another precision \(precision: bfloat16 there, fp32 now\)"):
-        train(tiny_config())
-
-
 def test_a_run_is_not_resumed_by_a_release_with_other_metrics(tiny_config: Make, train: Train, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(tiny_config(), before=stop_at_step(7))

@@ -100,6 +100,35 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(
     assert not same(best["model"], last["model"])
 
 
+def test_the_scores_of_the_raw_weights_are_logged_beside_those_of_their_average(
+    tiny_config: Make, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    caplog.set_level("INFO")
+    averaged = train(tiny_config("ema_decay=0.9", "tensorboard=true"), "averaged")
+    plain = train(tiny_config("tensorboard=true"), "plain")
+    assert same(averaged["weights"], plain["weights"])  # the average follows the weights and changes none
+    raw = [row["val_raw/loss"] for row in rows(tmp_path / "averaged") if row["val/loss"]]
+    assert raw == [row["val/loss"] for row in rows(tmp_path / "plain") if row["val/loss"]]
+    assert raw != [row["val/loss"] for row in rows(tmp_path / "averaged") if row["val/loss"]]
+    assert "val_raw/loss" not in rows(tmp_path / "plain")[0]
+    events = EventAccumulator(str(tmp_path / "averaged")).Reload()
+    assert [event.step for event in events.Scalars("val_raw/top1")] == [5, 10, 15]
+    assert "val of the raw weights" in caplog.text
+
+
+def test_an_average_that_begins_later_keeps_the_columns_of_the_metrics(
+    tiny_config: Make, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train(tiny_config("epochs=1"))
+    columns = rows(tmp_path / "run")[0].keys()
+    train(tiny_config("epochs=2", "ema_decay=0.9", "continue_run=true"))
+    assert all(row.keys() == columns and None not in row.values() for row in rows(tmp_path / "run"))
+    assert "TensorBoard alone gets val_raw/" in caplog.text
+
+
 def test_validation_too_takes_no_more_images_at_a_time_than_the_microbatch(tiny_config: Make, train: Train) -> None:
     sizes: list[int] = []
 
