@@ -54,9 +54,9 @@ def _which(kinds: dict[str, tuple[str, Any]], taken: str, asked: str) -> str:
     return text if taken == asked else f"{text}, as there are no others"
 
 
-def _by_kind(content: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+def _by_kind(content: Any, *, depth: int = 4) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the state dicts in a file by their kind, each with the key that it is below."""
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or depth == 0:  # a file can hold a dict that holds itself
         return {}
     if _is_state(content):
         return {"raw": ("", content)}
@@ -65,7 +65,7 @@ def _by_kind(content: Any) -> dict[str, tuple[str, dict[str, Any]]]:
     average, raw = (("state_dict",), (LIGHTNING_RAW,)) if swapped else (AVERAGE, RAW)
     for kind, keys in (("raw", raw), ("average", average)):
         for key in keys:
-            inside = _by_kind(content.get(key))
+            inside = _by_kind(content.get(key), depth=depth - 1)
             if inside and kind not in kinds:
                 below, state = inside.get(kind) or next(iter(inside.values()))
                 kinds[kind] = (f"{key}.{below}" if below else key, state)

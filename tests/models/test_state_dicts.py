@@ -140,6 +140,13 @@ def test_a_file_with_several_networks_is_refused(content: dict[str, Any], words:
         read(content, tmp_path)
 
 
+def test_a_file_that_holds_itself_is_one_line(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"epoch": 1}
+    content["model"] = content
+    with pytest.raises(ValueError, match=r"w\.pth (holds no state dict|has \d+ bytes and unfolds)"):
+        read(content, tmp_path)
+
+
 def test_no_class_but_a_namespace_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds more than tensors and plain values \(.*PosixPath\)"):
         read({"model": state(1), "args": argparse.Namespace(out=pathlib.PosixPath("x"))}, tmp_path)
