@@ -8,20 +8,27 @@ from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
 from imgcls.config.console import Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
+from imgcls.config.hydra_internals import Dimension
 from imgcls.config.identity import consequential, flatten
+from imgcls.config.launchers import launch
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
+from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
 
 __all__ = [
     "LEFT_OPEN",
     "Config",
     "Console",
     "DataConfig",
+    "Dimension",
     "EvaluateConfig",
+    "Job",
     "LogFile",
     "ScriptParser",
+    "SearchConfig",
+    "Sweep",
     "add_network",
     "any_names",
     "brought_by_set",
@@ -34,9 +41,11 @@ __all__ = [
     "config_from_checkpoint",
     "consequential",
     "data_of_test",
+    "direction",
     "fit_to_set",
     "flatten",
     "has_open_size",
+    "launch",
     "locate",
     "network_of",
     "package_names",

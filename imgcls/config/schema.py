@@ -98,6 +98,15 @@ class DivergenceConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the jobs of a sweep (`-m`) are run."""
+
+    name: str | None = None
+    jobs: int = setting(1, least=1)
+    fail_fast: bool = False
+
+
+@dataclass
 class CommonConfig:
     """What training and a test have in common."""
 
@@ -144,6 +153,7 @@ class Config(CommonConfig):
     lock: bool = setting(True, incidental=True)
     max_steps: int | None = setting(None, least=1)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
+    sweep: SweepConfig = setting(SweepConfig, incidental=True)
 
     microbatch: Any = None
     compile: bool = False

@@ -4,6 +4,7 @@ from imgcls.runs.directory import (
     BEST,
     CONFIG,
     EVENT_FILES,
+    FAILURE,
     LAST,
     LOCK,
     METRICS_FILE,
@@ -12,22 +13,33 @@ from imgcls.runs.directory import (
     RunDirectory,
     check_same_run,
     code_version,
+    note_failure,
     saved_config,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
-from imgcls.runs.saved import check_regular, read_json, read_metrics
+from imgcls.runs.saved import check_regular, check_results, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
-from imgcls.runs.tables import TooLowError, find_runs, require_top1, results_table, runs_table, seeds_table
+from imgcls.runs.tables import (
+    TooLowError,
+    duration_text,
+    find_runs,
+    relative_to_here,
+    require_top1,
+    results_table,
+    runs_table,
+    seeds_table,
+)
 
 __all__ = [
     "BEST",
     "COLUMNS",
     "CONFIG",
     "EVENT_FILES",
+    "FAILURE",
     "LAST",
     "LOCK",
     "METRICS_FILE",
@@ -43,19 +55,23 @@ __all__ = [
     "StopSignals",
     "TooLowError",
     "check_regular",
+    "check_results",
     "check_same_run",
     "code_version",
     "confidence_interval",
     "durable_file",
+    "duration_text",
     "explain_disk_errors",
     "find_runs",
     "image_grid",
     "lock_file",
     "mcnemar",
     "name_disk_errors",
+    "note_failure",
     "only_seeds_differ",
     "read_json",
     "read_metrics",
+    "relative_to_here",
     "require_top1",
     "results_table",
     "runs_table",

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import BaseFileLock, Timeout
 
 from imgcls import __version__
+from imgcls.errors import exit_code_of, text_of
 from imgcls.runs.disk import durable_file, lock_file
 from imgcls.runs.saved import check_regular, check_results, read_json
 
@@ -23,6 +24,7 @@ PREVIOUS = "previous.pt"
 BEST = "best.pt"
 LOCK = "lock"
 JOB = "job"
+FAILURE = "failure.txt"  # the error that ended the run, until it goes on
 
 
 class RunDirectory:
@@ -48,8 +50,9 @@ class RunDirectory:
         self._look_only = look_only
         # Through JSON and back, to compare with a config that was read from JSON.
         self._config = json.loads(json.dumps(config, default=str))
-        for name in (CONFIG, RESULTS, METRICS_FILE, JOB, LOCK):
+        for name in (CONFIG, RESULTS, METRICS_FILE, JOB, LOCK, FAILURE):
             check_regular(path / name)
+        self._claimed = False
         self._lock = None if look_only else _take_lock(path, lock=lock)
         try:
             # A job that Slurm has requeued, or torchrun has restarted, has overwritten the run already.
@@ -66,7 +69,10 @@ class RunDirectory:
         return not self.overwrite and ((self.path / RESULTS).exists() or bool(resumable(self.path)))
 
     def claim(self) -> None:
-        """Make the directory this run's: delete a run that is to be overwritten, and write the config."""
+        """Make the directory this run's: delete a run that is to be overwritten, and write the config.
+
+        From here on an error that ends the run is noted there, for tables of runs.
+        """
         if self._look_only:
             return
         if self.overwrite:
@@ -75,6 +81,8 @@ class RunDirectory:
         _write(self.path / CONFIG, json.dumps(self._config, indent=2) + "\n")
         if jobs := [_job_line(name, job) for name, job, _ in _jobs()]:
             _write(self.path / JOB, "\n".join(jobs) + "\n")
+        (self.path / FAILURE).unlink(missing_ok=True)
+        self._claimed = True
 
     def _begun_by_this_job(self) -> bool:
         file = self.path / JOB
@@ -88,7 +96,7 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        for pattern in (*checkpoints, BEST, METRICS_FILE, EVENT_FILES, JOB, CONFIG):
+        for pattern in (*checkpoints, BEST, METRICS_FILE, EVENT_FILES, JOB, FAILURE, CONFIG):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
@@ -115,8 +123,18 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if self._claimed and isinstance(error, Exception):  # no signal, after which the run goes on
+            expected = exit_code_of(error) is not None
+            note_failure(self.path, text_of(error) if expected else f"{type(error).__name__}: {error}")
         self.close()
+
+
+def note_failure(path: Path, error: str) -> None:
+    """Note in the run's directory why it ended; a full disk, which may be the reason, cannot."""
+    with contextlib.suppress(OSError):
+        if (path / CONFIG).is_file():
+            (path / FAILURE).write_text(" ".join(error.split()) + "\n")
 
 
 def saved_config(path: Path) -> dict[str, Any] | None:

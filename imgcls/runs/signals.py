@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: recorded at once, acted on between two batches."""
 
 import signal
+from collections.abc import Iterable
 from types import FrameType
 
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
@@ -24,10 +25,14 @@ class StopSignals:
     """In this context the first signal is recorded in `received`, and a second one ends the process at once.
 
     Slurm sends SIGUSR1 some time before the end (`--signal=USR1@120`) and SIGTERM at it.
+
+    Args:
+        more: signals to record besides SIGNALS, if they are not ignored, as `nohup` ignores SIGHUP.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, more: Iterable[int] = ()) -> None:
         self.received = 0
+        self._numbers = [*SIGNALS, *(number for number in more if signal.getsignal(number) != signal.SIG_IGN)]
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -37,7 +42,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         # Only in this context: elsewhere nothing looks at `received`, and a signal must end the process.
-        self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._record) for number in self._numbers}
         return self
 
     def __exit__(self, *exception: object) -> None:

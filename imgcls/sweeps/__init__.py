@@ -1,0 +1,5 @@
+"""Sweeps: many runs from one command, each in a process of its own. Imports no torch."""
+
+from imgcls.sweeps.grid import run_sweep
+
+__all__ = ["run_sweep"]
