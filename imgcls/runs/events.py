@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in ("train", "val") for name in METRICS))
+# Scores of training are means over the steps since the last row, those of an epoch are means over all of its steps:
+# two quantities, which one name would mix into a saw-tooth.
+SPLITS = ("train", "train_epoch", "val")
+COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in SPLITS for name in METRICS))
 # The settings in TensorBoard's table of hyperparameters: with all of them the ones that differ could not be found.
 COMPARED = (
     "recipe.name",
@@ -45,7 +48,8 @@ class Events:
             return
         self._cut_off(position or {})
         self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
-        self._csv: csv.DictWriter[str] = csv.DictWriter(self._csv_file, COLUMNS, lineterminator="\n")
+        columns = _columns(run_dir / METRICS_FILE) or COLUMNS
+        self._csv = csv.DictWriter(self._csv_file, columns, extrasaction="ignore", lineterminator="\n")
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
         if tensorboard:
@@ -90,11 +94,15 @@ class Events:
     def write(
         self, *, epoch: int, step: int, lr: float, train: Scores | None = None, val: Scores | None = None
     ) -> None:
-        """Write scores after optimizer step `step`, in epoch `epoch` (the first is 1)."""
+        """Write scores after optimizer step `step`, in epoch `epoch` (the first is 1).
+
+        Args:
+            train: the mean since the last call; with `val`, at the end of an epoch, the mean of the epoch.
+        """
         if not self.enabled:
             return
         row: dict[str, Any] = {"epoch": epoch, "step": step, "lr": lr}
-        for split, scores in (("train", train), ("val", val)):
+        for split, scores in (("train" if val is None else "train_epoch", train), ("val", val)):
             if scores is not None:
                 row |= {f"{split}/{name}": value for name, value in scores.values().items()}
         self._csv.writerow(row)
@@ -146,6 +154,12 @@ class Events:
             self._csv_file.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
+
+
+def _columns(file: Path) -> list[str]:
+    """Return the columns of a metrics.csv that was begun before, maybe by a version that had fewer."""
+    with file.open(newline="") as lines:
+        return next(csv.reader(lines), [])
 
 
 def image_grid(images: "Tensor", *, zoom: int = 1) -> "Tensor":

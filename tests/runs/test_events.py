@@ -33,7 +33,7 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     )
     writer.close()
     read = EventAccumulator(str(tmp_path)).Reload()
-    assert {"train/loss", "train/top1", "train/top5", "train/lr", "val/loss", "val/top1"} <= set(read.Tags()["scalars"])
+    assert {"train_epoch/loss", "train_epoch/top5", "train/lr", "val/loss", "val/top1"} <= set(read.Tags()["scalars"])
     assert "val/top5" not in read.Tags()["scalars"]
     assert set(read.Tags()["images"]) == {"visual/first_batch", "visual/conv1"}
     assert not any(tag.startswith("final") for tag in read.Tags()["scalars"])
@@ -50,11 +50,33 @@ def test_metrics_csv_has_a_row_a_report_and_nothing_of_time(tmp_path: Path) -> N
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     numbers = [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(lines)]
-    train = {"train/loss": 1.5, "train/top1": 40.0, "train/top5": 80.0}
+    train = {"loss": 1.5, "top1": 40.0, "top5": 80.0}
     assert numbers == [
-        {"epoch": 1, "step": 5, "lr": 0.1, **train},
-        {"epoch": 1, "step": 10, "lr": 0.1, **train, "val/loss": 1.25, "val/top1": 50.0},
+        {"epoch": 1, "step": 5, "lr": 0.1, **{f"train/{name}": value for name, value in train.items()}},
+        {
+            **{"epoch": 1, "step": 10, "lr": 0.1, "val/loss": 1.25, "val/top1": 50.0},
+            **{f"train_epoch/{name}": value for name, value in train.items()},
+        },
     ]
+
+
+def test_the_mean_of_an_epoch_is_no_point_on_the_curve_of_the_steps(tmp_path: Path) -> None:
+    writer = open_events(tmp_path)
+    writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
+    writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+    writer.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in read.Scalars("train/loss")] == [5]
+    assert [event.step for event in read.Scalars("train_epoch/loss")] == [10]
+
+
+def test_a_metrics_csv_of_an_earlier_version_keeps_its_columns(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("epoch,step,lr,train/loss,val/top1\n1,5,0.1,2.0,\n")
+    writer = open_events(tmp_path, {"metrics.csv": file.stat().st_size})
+    writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+    writer.close()
+    assert file.read_text().splitlines()[2] == "1,10,0.1,,50.0"
 
 
 def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
