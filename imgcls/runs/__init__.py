@@ -1,5 +1,6 @@
 """Runs: the directory of a run, its files, tables of runs, stop signals and progress. Imports no torch."""
 
+from imgcls.runs.comparison import FORMATS, Group, compare_rows, render
 from imgcls.runs.directory import (
     BEST,
     CONFIG,
@@ -20,6 +21,7 @@ from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
+from imgcls.runs.rows import RunRow, read_row, row_of
 from imgcls.runs.saved import check_regular, check_results, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
@@ -30,8 +32,6 @@ from imgcls.runs.tables import (
     relative_to_here,
     require_top1,
     results_table,
-    runs_table,
-    seeds_table,
 )
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "CONFIG",
     "EVENT_FILES",
     "FAILURE",
+    "FORMATS",
     "LAST",
     "LOCK",
     "METRICS_FILE",
@@ -49,15 +50,18 @@ __all__ = [
     "Clock",
     "DiskError",
     "Events",
+    "Group",
     "Interrupted",
     "Progress",
     "RunDirectory",
+    "RunRow",
     "StopSignals",
     "TooLowError",
     "check_regular",
     "check_results",
     "check_same_run",
     "code_version",
+    "compare_rows",
     "confidence_interval",
     "durable_file",
     "duration_text",
@@ -71,11 +75,12 @@ __all__ = [
     "only_seeds_differ",
     "read_json",
     "read_metrics",
+    "read_row",
     "relative_to_here",
+    "render",
     "require_top1",
     "results_table",
-    "runs_table",
+    "row_of",
     "saved_config",
-    "seeds_table",
     "sync_to_disk",
 ]

@@ -1,16 +1,17 @@
 """The directory of a sweep: its command, its list of jobs with their outcomes, multirun.yaml, the table, the logs."""
 
 import csv
+import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import BaseFileLock, Timeout
 
-from imgcls.config import Job, Sweep
+from imgcls.config import Job, Sweep, consequential
 from imgcls.environment import command
 from imgcls.errors import ConfigError
-from imgcls.runs import check_regular, durable_file, lock_file, runs_table
+from imgcls.runs import RunRow, check_regular, compare_rows, durable_file, lock_file, render, row_of
 from imgcls.sweeps.outcome import Outcome
 
 SWEEPS = Path("sweeps")
@@ -88,7 +89,8 @@ class SweepDirectory:
 
     def table(self) -> str:
         """Return the table of the sweep's runs, best first, and write it."""
-        text = runs_table(each.job.path for each in self.outcomes.values() if each.state != "waiting")
+        shown = {each.job.path: each for each in self.outcomes.values() if each.state != "waiting"}
+        text = render(compare_rows(map(_row, shown.values())))
         self._write(TABLE, text + "\n")
         return text
 
@@ -102,6 +104,14 @@ class SweepDirectory:
     def __exit__(self, *exception: object) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def _row(outcome: Outcome) -> RunRow:
+    """Return the row of a job's run; one that failed before its directory was made has the job's config and error."""
+    row = row_of(outcome.job.path)
+    if outcome.state in ("failed", "pruned") and row.state != "finished":
+        row = dataclasses.replace(row, state=outcome.state, reason=outcome.error)
+    return row if row.config else dataclasses.replace(row, config=consequential(outcome.job.config))
 
 
 def read_jobs(path: Path) -> list[dict[str, str]]:
