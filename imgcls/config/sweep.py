@@ -27,7 +27,7 @@ from imgcls.config.words import quoted
 from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
 
-SAMPLERS = ("tpe", "random", "gp", "cmaes", "qmc", "grid")
+SAMPLERS = ("tpe", "random", "gp", "cmaes")  # every combination is a sweep without a search
 PRUNERS = ("none", "median", "halving", "hyperband")
 DIRECTIONS = ("minimize", "maximize")
 

@@ -175,7 +175,7 @@ def _open_study(optuna: Any, sweep: Sweep, directory: SweepDirectory, direction:
         raise ConfigError(f"hydra.sweeper.storage={storage}: {' '.join(str(error).split())[:200]}") from error
     # A sampler that starts again with one seed would draw again what it has drawn.
     seed = None if search.seed is None else search.seed + len(study.get_trials(deepcopy=False))
-    study.sampler = _sampler(optuna, search, sweep.space, seed)
+    study.sampler = _sampler(optuna, search, seed)
     study.pruner = {
         "none": optuna.pruners.NopPruner,
         "median": optuna.pruners.MedianPruner,
@@ -185,10 +185,8 @@ def _open_study(optuna: Any, sweep: Sweep, directory: SweepDirectory, direction:
     return study
 
 
-def _sampler(optuna: Any, search: SearchConfig, space: list[Dimension], seed: int | None) -> Any:
+def _sampler(optuna: Any, search: SearchConfig, seed: int | None) -> Any:
     samplers = optuna.samplers
-    if search.sampler == "grid":
-        return samplers.GridSampler({each.key: _values(each) for each in space}, seed=seed)
     if search.sampler in ("gp", "cmaes"):
         needed = "torch" if search.sampler == "gp" else "cmaes"
         if importlib.util.find_spec(needed) is None:
@@ -198,20 +196,8 @@ def _sampler(optuna: Any, search: SearchConfig, space: list[Dimension], seed: in
         "random": samplers.RandomSampler,
         "gp": samplers.GPSampler,
         "cmaes": samplers.CmaEsSampler,
-        "qmc": samplers.QMCSampler,
     }
     return kinds[search.sampler](seed=seed)
-
-
-def _values(dimension: Dimension) -> list[Any]:
-    if dimension.choices is not None:
-        return list(dimension.choices)
-    if dimension.step is None:
-        raise ConfigError(
-            f"hydra.sweeper.sampler=grid: {dimension.key} has no list of values; write choice(...) or range(a,b,step)"
-        )
-    number = round((dimension.high - dimension.low) / dimension.step) + 1
-    return [dimension.low + dimension.step * index for index in range(number)]
 
 
 def _suggest(trial: "optuna.Trial", dimension: Dimension) -> Any:
