@@ -22,6 +22,7 @@ from imgcls.config.own_packages import trust_packages
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of
 from imgcls.config.sweep import Sweep, read_sweep
+from imgcls.config.why import split_why, why
 from imgcls.config.words import quote_path, split_network, without_dashes
 from imgcls.environment import CONF_DIR, printable
 from imgcls.errors import (
@@ -34,8 +35,8 @@ from imgcls.errors import (
     quiet_without_reader,
 )
 
-# Options of Hydra that show something instead of a run.
-SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
+# Options, most of them Hydra's, that show something instead of a run.
+SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--why"}
 
 
 def command_line(
@@ -70,7 +71,11 @@ def command_line(
     try:
         with _interruptible_imports(), _showing(sys.argv[1:]):
             register()
-            words = plain_words(sys.argv[1:], kind)
+            given, asked = split_why(sys.argv[1:])
+            words = plain_words(given, kind)
+            if asked is not None:
+                print(printable(why(asked, words, config_name, kind)))
+                return
             if kind is EvaluateConfig:
                 network, words = split_network(words)
             if "--version" in words:

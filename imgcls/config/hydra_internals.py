@@ -14,6 +14,7 @@ import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import get_args_parser  # the only way to see Hydra's own options before it acts on them
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -141,6 +142,60 @@ def _dimension(override: Override) -> Dimension:
     if not choices:
         raise ConfigError(f"{override.input_line}: nothing to choose from")
     return Dimension(key, choices=choices)
+
+
+class Layer(NamedTuple):
+    """One file of the composed config.
+
+    Args:
+        name: as in defaults lists: config, model/vgg16.
+        folder: where it is; empty for the schema.
+        values: what it sets, at its place in the whole config.
+        chosen_by: the chain of names that led to it, the nearest first; COMMAND_LINE for an override.
+    """
+
+    name: str
+    folder: str
+    values: Any
+    chosen_by: tuple[str, ...]
+
+
+COMMAND_LINE = "the command line"
+
+
+def config_layers(config_name: str, overrides: list[str]) -> list[Layer]:
+    """Return the files that a config is merged from, in that order; call it within `compose_within_main`.
+
+    Hydra keeps no record of which file has set a value; `--info defaults` shows only the list.
+    """
+    loader: Any = GlobalHydra.instance().config_loader()
+    parsed, repository = loader._parse_overrides_and_create_caching_repo(config_name, overrides)
+    found = create_defaults_list(
+        repo=repository, config_name=config_name, overrides_list=parsed, prepend_hydra=True, skip_missing=False
+    )
+    chosen: dict[str, str | None] = {}  # each group, to the file that overrides its choice
+    for group, about in found.overrides.override_metadata.items():
+        chosen[group] = COMMAND_LINE if about.external_override else about.containing_config_path
+    layers = []
+    for default in found.defaults:
+        if default.config_path is None or default.config_path.startswith("hydra/"):
+            continue
+        result = loader._load_single_config(default, repository)
+        folder = "" if result.is_schema_source else str(result.path).removeprefix("file://")
+        values = OmegaConf.to_container(result.config, resolve=False, enum_to_str=True)
+        layers.append(Layer(default.config_path, folder, values, _chain(default.config_path, default.parent, chosen)))
+    return layers
+
+
+def _chain(name: str, parent: str | None, chosen: dict[str, str | None]) -> tuple[str, ...]:
+    chain: list[str] = []
+    while name not in (COMMAND_LINE, "config") and len(chain) < 9:
+        chooser = chosen.get(name.rpartition("/")[0]) or (parent if not chain else None)
+        if chooser in (None, name, "config"):
+            break
+        chain.append(str(chooser))
+        name = str(chooser)
+    return tuple(chain)
 
 
 def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception | None:
