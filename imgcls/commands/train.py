@@ -1,6 +1,7 @@
 """Train an image classifier, or resume its run, or run a sweep of them."""
 
 import logging
+import sys
 from pathlib import Path
 
 from imgcls.config import Config, Sweep, command_line
@@ -12,7 +13,7 @@ log = logging.getLogger("imgcls")
 
 def train(config: Config, path: Path) -> None:
     """Train the run of `config` in the directory `path`, or resume it, and show its results."""
-    results = run_training(config, path)
+    results = run_training(config, path, words=sys.argv[1:])
     log.info(results_table(results, path))
     require_top1(config.min_val_top1, results)
 

@@ -1,5 +1,6 @@
 """Runs: the directory of a run, its files, tables of runs, stop signals and progress. Imports no torch."""
 
+from imgcls.runs.capsule import CAPSULE, add_to_capsule, describe_start, diff_name, differences, read_capsule
 from imgcls.runs.comparison import FORMATS, Group, compare_rows, render
 from imgcls.runs.directory import (
     BEST,
@@ -36,6 +37,7 @@ from imgcls.runs.tables import (
 
 __all__ = [
     "BEST",
+    "CAPSULE",
     "COLUMNS",
     "CONFIG",
     "EVENT_FILES",
@@ -57,12 +59,16 @@ __all__ = [
     "RunRow",
     "StopSignals",
     "TooLowError",
+    "add_to_capsule",
     "check_regular",
     "check_results",
     "check_same_run",
     "code_version",
     "compare_rows",
     "confidence_interval",
+    "describe_start",
+    "diff_name",
+    "differences",
     "durable_file",
     "duration_text",
     "explain_disk_errors",
@@ -73,6 +79,7 @@ __all__ = [
     "name_disk_errors",
     "note_failure",
     "only_seeds_differ",
+    "read_capsule",
     "read_json",
     "read_metrics",
     "read_row",

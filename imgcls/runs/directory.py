@@ -96,7 +96,17 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        for pattern in (*checkpoints, BEST, METRICS_FILE, EVENT_FILES, JOB, FAILURE, CONFIG):
+        for pattern in (
+            *checkpoints,
+            BEST,
+            METRICS_FILE,
+            EVENT_FILES,
+            JOB,
+            FAILURE,
+            "capsule.json",
+            "code-*.diff",
+            CONFIG,
+        ):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
