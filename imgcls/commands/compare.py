@@ -35,12 +35,12 @@ def make_parser() -> ScriptParser:
 def compare() -> None:
     """Print the tables of the runs that the command line names."""
     options = make_parser().parse()
-    rows = [row_of(path) for path in _runs(options.folders or [Path("runs")])]
+    rows = [row_of(path) for path in runs_of(options.folders or [Path("runs")])]
     groups = compare_rows(rows, where=options.where, sort=options.sort, columns=options.columns)
     print(printable(render(groups, options.format)))
 
 
-def _runs(folders: list[Path]) -> list[Path]:
+def runs_of(folders: list[Path]) -> list[Path]:
     """Return the runs in or below the folders; those of a sweep's directory are elsewhere, in its list of jobs."""
     sweeps = [folder for folder in folders if (folder / JOBS).is_file()]
     listed = {Path(job["run"]) for folder in sweeps for job in read_jobs(folder) if Path(job["run"]).is_dir()}

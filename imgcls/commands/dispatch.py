@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "write a network for other programs: ONNX, PT2, safetensors",
     "plot": "draw curves, first filters and Grad-CAM",
     "compare": "print tables of runs, best first",
+    "report": "write runs as one HTML page: curves, tables, commands",
     "replay": "run a run again, and compare the results",
     "pack": "shrink a set of images into one file that trains faster",
     "subset": "make a tiny subset of a data set",

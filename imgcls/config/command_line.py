@@ -89,6 +89,8 @@ def command_line(
             if "--help" in words or "-h" in words:
                 print(help_text(config_name, config_dir))
                 return
+            if "hydra.mode=MULTIRUN" in words and not read.multirun:
+                raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
             if read.multirun and not _is_showing(words):
                 if sweep is None:
                     raise ConfigError("-m: there are no sweeps of this command; run it once for each")

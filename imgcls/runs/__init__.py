@@ -1,7 +1,7 @@
 """Runs: the directory of a run, its files, tables of runs, stop signals and progress. Imports no torch."""
 
 from imgcls.runs.capsule import CAPSULE, add_to_capsule, describe_start, diff_name, differences, read_capsule
-from imgcls.runs.comparison import FORMATS, Group, compare_rows, render
+from imgcls.runs.comparison import FORMATS, Group, compare_rows, render, table_cells, table_notes
 from imgcls.runs.directory import (
     BEST,
     CONFIG,
@@ -90,4 +90,6 @@ __all__ = [
     "row_of",
     "saved_config",
     "sync_to_disk",
+    "table_cells",
+    "table_notes",
 ]

@@ -213,7 +213,8 @@ def _heading(key: str) -> str:
     return key.removesuffix("._target_")
 
 
-def _table(group: Group, *, markdown: bool) -> str:
+def table_cells(group: Group) -> list[list[str]]:
+    """Return the table of a group, its headings first."""
     titles = ["run", *(f"{METRICS[name].title} %" for name in PERCENTS), *map(_heading, group.columns)]
     cells = [[*titles, "epoch", "time", "state"]]
     for row in group.rows:
@@ -222,6 +223,11 @@ def _table(group: Group, *, markdown: bool) -> str:
         epoch = f"{row.best_epoch} of {row.epochs}" if row.best_epoch else "-"
         time = "-" if row.seconds is None else duration_text(row.seconds)
         cells.append([relative_to_here(row.path), *scores, *settings, epoch, time, row.state_text])
+    return cells
+
+
+def table_notes(group: Group) -> list[str]:
+    """Return the lines below a group's table: means over seeds, and settings that it has no room for."""
     notes = [
         f"{relative_to_here(rows[0].path)} and {len(rows) - 1} more, over {len(rows)} seeds: {METRICS['top1'].title} "
         f"{interval} % (95 % interval)"
@@ -229,6 +235,11 @@ def _table(group: Group, *, markdown: bool) -> str:
     ]
     if group.left_out:
         notes.append(f"also differ: {', '.join(group.left_out)} (columns=KEY shows one)")
+    return notes
+
+
+def _table(group: Group, *, markdown: bool) -> str:
+    cells, notes = table_cells(group), table_notes(group)
     if markdown:
         lines = [f"## {group.title}", "", *_markdown(cells), *(["", *(f"- {note}" for note in notes)] if notes else [])]
         return "\n".join(lines)
