@@ -16,10 +16,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import get_args_parser  # the only way to see Hydra's own options before it acts on them
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from imgcls.config.trust import check_hydra
@@ -220,6 +222,18 @@ def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception |
         else:
             os.environ[FULL_ERROR] = before
     return raised[0] if raised else None
+
+
+def forget_plugin_config(group: str, name: str) -> None:
+    """Leave the config that a plugin has registered as `group`/`name` out, as conf/ has one of that name.
+
+    Hydra would take the plugin's for the schema of ours, and refuse both.
+    """
+    Plugins.instance()  # imports the plugins, which register their configs
+    node: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        node = node.get(part, {})
+    node.pop(f"{name}.yaml", None)
 
 
 def callbacks_of(cfg: DictConfig) -> Callbacks:

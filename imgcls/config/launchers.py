@@ -13,6 +13,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
@@ -72,11 +74,19 @@ def launch(task: Callable[[int], Any], numbers: Sequence[int], *, words: Sequenc
             HydraConfig.instance().set_config(cfg)
             context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=callbacks_of(cfg))
             launcher = Plugins.instance().instantiate_launcher(context, _Task(task), cfg)
-            returns = launcher.launch([[f"number={number}"] for number in numbers], initial_job_idx=0)
+            returns = _launch(launcher, [[f"number={number}"] for number in numbers])
             for each in returns:
                 _ = each.return_value  # raises what the task has raised
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, config
+
+
+def _launch(launcher: Launcher, jobs: list[list[str]]) -> Sequence[JobReturn]:
+    try:
+        return launcher.launch(jobs, initial_job_idx=0)
+    except Exception as error:  # of the plugin's own kinds: no Slurm here, a partition that does not exist
+        name = type(launcher).__name__
+        raise ConfigError(f"{name} could not run the jobs: {type(error).__name__}: {error}") from error
 
 
 class _Task:

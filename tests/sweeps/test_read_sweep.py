@@ -126,6 +126,25 @@ def test_a_search_goes_in_the_direction_of_the_metric_that_chooses_the_best_epoc
         direction(sweep.search, config)
 
 
+def test_the_config_of_hydra_optuna_sweeper_takes_no_part_where_it_is_installed() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    node = {"_target_": "hydra_plugins.x.OptunaSweeper", "defaults": [{"sampler": "tpe"}], "n_jobs": 2}
+    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node)
+    sweep = read("hydra/sweeper=optuna", "model=lenet5", "optimizer.lr=interval(0.1,1)")
+    assert sweep.search is not None
+    assert sweep.search.n_trials == 20
+
+
+def test_a_launcher_that_cannot_start_jobs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    from imgcls.config import launch
+
+    monkeypatch.setenv("PATH", str(tmp_path))  # no srun
+    with pytest.raises(ValueError, match=r'^SlurmLauncher could not run the jobs: .* detect "srun"'):
+        launch(str, [1], words=["hydra/launcher=submitit_slurm"], folder=tmp_path)
+
+
 def test_a_launcher_from_a_config_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\ndefaults:\n  - override /hydra/launcher: joblib\n"
