@@ -22,6 +22,12 @@ def command(name: str) -> str:
     return f"python {script}" if script else f"imgcls {name}"
 
 
+def start_command(name: str) -> list[str]:
+    """Return the program and first arguments that start a command in a process of its own, as this one was started."""
+    script = _script(name)
+    return [sys.executable, str(_CHECKOUT / script)] if script else [sys.executable, "-m", "imgcls", name]
+
+
 def torchrun_command(name: str) -> str:
     """Return what this user writes after `torchrun ...` to start the command `name`."""
     return _script(name) or f"-m imgcls {name}"

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ def train(*words: str, config_dir: str | Path | None = None) -> dict[str, Any]:
     """
     config, path = compose_run(words, config_dir)
     trust_packages(config.trust)
-    results = run_training(config, path)
+    results = run_training(config, path, words=words)
     require_top1(config.min_val_top1, results)
     return results | {"run_dir": str(path)}
 
@@ -48,12 +48,14 @@ def run_training(
     config: Config,
     path: Path,
     *,
+    words: Sequence[str] = (),
     add_hooks: "Callable[[Trainer], None] | None" = None,
     change_images: "Callable[[ImageSet], ImageSet] | None" = None,
 ) -> dict[str, Any]:
     """Train the run of `config` in the directory `path`, or resume it; if it has finished, return its results.
 
     Args:
+        words: of the command line that `config` was composed from, kept in the run's capsule.
         add_hooks: called with the trainer before it starts.
         change_images: returns the image set to train on.
     """
@@ -62,7 +64,7 @@ def run_training(
     config, results, images = look_up_run(config, path) if alone else (config, None, None)
     if results is None:
         from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
-        from imgcls.training import build_trainer, look_up_run_on_all_ranks, open_run_directory
+        from imgcls.training import build_trainer, keep_capsule, look_up_run_on_all_ranks, open_run_directory
 
         with process_group(config.device) as device:
             if not alone:
@@ -72,6 +74,7 @@ def run_training(
                     images = change_images(images or open_image_set(config))
                 with open_run_directory(config, path) as run_dir:
                     trainer = build_trainer(config, run_dir, device, images=images)
+                    keep_capsule(path, words, device)
                     if add_hooks is not None:
                         add_hooks(trainer)
                     results = trainer.fit()

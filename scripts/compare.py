@@ -1,4 +1,4 @@
-"""Print a table of runs, best first: `python scripts/compare.py [FOLDER ...]` (default: runs)."""
+"""Print tables of runs, best first: `python scripts/compare.py [FOLDER ...]` (default: runs)."""
 
 from imgcls.commands.compare import main
 

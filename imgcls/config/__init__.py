@@ -8,11 +8,14 @@ from imgcls.config.components import build_component, locate
 from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
 from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
+from imgcls.config.hydra_internals import Dimension
 from imgcls.config.identity import compared, consequential, flatten, from_flat, is_fixed, with_new_settings
+from imgcls.config.launchers import launch
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
+from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
 
 __all__ = [
     "LEFT_OPEN",
@@ -20,9 +23,13 @@ __all__ = [
     "Config",
     "Console",
     "DataConfig",
+    "Dimension",
     "EvaluateConfig",
+    "Job",
     "LogFile",
     "ScriptParser",
+    "SearchConfig",
+    "Sweep",
     "add_network",
     "any_names",
     "brought_by_set",
@@ -36,11 +43,13 @@ __all__ = [
     "config_from_checkpoint",
     "consequential",
     "data_of_test",
+    "direction",
     "fit_to_set",
     "flatten",
     "from_flat",
     "has_open_size",
     "is_fixed",
+    "launch",
     "locate",
     "network_of",
     "package_names",

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +21,8 @@ from imgcls.config.messages import COMPOSITION_ERRORS, one_line
 from imgcls.config.own_packages import trust_packages
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of
+from imgcls.config.sweep import Sweep, read_sweep
+from imgcls.config.why import split_why, why
 from imgcls.config.words import quote_path, split_network, without_dashes
 from imgcls.environment import CONF_DIR, printable
 from imgcls.errors import (
@@ -34,73 +35,66 @@ from imgcls.errors import (
     quiet_without_reader,
 )
 
-log = logging.getLogger(__name__)
-
-# Options of Hydra that show something instead of a run.
-SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
-
-
-@dataclass
-class Outcome:
-    """How one job of a sweep ended: the run's directory, and the error if it failed."""
-
-    run_dir: str
-    error: str | None = None
+# Options, most of them Hydra's, that show something instead of a run.
+SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--why"}
 
 
 def command_line(
-    task: Callable[[AnyConfig, Path], None], *, config_name: str = "config", kind: type[AnyConfig] = Config
-) -> list[Outcome]:
-    """Run `task(config, run_dir)` on the config that sys.argv describes, once, or for each job of a sweep (`-m`).
+    task: Callable[[AnyConfig, Path], None],
+    *,
+    config_name: str = "config",
+    kind: type[AnyConfig] = Config,
+    sweep: Callable[[Sweep], int] | None = None,
+) -> None:
+    """Run `task(config, run_dir)` on the config that sys.argv describes, or `sweep` on the jobs of a `-m`.
 
     A user's mistake ends with one line and exit code 2, without a traceback; an exception with an `exit_code` ends
-    with its text and that code. In a sweep a failing job is reported and the next one runs.
+    with its text and that code.
 
     Args:
         config_name: the file in conf/ whose schema is `kind`.
-
-    Returns:
-        The outcomes of a sweep's jobs in this process; empty after a single run.
+        sweep: runs a sweep and returns the exit code; None for a command that has no sweeps.
     """
-    outcomes: list[Outcome] = []
     network: list[str] = []
 
     def job(cfg: DictConfig) -> None:
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
-        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        try:
-            config = to_config(cfg, kind)
-            trust_packages(config.trust)
-            if isinstance(config, EvaluateConfig):
-                check_source(config.checkpoints, config.weights, network)
-                config.network = compose_network(network) if network else None
-            task(config, run_dir)
-        except Exception as error:
-            if not sweep:
-                raise
-            expected = _exit_code(error) is not None
-            text = one_line(error, kind) if expected else f"{type(error).__name__}: {error}"
-            log.error(text, exc_info=None if expected else error)
-            outcomes.append(Outcome(str(run_dir), error=text))
-        else:
-            outcomes.append(Outcome(str(run_dir)))
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.MULTIRUN:
+            raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
+        config = to_config(cfg, kind)
+        trust_packages(config.trust)
+        if isinstance(config, EvaluateConfig):
+            check_source(config.checkpoints, config.weights, network)
+            config.network = compose_network(network) if network else None
+        task(config, Path(hydra.runtime.output_dir))
 
     try:
         with _interruptible_imports(), _showing(sys.argv[1:]):
             register()
-            words = plain_words(sys.argv[1:], kind)
+            given, asked = split_why(sys.argv[1:])
+            words = plain_words(given, kind)
+            if asked is not None:
+                print(printable(why(asked, words, config_name, kind)))
+                return
             if kind is EvaluateConfig:
                 network, words = split_network(words)
             if "--version" in words:
                 print(f"imgcls {__version__}")
-                return []
-            if read_words(words).shown_config == "job":
+                return
+            read = read_words(words)
+            if read.shown_config == "job":
                 words = [*words, "--resolve"]  # as ${...} it would not say what is trained
             sys.argv[1:] = words
             config_dir = _check_words(words)
             if "--help" in words or "-h" in words:
                 print(help_text(config_name, config_dir))
-                return []
+                return
+            if "hydra.mode=MULTIRUN" in words and not read.multirun:
+                raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
+            if read.multirun and not _is_showing(words):
+                if sweep is None:
+                    raise ConfigError("-m: there are no sweeps of this command; run it once for each")
+                raise SystemExit(sweep(read_sweep(words)))
             _run_hydra(job, config_name)
     except KeyboardInterrupt as error:
         print(printable(str(error)) or "interrupted", file=sys.stderr)
@@ -112,7 +106,6 @@ def command_line(
         if not is_reported(error):
             print(f"error: {printable(one_line(error, kind), lines=False)}", file=sys.stderr)
         raise SystemExit(code) from None
-    return outcomes if len(outcomes) > 1 or any(outcome.error for outcome in outcomes) else []
 
 
 def compose_run(words: Sequence[str], config_dir: str | Path | None = None) -> tuple[Config, Path]:
@@ -160,14 +153,18 @@ def plain_words(words: Sequence[str], kind: type) -> list[str]:
     flags = [key for key, rule in settings.items() if rule.is_flag]
     paths = [key for key, rule in settings.items() if rule.is_path]
     sweep = "-m" in words or "--multirun" in words
-    return [
+    plain = [
         quote_path(word, paths=paths, sweep=sweep) for word in without_dashes(words, is_option=is_option, flags=flags)
     ]
+    # conf/config.yaml has a choice of each of these, so that there is nothing to add: +experiment=x means experiment=x.
+    chosen = {f"+{group}" for group in groups} if kind is Config else set()
+    return [word[1:] if word.partition("=")[0] in chosen else word for word in plain]
 
 
 def _check_words(words: list[str]) -> str | None:
     """Refuse what Hydra would answer with a page of usage, or without naming the key; return the --config-dir."""
-    overrides, refused, config_dir, _ = read_words(words)
+    read = read_words(words)
+    overrides, refused, config_dir = read.overrides, read.refused, read.config_dir
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
     if refused and refused[0].startswith("-"):
@@ -198,10 +195,14 @@ def _exit_code(error: BaseException) -> int | None:
     return EXIT_USER_MISTAKE if isinstance(error, COMPOSITION_ERRORS) else exit_code_of(error)
 
 
+def _is_showing(words: Sequence[str]) -> bool:
+    return bool(SHOWING.intersection(word.partition("=")[0] for word in words))
+
+
 @contextmanager
 def _showing(words: Sequence[str]) -> Iterator[None]:
     """Within this context a command line that only shows something ends quietly if its reader, such as head, stops."""
-    if not SHOWING.intersection(word.partition("=")[0] for word in words):
+    if not _is_showing(words):
         yield
         return
     before = logging.raiseExceptions

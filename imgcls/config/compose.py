@@ -14,6 +14,7 @@ from imgcls.config.components import build_component, crop_by_name
 from imgcls.config.hydra_internals import (
     compose_whole,
     compose_within_main,
+    forget_plugin_config,
     group_choices,
     groups_in_use,
     parse_overrides,
@@ -118,6 +119,7 @@ def register() -> None:
     """Register the schema and the resolvers that conf/ uses with Hydra; calling it again changes nothing."""
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+    forget_plugin_config("hydra/sweeper", "optuna")  # hydra-optuna-sweeper's
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("if_equal", _if_equal, replace=True)
     OmegaConf.register_new_resolver("command", command, replace=True)

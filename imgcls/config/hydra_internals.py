@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import get_args_parser  # the only way to see Hydra's own options before it acts on them
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from imgcls.config.trust import check_hydra
 from imgcls.environment import CONF_DIR
+from imgcls.errors import ConfigError
 
 # Hydra.main prints errors and exits; with this variable set it raises them.
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -33,17 +39,19 @@ class Words(NamedTuple):
         refused: words that it would refuse with a page of usage.
         config_dir: the value of --config-dir.
         shown_config: that of --cfg: job, hydra or all.
+        multirun: whether -m or --multirun is among the words.
     """
 
     overrides: list[str]
     refused: list[str]
     config_dir: str | None = None
     shown_config: str | None = None
+    multirun: bool = False
 
 
 def read_words(words: list[str]) -> Words:
     known, refused = get_args_parser().parse_known_args(words)
-    return Words(known.overrides, refused, known.config_dir, known.cfg)
+    return Words(known.overrides, refused, known.config_dir, known.cfg, known.multirun)
 
 
 def hydra_options() -> set[str]:
@@ -53,6 +61,143 @@ def hydra_options() -> set[str]:
 
 def parse_overrides(words: list[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(words)
+
+
+class _Groups:
+    """What Hydra's overrides ask of a config loader: the names in a group, for `model=glob(vgg*)`."""
+
+    def get_group_options(self, group: str, **_: Any) -> list[str]:
+        return group_choices(group)
+
+
+def expand(words: list[str]) -> list[list[str]]:
+    """Return the words of each job of a sweep, every combination of lists, ranges, choices and globs.
+
+    Raises:
+        ConfigError: an override that has no list of values.
+    """
+    overrides = OverridesParser.create(config_loader=_Groups()).parse_overrides(words)  # type: ignore[arg-type]
+    for override in overrides:
+        if override.is_interval_sweep():
+            raise ConfigError(f"{override.input_line}: an interval has no list of values; add hydra/sweeper=optuna")
+    return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+
+
+class Dimension(NamedTuple):
+    """One key that a search draws values for.
+
+    Args:
+        choices: the values, as words of the command line; None for numbers between `low` and `high`.
+        step: of numbers from a range, of which `high` is one.
+    """
+
+    key: str
+    choices: tuple[str, ...] | None = None
+    low: float = 0
+    high: float = 0
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Two different values, if there are two."""
+        return (self.choices[0], self.choices[-1]) if self.choices else (self.text(self.low), self.text(self.high))
+
+    def text(self, value: Any) -> str:
+        """Return a value as a word of the command line: a number with four digits, to keep the run's name short."""
+        return value if isinstance(value, str) else str(int(value)) if self.whole else repr(float(f"{value:.4g}"))
+
+
+def search_space(words: list[str]) -> list[Dimension]:
+    """Return what `key=interval(a,b)`, `range(a,b,step)`, `choice(a,b)` and `glob(x*)` ask to search.
+
+    `tag(log,interval(a,b))` is a log scale.
+
+    Raises:
+        ConfigError: a space without two values.
+    """
+    return [
+        _dimension(override)
+        for override in OverridesParser.create(config_loader=_Groups()).parse_overrides(words)  # type: ignore[arg-type]
+    ]
+
+
+def _dimension(override: Override) -> Dimension:
+    value, key = override.value(), override.get_key_element()
+    if isinstance(value, IntervalSweep | RangeSweep):
+        stop = value.end if isinstance(value, IntervalSweep) else value.stop
+        assert value.start is not None
+        assert stop is not None
+        whole = isinstance(value.start, int) and isinstance(stop, int)
+        step = None if isinstance(value, IntervalSweep) else value.step
+        if isinstance(value, RangeSweep):  # its stop is not one of its values
+            values = list(value.range())
+            low, high = (min(values), max(values)) if values else (0, 0)
+        else:
+            low, high = value.start, stop
+        log = "log" in value.tags
+        if not low < high or (log and low <= 0):
+            raise ConfigError(f"{override.input_line}: not a space to search; write two numbers, the smaller one first")
+        return Dimension(key, low=low, high=high, step=None if log else step, log=log, whole=whole)
+    choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    if not choices:
+        raise ConfigError(f"{override.input_line}: nothing to choose from")
+    return Dimension(key, choices=choices)
+
+
+class Layer(NamedTuple):
+    """One file of the composed config.
+
+    Args:
+        name: as in defaults lists: config, model/vgg16.
+        folder: where it is; empty for the schema.
+        values: what it sets, at its place in the whole config.
+        chosen_by: the chain of names that led to it, the nearest first; COMMAND_LINE for an override.
+    """
+
+    name: str
+    folder: str
+    values: Any
+    chosen_by: tuple[str, ...]
+
+
+COMMAND_LINE = "the command line"
+
+
+def config_layers(config_name: str, overrides: list[str]) -> list[Layer]:
+    """Return the files that a config is merged from, in that order; call it within `compose_within_main`.
+
+    Hydra keeps no record of which file has set a value; `--info defaults` shows only the list.
+    """
+    loader: Any = GlobalHydra.instance().config_loader()
+    parsed, repository = loader._parse_overrides_and_create_caching_repo(config_name, overrides)
+    found = create_defaults_list(
+        repo=repository, config_name=config_name, overrides_list=parsed, prepend_hydra=True, skip_missing=False
+    )
+    chosen: dict[str, str | None] = {}  # each group, to the file that overrides its choice
+    for group, about in found.overrides.override_metadata.items():
+        chosen[group] = COMMAND_LINE if about.external_override else about.containing_config_path
+    layers = []
+    for default in found.defaults:
+        if default.config_path is None or default.config_path.startswith("hydra/"):
+            continue
+        result = loader._load_single_config(default, repository)
+        folder = "" if result.is_schema_source else str(result.path).removeprefix("file://")
+        values = OmegaConf.to_container(result.config, resolve=False, enum_to_str=True)
+        layers.append(Layer(default.config_path, folder, values, _chain(default.config_path, default.parent, chosen)))
+    return layers
+
+
+def _chain(name: str, parent: str | None, chosen: dict[str, str | None]) -> tuple[str, ...]:
+    chain: list[str] = []
+    while name not in (COMMAND_LINE, "config") and len(chain) < 9:
+        chooser = chosen.get(name.rpartition("/")[0]) or (parent if not chain else None)
+        if chooser in (None, name, "config"):
+            break
+        chain.append(str(chooser))
+        name = str(chooser)
+    return tuple(chain)
 
 
 def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception | None:
@@ -69,7 +214,7 @@ def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception |
     before = os.environ.get(FULL_ERROR)
     os.environ[FULL_ERROR] = "1"
     try:
-        with _checked_configs():
+        with checked_configs():
             hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(keep)()
     finally:
         if before is None:
@@ -77,6 +222,23 @@ def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception |
         else:
             os.environ[FULL_ERROR] = before
     return raised[0] if raised else None
+
+
+def forget_plugin_config(group: str, name: str) -> None:
+    """Leave the config that a plugin has registered as `group`/`name` out, as conf/ has one of that name.
+
+    Hydra would take the plugin's for the schema of ours, and refuse both.
+    """
+    Plugins.instance()  # imports the plugins, which register their configs
+    node: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        node = node.get(part, {})
+    node.pop(f"{name}.yaml", None)
+
+
+def callbacks_of(cfg: DictConfig) -> Callbacks:
+    """Return the callbacks of a composed config, which Hydra hands to launchers."""
+    return Callbacks(cfg)
 
 
 def group_choices(group: str) -> list[str]:
@@ -108,7 +270,7 @@ def compose_whole(config_name: str, overrides: Iterable[str], config_dir: str | 
 
 
 @contextmanager
-def _checked_configs() -> Iterator[None]:
+def checked_configs() -> Iterator[None]:
     """Within this context each config that Hydra composes is checked before Hydra instantiates what it names.
 
     Hydra has no hook between the two: callbacks and logging classes are instantiated by the function that composes.

@@ -118,6 +118,15 @@ class DivergenceConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the jobs of a sweep (`-m`) are run."""
+
+    name: str | None = None
+    jobs: int = setting(1, least=1)
+    fail_fast: bool = False
+
+
+@dataclass
 class CommonConfig:
     """What training and a test have in common."""
 
@@ -172,6 +181,7 @@ class Config(CommonConfig):
     validate_every: float = setting(1.0, above=0, below=math.inf)
     early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
+    sweep: SweepConfig = setting(SweepConfig, incidental=True)
 
     microbatch: Any = None
     compile: bool = False

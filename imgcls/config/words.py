@@ -91,6 +91,11 @@ def quote_path(word: str, *, paths: Iterable[str], sweep: bool) -> str:
     except HydraException:
         if sweep and "," in value:
             return word
+    return quoted(key, value)
+
+
+def quoted(key: str, value: str) -> str:
+    """Return `key='value'` as Hydra reads it."""
     # In Hydra's quoted text backslashes count only before a quote: those are doubled.
     escaped = re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), value)
     return f"{key}='{escaped}'"

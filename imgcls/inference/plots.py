@@ -1,6 +1,6 @@
 """Pictures of a run and of a network: curves, first filters, and what it looks at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +43,20 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
         raise ValueError(f"{file} holds no finished epoch yet")
     curves = {}
     for column in (*(f"{split}/{name}" for name in METRICS for split in ("train", "val")), "lr"):
+        source = column.replace("train/", "train_epoch/") if _has_epoch_means(rows) else column
         points = [
-            (_epoch_of(int(row["step"]), ends), float(row[column]))
+            (_epoch_of(int(row["step"]), ends), float(row[source]))
             for row in rows
-            if row.get(column) and (row["val/top1"] if column != "lr" else True)
+            if row.get(source) and (row["val/top1"] if column != "lr" else True)
         ]
         if points:
             curves[column] = Curve(column, [x for x, _ in points], [y for _, y in points])
     return curves
+
+
+def _has_epoch_means(rows: Sequence[Mapping[str, str]]) -> bool:
+    """Return False for a run of an earlier version, whose means over an epoch are in the rows of its end."""
+    return "train_epoch/loss" in rows[0]
 
 
 def _epoch_of(step: int, ends: Sequence[tuple[int, int]]) -> float:

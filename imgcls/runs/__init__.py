@@ -1,10 +1,13 @@
 """Runs: the directory of a run, its files, tables of runs, stop signals and progress. Imports no torch."""
 
+from imgcls.runs.capsule import CAPSULE, add_to_capsule, describe_start, diff_name, differences, read_capsule
+from imgcls.runs.comparison import FORMATS, Group, compare_rows, render, table_cells, table_notes
 from imgcls.runs.directory import (
     BAD_FILES,
     BEST,
     CONFIG,
     EVENT_FILES,
+    FAILURE,
     LAST,
     LOCK,
     METRICS_FILE,
@@ -13,7 +16,8 @@ from imgcls.runs.directory import (
     RunDirectory,
     check_same_run,
     code_version,
-    differences,
+    config_differences,
+    note_failure,
     saved_config,
     shorter_run,
 )
@@ -21,25 +25,28 @@ from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
-from imgcls.runs.saved import check_regular, is_number, read_json, read_metrics
+from imgcls.runs.rows import RunRow, read_row, row_of
+from imgcls.runs.saved import check_regular, check_results, is_number, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals, stop_name
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
 from imgcls.runs.tables import (
     TooLowError,
     duration_text,
     find_runs,
+    relative_to_here,
     require_top1,
     results_table,
-    runs_table,
-    seeds_table,
 )
 
 __all__ = [
     "BAD_FILES",
     "BEST",
+    "CAPSULE",
     "COLUMNS",
     "CONFIG",
     "EVENT_FILES",
+    "FAILURE",
+    "FORMATS",
     "LAST",
     "LOCK",
     "METRICS_FILE",
@@ -49,15 +56,23 @@ __all__ = [
     "Clock",
     "DiskError",
     "Events",
+    "Group",
     "Interrupted",
     "Progress",
     "RunDirectory",
+    "RunRow",
     "StopSignals",
     "TooLowError",
+    "add_to_capsule",
     "check_regular",
+    "check_results",
     "check_same_run",
     "code_version",
+    "compare_rows",
     "confidence_interval",
+    "config_differences",
+    "describe_start",
+    "diff_name",
     "differences",
     "durable_file",
     "duration_text",
@@ -68,15 +83,21 @@ __all__ = [
     "lock_file",
     "mcnemar",
     "name_disk_errors",
+    "note_failure",
     "only_seeds_differ",
+    "read_capsule",
     "read_json",
     "read_metrics",
+    "read_row",
+    "relative_to_here",
+    "render",
     "require_top1",
     "results_table",
-    "runs_table",
+    "row_of",
     "saved_config",
-    "seeds_table",
     "shorter_run",
     "stop_name",
     "sync_to_disk",
+    "table_cells",
+    "table_notes",
 ]

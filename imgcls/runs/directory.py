@@ -12,7 +12,7 @@ from filelock import BaseFileLock, Timeout
 
 from imgcls import __version__
 from imgcls.config import compared, is_fixed, with_new_settings
-from imgcls.errors import ConfigError
+from imgcls.errors import ConfigError, exit_code_of, text_of
 from imgcls.runs.disk import durable_file, lock_file
 from imgcls.runs.saved import check_regular, check_results, read_json
 
@@ -27,6 +27,7 @@ LOCK = "lock"
 JOB = "job"
 BAD_FILES = "bad_files.json"
 CHANGES = "changes"  # in config.json: what was changed where the run went on
+FAILURE = "failure.txt"  # the error that ended the run, until it goes on
 
 
 class RunDirectory:
@@ -61,12 +62,12 @@ class RunDirectory:
         self._look_only = look_only
         # Through JSON and back, to compare with a config that was read from JSON.
         self._config = json.loads(json.dumps(config, default=str))
-        for name in (CONFIG, RESULTS, METRICS_FILE, JOB, LOCK):
+        for name in (CONFIG, RESULTS, METRICS_FILE, JOB, LOCK, FAILURE):
             check_regular(path / name)
-        self.changed: dict[
-            str, tuple[Any, Any]
-        ] = {}  # settings of the run that is there, to those that it goes on with
+        # Settings of the run that is there, to those that it goes on with.
+        self.changed: dict[str, tuple[Any, Any]] = {}
         self._changes: list[dict[str, Any]] = []
+        self._claimed = False
         self._lock = None if look_only else _take_lock(path, lock=lock)
         try:
             # A job that Slurm has requeued, or torchrun has restarted, has overwritten the run already.
@@ -75,7 +76,7 @@ class RunDirectory:
                 saved = read_json(path / CONFIG) or {}
                 self._changes = saved.pop(CHANGES, [])
                 saved = with_new_settings(saved, self._config)
-                self.changed = differences(compared(saved), compared(self._config))
+                self.changed = config_differences(compared(saved), compared(self._config))
                 _check_changes(path, self.changed, continue_run=continue_run)
             elif continue_run:
                 raise ConfigError(f"continue_run=true: {path} holds no run to go on with; {_other_runs(path)}")
@@ -90,6 +91,8 @@ class RunDirectory:
 
     def claim(self, *, step: int = 0, epoch: int = 0) -> None:
         """Make the directory this run's: delete a run that is to be overwritten, and write the config.
+
+        From here on an error that ends the run is noted there, for tables of runs.
 
         Args:
             step, epoch: how far the run in the directory has trained; noted in config.json if it goes on with changes.
@@ -108,6 +111,8 @@ class RunDirectory:
         _write(self.path / CONFIG, json.dumps(self._config | history, indent=2) + "\n")
         if jobs := [_job_line(name, job) for name, job, _ in _jobs()]:
             _write(self.path / JOB, "\n".join(jobs) + "\n")
+        (self.path / FAILURE).unlink(missing_ok=True)
+        self._claimed = True
 
     def _begun_by_this_job(self) -> bool:
         file = self.path / JOB
@@ -121,7 +126,8 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        for pattern in (*checkpoints, BEST, METRICS_FILE, EVENT_FILES, JOB, BAD_FILES, CONFIG):
+        files = (BEST, METRICS_FILE, EVENT_FILES, JOB, FAILURE, BAD_FILES, "capsule.json", "code-*.diff", CONFIG)
+        for pattern in (*checkpoints, *files):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
 
@@ -150,8 +156,18 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if self._claimed and isinstance(error, Exception):  # no signal, after which the run goes on
+            expected = exit_code_of(error) is not None
+            note_failure(self.path, text_of(error) if expected else f"{type(error).__name__}: {error}")
         self.close()
+
+
+def note_failure(path: Path, error: str) -> None:
+    """Note in the run's directory why it ended; a full disk, which may be the reason, cannot."""
+    with contextlib.suppress(OSError):
+        if (path / CONFIG).is_file():
+            (path / FAILURE).write_text(" ".join(error.split()) + "\n")
 
 
 def saved_config(path: Path) -> dict[str, Any] | None:
@@ -177,14 +193,14 @@ def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict
     Raises:
         ValueError: they differ; it names the first five keys that do.
     """
-    if changed := differences(saved, requested):
+    if changed := config_differences(saved, requested):
         raise ValueError(
             f"{path} holds a run of another {what} ({_listed(changed)}); give this run another name (name=...), "
             "or train from scratch in that directory (overwrite=true)"
         )
 
 
-def differences(saved: dict[str, Any], requested: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def config_differences(saved: dict[str, Any], requested: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the keys that differ, each with its value there and now; `not set` where there is none."""
     return {
         key: (saved.get(key, "not set"), requested.get(key, "not set"))
@@ -220,7 +236,7 @@ def shorter_run(path: Path, config: dict[str, Any]) -> tuple[str, int] | None:
     shorter = []
     for file in path.parent.glob(f"*/{CONFIG}"):
         saved = saved_config(file.parent) if file.parent != path else None
-        if saved is not None and differences(compared(saved), compared(config)).keys() == {"epochs"}:
+        if saved is not None and config_differences(compared(saved), compared(config)).keys() == {"epochs"}:
             shorter.append((saved["epochs"], file.parent.name))
     epochs, name = max(shorter, default=(0, ""))
     return (name, epochs) if 0 < epochs < config["epochs"] else None

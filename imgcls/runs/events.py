@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in ("train", "val") for name in METRICS))
+# Scores of training are means over the steps since the last row, those of an epoch are means over all of its steps:
+# two quantities, which one name would mix into a saw-tooth.
+SPLITS = ("train", "train_epoch", "val")
+COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in SPLITS for name in METRICS))
 # Of a run that averages its weights, where val/ is the average's: the scores of the weights themselves.
 RAW_COLUMNS = tuple(f"val_raw/{name}" for name in METRICS)
 # What comes first in TensorBoard's table of hyperparameters, which sorts capitals before small letters.
@@ -43,10 +46,8 @@ class Events:
             return
         self._cut_off(position or {})
         self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
-        columns = self._columns() or (*COLUMNS, *(RAW_COLUMNS if averages else ()))
-        self._csv: csv.DictWriter[str] = csv.DictWriter(
-            self._csv_file, columns, lineterminator="\n", extrasaction="ignore"
-        )
+        columns = _columns(run_dir / METRICS_FILE) or (*COLUMNS, *(RAW_COLUMNS if averages else ()))
+        self._csv = csv.DictWriter(self._csv_file, columns, extrasaction="ignore", lineterminator="\n")
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
         if averages and not set(RAW_COLUMNS) <= set(columns):
@@ -57,11 +58,6 @@ class Events:
 
             self._wait_for_a_later_name()
             self._tensorboard = SummaryWriter(str(run_dir))
-
-    def _columns(self) -> list[str]:
-        """Return the columns of the metrics.csv that is there; a run that goes on keeps them."""
-        with (self.run_dir / METRICS_FILE).open(newline="") as file:
-            return next(csv.reader(file), [])
 
     def _files(self) -> list[Path]:
         return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob(EVENT_FILES))]
@@ -102,18 +98,21 @@ class Events:
         step: int,
         lr: float,
         train: Scores | None = None,
+        train_epoch: Scores | None = None,
         val: Scores | None = None,
         raw: Scores | None = None,
     ) -> None:
         """Write scores after optimizer step `step`, in epoch `epoch` (the first is 1).
 
         Args:
+            train: the mean since the last call; train_epoch: the mean of an epoch, at its end.
             raw: of the network itself, where `val` are those of the average of its weights.
         """
         if not self.enabled:
             return
         row: dict[str, Any] = {"epoch": epoch, "step": step, "lr": lr}
-        for split, scores in (("train", train), ("val", val), ("val_raw", raw)):
+        splits = (("train", train), ("train_epoch", train_epoch), ("val", val), ("val_raw", raw))
+        for split, scores in splits:
             if scores is not None:
                 row |= {f"{split}/{name}": value for name, value in scores.values().items()}
         self._csv.writerow(row)
@@ -165,6 +164,12 @@ class Events:
             self._csv_file.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
+
+
+def _columns(file: Path) -> list[str]:
+    """Return the columns of a metrics.csv that was begun before, maybe by a version that had fewer."""
+    with file.open(newline="") as lines:
+        return next(csv.reader(lines), [])
 
 
 def image_grid(images: "Tensor", *, zoom: int = 1) -> "Tensor":

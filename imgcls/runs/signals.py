@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Iterable
 from types import FrameType
 
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
@@ -34,11 +35,13 @@ class StopSignals:
 
     Args:
         max_hours: from now on; once they have passed, `request` is TIME_IS_UP without a signal.
+        more: signals to record besides SIGNALS, if they are not ignored, as `nohup` ignores SIGHUP.
     """
 
-    def __init__(self, *, max_hours: float | None = None) -> None:
+    def __init__(self, *, max_hours: float | None = None, more: Iterable[int] = ()) -> None:
         self.received = 0
         self.deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+        self._numbers = [*SIGNALS, *(number for number in more if signal.getsignal(number) != signal.SIG_IGN)]
 
     @property
     def request(self) -> int:
@@ -54,7 +57,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         # Only in this context: elsewhere nothing looks at `received`, and a signal must end the process.
-        self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._record) for number in self._numbers}
         return self
 
     def __exit__(self, *exception: object) -> None:

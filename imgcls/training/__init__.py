@@ -3,6 +3,7 @@
 `build_trainer` builds a `Trainer` from a config, and `Trainer.fit` trains.
 """
 
+from imgcls.training.capsule import keep_capsule
 from imgcls.training.divergence import DivergedError, StuckError
 from imgcls.training.factory import build_optimizer, build_schedule, build_trainer, open_run_directory
 from imgcls.training.losses import ClassificationLoss
@@ -29,6 +30,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "build_trainer",
+    "keep_capsule",
     "look_up_run_on_all_ranks",
     "open_run_directory",
     "out_of_memory_text",

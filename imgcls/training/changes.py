@@ -8,7 +8,6 @@ import torch
 from imgcls.checkpoints import CheckpointError
 from imgcls.config import Config, compared, consequential, from_flat
 from imgcls.errors import ConfigError
-from imgcls.runs import differences
 from imgcls.training.groups import optimizer_groups
 
 if TYPE_CHECKING:
@@ -23,7 +22,9 @@ def changed_settings(trainer: "Trainer", saved: dict[str, Any]) -> dict[str, tup
 
     The precision that was taken counts: precision=auto is another one on another device.
     """
-    changed = differences(*map(compared, (consequential(from_flat(saved["config"])), trainer.description["config"])))
+    changed = changed_settings(
+        *map(compared, (consequential(from_flat(saved["config"])), trainer.description["config"]))
+    )
     if saved.get("precision") != trainer.description["precision"]:
         changed["precision"] = (saved.get("precision"), trainer.description["precision"])
     return changed

@@ -136,7 +136,7 @@ class RunLog:
         if state.batch:
             self.events.write(epoch=epoch, step=state.step, lr=lr, val=val, raw=raw)
             return
-        self.events.write(epoch=epoch, step=state.step, lr=lr, train=train, val=val, raw=raw)
+        self.events.write(epoch=epoch, step=state.step, lr=lr, train_epoch=train, val=val, raw=raw)
         self.events.filters(first_convolution(trainer.model), state.step)
         self.sums_at_last_log.zero_()
 

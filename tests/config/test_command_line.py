@@ -32,8 +32,10 @@ def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[st
     assert done.returncode == 1
     assert "Invalid momentum value: -1" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    table = done.stdout[done.stdout.rindex("run  ") :].splitlines()
-    assert len(table) == 2 + 4
+    table = done.stdout[done.stdout.index("\nrun  ") + 1 :].splitlines()
+    assert "failed: 2 of 4 jobs; the same command tries them again" in table
+    assert [line.split("  ")[-1] for line in table[4:6]] == ["failed: optimizer: Invalid momentum value: -1"] * 2
+    assert not (tmp_path / "multirun.yaml").exists()
     assert [line.split()[-1] for line in table[2:4]] == ["finished", "finished"]
     results = sorted(tmp_path.glob("runs/lenet5-folder/*/results.json"))
     assert len(results) == 2
@@ -43,9 +45,9 @@ def test_a_sweep_goes_on_after_a_failing_job_and_ends_with_a_table(tiny: list[st
 
     again = run("train.py", "-m", *tiny, "optimizer.momentum=0.9", "seed=1,2", cwd=tmp_path)
     assert again.returncode == 0
-    assert again.stdout.count("this run has finished") == 2
+    assert again.stdout.count("this run has finished before") == 2
 
-    *rows, over_seeds = run("scripts/compare.py", cwd=tmp_path).stdout.splitlines()[2:]
+    *rows, over_seeds = run("scripts/compare.py", cwd=tmp_path).stdout.splitlines()[3:]
     assert [row.rsplit("  ", 1)[-1].strip() for row in rows] == ["finished", "finished"]  # what was refused left no run
     assert "over 2 seeds: top-1" in over_seeds
 

@@ -33,7 +33,7 @@ def error_of(override: str) -> BaseException:
 
 
 def test_hydras_parser_tells_overrides_from_words_that_it_refuses() -> None:
-    assert read_words(["seed=1", "--cfg", "job", "--config-dir", "mine"]) == (["seed=1"], [], "mine", "job")
+    assert read_words(["seed=1", "--cfg", "job", "--config-dir", "mine"]) == (["seed=1"], [], "mine", "job", False)
     assert read_words(["--max-steps=3"]).refused == ["--max-steps=3"]
     assert read_words(["model=lenet5", "-m", "seed=1,2"]).refused == ["seed=1,2"]
     assert {"--cfg", "--help", "--multirun", "-m", "--config-name"} <= hydra_options()

@@ -25,6 +25,7 @@ from imgcls.inference import (
 )
 from imgcls.inference.figures import font, shortened
 from imgcls.models import VGG, AlexNet, GoogLeNet, ResNet
+from imgcls.runs import COLUMNS
 
 
 def test_a_sheet_holds_every_image() -> None:
@@ -98,21 +99,34 @@ def test_grad_cam_needs_maps() -> None:
         grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2), torch.tensor([0]))
 
 
-def run_folder(path: Path) -> Path:
+def run_folder(path: Path, *, earlier_version: bool = False) -> Path:
     path.mkdir(parents=True)
+    means = "train" if earlier_version else "train_epoch"
+    rows = [
+        {"epoch": 1, "step": 5, "lr": 0.1, "train/loss": 3.0, "train/top1": 10},
+        {"epoch": 1, "step": 10, "lr": 0.1, f"{means}/loss": 2.5, f"{means}/top1": 20, "val/loss": 2.4, "val/top1": 25},
+        {"epoch": 2, "step": 15, "lr": 0.05, "train/loss": 2.0, "train/top1": 30},
+        {
+            "epoch": 2,
+            "step": 20,
+            "lr": 0.01,
+            f"{means}/loss": 1.5,
+            f"{means}/top1": 40,
+            "val/loss": 1.4,
+            "val/top1": 45,
+        },
+    ]
     with (path / "metrics.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        columns = ["train/loss", "train/top1", "train/top5", "val/loss", "val/top1", "val/top5"]
-        writer.writerow(["epoch", "step", "lr", *columns])
-        writer.writerow([1, 5, 0.1, 3.0, 10, "", "", "", ""])
-        writer.writerow([1, 10, 0.1, 2.5, 20, "", 2.4, 25, ""])
-        writer.writerow([2, 15, 0.05, 2.0, 30, "", "", "", ""])
-        writer.writerow([2, 20, 0.01, 1.5, 40, "", 1.4, 45, ""])
+        columns = [column for column in COLUMNS if not (earlier_version and column.startswith("train_epoch/"))]
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
     return path
 
 
-def test_curves_are_those_of_metrics_csv(tmp_path: Path) -> None:
-    found = read_curves(run_folder(tmp_path / "a"))
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_curves_are_those_of_metrics_csv(earlier_version: bool, tmp_path: Path) -> None:
+    found = read_curves(run_folder(tmp_path / "a", earlier_version=earlier_version))
     assert found["val/top1"] == ("val/top1", [1.0, 2.0], [25.0, 45.0])
     assert found["train/loss"].ys == [2.5, 1.5]
     assert found["lr"] == ("lr", [0.5, 1.0, 1.5, 2.0], [0.1, 0.1, 0.05, 0.01])

@@ -21,10 +21,13 @@ from imgcls.runs import (
     RESULTS,
     RunDirectory,
     TooLowError,
+    compare_rows,
     find_runs,
+    read_row,
+    render,
     require_top1,
     results_table,
-    runs_table,
+    row_of,
 )
 
 
@@ -221,7 +224,8 @@ def test_the_table_ranks_runs_and_marks_the_unfinished(tmp_path: Path, monkeypat
     (tmp_path / "runs/half" / METRICS_FILE).write_text(header + rows)
     claimed(Path("runs/none"), {"epochs": 3}, saved=False)
     RunDirectory(Path("runs/refused"), {"epochs": 3}).close()
-    lines = runs_table([*find_runs([Path("runs")]), Path("runs/refused")]).splitlines()[2:]
+    rows = [row_of(path) for path in [*find_runs([Path("runs")]), Path("runs/refused")]]
+    lines = render(compare_rows(rows)).splitlines()[3:]
     assert [line.split()[0] for line in lines] == ["runs/high", "runs/half", "runs/low", "runs/none", "runs/refused"]
     assert lines[4].endswith("not begun")
     assert "40.00" in lines[1]
@@ -261,7 +265,8 @@ def test_a_run_of_a_release_with_fewer_metrics_is_shown(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "a", {}) as run_dir:
         run_dir.claim()
         run_dir.finish(older)
-    assert runs_table([tmp_path / "a"]).splitlines()[-1].split()[1:3] == ["91.50", "-"]
+    row = read_row(tmp_path / "a")
+    assert (row.state, row.scores["top1"], row.scores["top5"]) == ("finished", 91.5, None)
 
 
 def test_a_run_below_its_bar_fails(tmp_path: Path) -> None:

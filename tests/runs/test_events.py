@@ -24,16 +24,14 @@ def open_events(path: Path, position: dict[str, int] | None = None) -> Events:
 
 def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: Path) -> None:
     writer = open_events(tmp_path)
-    writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+    writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
     writer.scalars(10, {"train/images_per_second": 123.0})
     writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
     writer.hparams({"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2]}, model="lenet5")
     writer.close()
     read = EventAccumulator(str(tmp_path)).Reload()
-    assert {"train/loss", "train/top1", "train/top5", "train/lr", "eval/loss", "eval/top1"} <= set(
-        read.Tags()["scalars"]
-    )
+    assert {"train_epoch/loss", "train_epoch/top5", "train/lr", "eval/loss", "eval/top1"} <= set(read.Tags()["scalars"])
     assert "eval/top5" not in read.Tags()["scalars"]
     assert set(read.Tags()["images"]) == {"visual/first_batch", "visual/conv1"}
     assert not any(tag.startswith("final") for tag in read.Tags()["scalars"])
@@ -53,7 +51,7 @@ def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optim
     for name, model, lr, clip in (("a", "lenet5", 0.1, None), ("b", "resnet18", 0.2, 1.0)):
         (tmp_path / name).mkdir()
         writer = open_events(tmp_path / name)
-        writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+        writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
         writer.hparams(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model)
         writer.close()
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
@@ -72,16 +70,38 @@ def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optim
 def test_metrics_csv_has_a_row_a_report_and_nothing_of_time(tmp_path: Path) -> None:
     writer = open_events(tmp_path)
     writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
-    writer.write(epoch=1, step=10, lr=0.1, train=TRAIN, val=VAL)
+    writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
     writer.close()
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     numbers = [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(lines)]
-    train = {"train/loss": 1.5, "train/top1": 40.0, "train/top5": 80.0}
+    train = {"loss": 1.5, "top1": 40.0, "top5": 80.0}
     assert numbers == [
-        {"epoch": 1, "step": 5, "lr": 0.1, **train},
-        {"epoch": 1, "step": 10, "lr": 0.1, **train, "val/loss": 1.25, "val/top1": 50.0},
+        {"epoch": 1, "step": 5, "lr": 0.1, **{f"train/{name}": value for name, value in train.items()}},
+        {
+            **{"epoch": 1, "step": 10, "lr": 0.1, "val/loss": 1.25, "val/top1": 50.0},
+            **{f"train_epoch/{name}": value for name, value in train.items()},
+        },
     ]
+
+
+def test_the_mean_of_an_epoch_is_no_point_on_the_curve_of_the_steps(tmp_path: Path) -> None:
+    writer = open_events(tmp_path)
+    writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
+    writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
+    writer.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in read.Scalars("train/loss")] == [5]
+    assert [event.step for event in read.Scalars("train_epoch/loss")] == [10]
+
+
+def test_a_metrics_csv_of_an_earlier_version_keeps_its_columns(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("epoch,step,lr,train/loss,val/top1\n1,5,0.1,2.0,\n")
+    writer = open_events(tmp_path, {"metrics.csv": file.stat().st_size})
+    writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
+    writer.close()
+    assert file.read_text().splitlines()[2] == "1,10,0.1,,50.0"
 
 
 def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imgcls.inference.plots import read_curves
-from imgcls.runs import RunDirectory, check_regular, find_runs, read_metrics, runs_table, seeds_table
+from imgcls.runs import RunDirectory, check_regular, read_metrics, read_row
 
 RESULTS = {
     "val_top1": 50.0,
@@ -33,8 +33,7 @@ def test_a_pipe_or_folder_in_place_of_a_file_is_refused_at_once(tmp_path: Path) 
     for open_it in (
         lambda: RunDirectory(tmp_path, {}, look_only=True),
         lambda: RunDirectory(tmp_path, {}),
-        lambda: runs_table(find_runs([tmp_path])),
-        lambda: seeds_table([tmp_path]),
+        lambda: read_row(tmp_path),
     ):
         with pytest.raises(ValueError, match=r"config\.json is no file"):
             open_it()
@@ -60,7 +59,7 @@ def test_a_pipe_or_folder_in_place_of_a_file_is_refused_at_once(tmp_path: Path) 
 )
 def test_results_that_were_edited_are_damaged(results: object, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(results))
-    for read in (RunDirectory(tmp_path, {}, look_only=True).results, lambda: runs_table([tmp_path])):
+    for read in (RunDirectory(tmp_path, {}, look_only=True).results, lambda: read_row(tmp_path)):
         with pytest.raises(ValueError, match=r"results\.json is damaged .*overwrite=true"):
             read()
 
@@ -72,7 +71,7 @@ def test_a_config_that_is_no_json_of_keys_is_damaged(text: str, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         RunDirectory(tmp_path, {}, look_only=True)
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
-        runs_table([tmp_path])
+        read_row(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_a_config_that_is_no_json_of_keys_is_damaged(text: str, tmp_path: Path) 
 def test_metrics_that_were_edited_are_damaged(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "metrics.csv").write_text(text)
-    for read in (lambda: read_curves(tmp_path), lambda: runs_table([tmp_path])):
+    for read in (lambda: read_curves(tmp_path), lambda: read_row(tmp_path)):
         with pytest.raises(ValueError, match=rf"metrics\.csv is damaged \(.*{reason}"):
             read()
     (tmp_path / "metrics.csv").write_text(GOOD)

@@ -27,7 +27,7 @@ def test_a_run_learns_and_leaves_everything_it_should(tiny_config: Make, train: 
     assert any(name.startswith("events.out.tfevents") for name in names)
     by_epoch = [row for row in rows(tmp_path / "run") if row["val/top1"]]
     assert [row["epoch"] for row in by_epoch] == ["1", "2", "3", "4", "5", "6"]
-    assert float(by_epoch[-1]["train/loss"]) < float(by_epoch[0]["train/loss"])
+    assert float(by_epoch[-1]["train_epoch/loss"]) < float(by_epoch[0]["train_epoch/loss"])
     assert by_epoch[0]["val/top5"] == ""  # three classes
     best = load_checkpoint(tmp_path / "run/best.pt")
     assert best["classes"] == ["blue", "green", "red"]

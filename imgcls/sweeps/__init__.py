@@ -1,0 +1,6 @@
+"""Sweeps: many runs from one command, each in a process of its own. Imports no torch."""
+
+from imgcls.sweeps.directory import JOBS, read_jobs
+from imgcls.sweeps.grid import run_sweep
+
+__all__ = ["JOBS", "read_jobs", "run_sweep"]

@@ -1,0 +1,154 @@
+"""What a sweep's command line asks for is composed, checked and named before its first job starts."""
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+
+from imgcls.config import Config, compose_run
+from imgcls.config.command_line import plain_words
+from imgcls.config.compose import register
+from imgcls.config.messages import one_line
+from imgcls.config.sweep import Sweep, direction, read_sweep
+
+
+def read(*words: str) -> Sweep:
+    register()
+    return read_sweep(plain_words(["-m", *words], Config))
+
+
+def test_every_combination_is_a_job_with_the_words_directory_and_config_of_its_own_run() -> None:
+    sweep = read("model=lenet5,alexnet", "seed=range(1,3)", "epochs=3", "overwrite=true")
+    assert [job.swept for job in sweep.jobs] == [
+        "model=lenet5 seed=1",
+        "model=lenet5 seed=2",
+        "model=alexnet seed=1",
+        "model=alexnet seed=2",
+    ]
+    job = sweep.jobs[1]
+    assert (job.number, job.config.seed, job.config.epochs) == (2, 2, 3)
+    alone, path = compose_run(["model=lenet5", "seed=2", "epochs=3", "overwrite=true"])
+    assert (job.config, job.path) == (alone, path)
+    again, same = compose_run(job.words)
+    assert (again, same) == (alone, path)
+
+
+def test_a_glob_chooses_among_the_names_of_a_group() -> None:
+    assert [job.swept for job in read("model=glob(vgg1?)").jobs] == [f"model=vgg{depth}" for depth in (11, 13, 16, 19)]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["name=x", "seed=1,2"], ["seed=1", "seed=2", "would share", "x", "name='x-${seed}'"]),
+        (["name=x", "seed=1,2", "overwrite=true"], ["would share", "name='x-${seed}'"]),
+        (["hydra.run.dir=here", "seed=1,2"], ["would share", "here", "hydra.run.dir"]),
+        (["data.num_threads=1,2"], ["would share", "name='${data.num_threads}'"]),
+        (["seed=1,1"], ["jobs 1 and 2", "seed=1", "once"]),
+        (["model=glob(foo*)"], ["model=glob(foo*)", "no jobs"]),
+        (["seed=interval(1,3)"], ["seed=interval(1,3)", "hydra/sweeper=optuna"]),
+        (["seed=1,-3"], ["seed=-3", "between 0 and"]),
+        (["model=lenet5,vgg61"], ["model=vgg61", "did you mean vgg1"]),
+        (["sweep.jobs=0", "seed=1,2"], ["sweep.jobs=0", "at least 1"]),
+        (["hydra/launcher=joblip", "seed=1,2"], ["hydra/launcher=joblip", "did you mean joblib?"]),
+        (["hydra/launcher=ray", "seed=1,2"], ["hydra/launcher=ray", "pip install hydra-ray-launcher"]),
+        (["hydra/sweeper=optuna", "seed=3"], ["nothing to search", "interval"]),
+        (
+            ["hydra/sweeper=optuna", "optimizer.lr=interval(1,0.1)"],
+            ["optimizer.lr=interval(1,0.1)", "smaller one first"],
+        ),
+        (["hydra/sweeper=optuna", "name=x", "optimizer.lr=interval(0.1,1)"], ["would share", "${optimizer.lr}"]),
+        (["hydra/sweeper=optuna", "hydra.sweeper.sampler=tpo", "seed=1,2"], ["sampler=tpo", "did you mean tpe?"]),
+    ],
+)
+def test_a_mistake_in_any_job_is_one_line_before_the_first_one_starts(
+    words: list[str], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, HydraException)) as error:
+        read("model=lenet5", *words) if not any(word.startswith("model=") for word in words) else read(*words)
+    line = one_line(error.value)
+    assert "\n" not in line
+    for word in said:
+        assert word in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_by_interpolation_give_each_job_its_directory() -> None:
+    sweep = read("name=x-${seed}-${hydra:job.num}", "seed=5,6")
+    assert [job.path.name for job in sweep.jobs] == ["x-5-0", "x-6-1"]
+    assert compose_run(sweep.jobs[1].words)[1] == sweep.jobs[1].path
+
+
+def test_the_same_sweep_has_the_same_name_whatever_changes_no_result() -> None:
+    name = read("model=lenet5", "seed=1,2").name
+    assert read("model=lenet5", "seed=1,2", "sweep.jobs=2", "device=cpu").name == name
+    assert read("model=lenet5", "seed=1,3").name != name
+    assert read("model=lenet5", "seed=1,2", "sweep.name=mine").name == "mine"
+    assert "/" not in name
+    assert "," not in name
+
+
+def test_a_plus_before_a_group_says_no_more_than_the_group() -> None:
+    assert plain_words(["+experiment=smoke", "+model=vgg16"], Config) == ["experiment=smoke", "model=vgg16"]
+    assert plain_words(["+optimizer.foreach=true"], Config) == ["+optimizer.foreach=true"]
+
+
+def test_a_search_space_is_read_from_the_words_and_the_experiment() -> None:
+    sweep = read("experiment=search", "model=lenet5", "label_smoothing=0.1", "optimizer.lr=tag(log,interval(0.01,1))")
+    space = {dimension.key: dimension for dimension in sweep.space}
+    assert (space["optimizer.lr"].low, space["optimizer.lr"].high, space["optimizer.lr"].log) == (0.01, 1.0, True)
+    assert space["augment.batch.mix.mixup"].choices == ("0.0", "0.2")
+    assert "label_smoothing" not in space
+    assert sweep.search is not None
+    assert sweep.search.pruner == "median"
+    job = sweep.trial(3, {"optimizer.lr": "0.25"})
+    assert job.config.optimizer["lr"] == 0.25
+    assert job.config.label_smoothing == 0.1
+
+
+def test_ranges_of_a_search_end_where_the_grid_of_the_same_words_ends() -> None:
+    (whole, part) = read(
+        "hydra/sweeper=optuna", "model=lenet5", "seed=range(1,10,3)", "label_smoothing=range(0,0.3,0.1)"
+    ).space
+    assert (whole.low, whole.high, whole.step, whole.whole) == (1, 7, 3, True)
+    assert (part.low, round(part.high, 6), part.whole) == (0, 0.2, False)
+    assert part.ends == ("0.0", "0.2")
+
+
+def test_a_search_goes_in_the_direction_of_the_metric_that_chooses_the_best_epoch() -> None:
+    sweep = read("hydra/sweeper=optuna", "model=lenet5", "seed=1,2", "checkpoint.best_metric=loss")
+    config = sweep.probe()[0].config
+    assert sweep.search is not None
+    assert direction(sweep.search, config) == "minimize"
+    sweep.search.direction = "maximize"
+    with pytest.raises(ValueError, match=r"direction=maximize.*val/loss.*minimized"):
+        direction(sweep.search, config)
+
+
+def test_the_config_of_hydra_optuna_sweeper_takes_no_part_where_it_is_installed() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    node = {"_target_": "hydra_plugins.x.OptunaSweeper", "defaults": [{"sampler": "tpe"}], "n_jobs": 2}
+    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node)
+    sweep = read("hydra/sweeper=optuna", "model=lenet5", "optimizer.lr=interval(0.1,1)")
+    assert sweep.search is not None
+    assert sweep.search.n_trials == 20
+
+
+def test_a_launcher_that_cannot_start_jobs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    from imgcls.config import launch
+
+    monkeypatch.setenv("PATH", str(tmp_path))  # no srun
+    with pytest.raises(ValueError, match=r'^SlurmLauncher could not run the jobs: .* detect "srun"'):
+        launch(str, [1], words=["hydra/launcher=submitit_slurm"], folder=tmp_path)
+
+
+def test_a_launcher_from_a_config_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /hydra/launcher: joblib\n"
+    (tmp_path / "experiment/evil.yaml").write_text(text)
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    with pytest.raises(ValueError, match="not allowed"):
+        read("--config-dir", str(tmp_path), "experiment=evil", "seed=1,2")
