@@ -22,6 +22,12 @@ class Scale:
     """The size of a run that a data set brings instead of the recipe's.
 
     null keeps the recipe's; a batch size or epochs of 0 are chosen by the number of training images.
+
+    Args:
+        image_size: pixels on a side.
+        batch_size: images per optimizer step over all devices.
+        epochs: passes over the data.
+        lr_scaling: as the key of that name, for that batch size.
     """
 
     image_size: int | None = None
@@ -37,6 +43,14 @@ class DataConfig:
     """Where images come from and how they are read.
 
     In a test without a `source` the images are those that the network was trained on.
+
+    Args:
+        name: what logs, results and folders of results call the set.
+        source: the function that opens the set, and its settings: one of imgcls.data.sets, or of a trusted package.
+        num_classes: how many classes the set must have; null counts them.
+        channels: of an image: 1 (gray) or 3 (RGB).
+        mean: of each channel, for pixels of 0 to 1: subtracted.
+        std: of each channel: divided by.
     """
 
     name: str = ""
@@ -66,7 +80,18 @@ class DataConfig:
 
 @dataclass
 class AugmentConfig:
-    """What happens to a training image, and the crop that validation takes."""
+    """What happens to a training image, and the crop that validation takes.
+
+    Args:
+        crop: of a training image: a class of imgcls.data.augment and its settings.
+        eval_crop: the same of a validation image, and of a test by protocol=center.
+        input: what the network is shown: pixels less their mean and divided by std, or 0..255 less their mean.
+        flip: the share of training images that are mirrored.
+        policy: a list of changes of which each training image gets some at random (Cubuk et al. 2019, Mueller & Hutter
+            2021); null is none.
+        policy_ops: changes an image, of randaugment.
+        policy_magnitude: their strength, of randaugment: 0 to 30.
+    """
 
     crop: Any = MISSING
     eval_crop: Any = MISSING
@@ -80,7 +105,15 @@ class AugmentConfig:
 
 @dataclass
 class RecipeConfig:
-    """The size of a paper's training procedure, which a tiny data set may replace by its own."""
+    """The size of a paper's training procedure, which a tiny data set may replace by its own.
+
+    Args:
+        name: of the recipe, in the first lines of a run.
+        paper: its source.
+        batch_size: images per optimizer step over all devices; `lr_scaling` counts from it.
+        image_size: pixels on a side.
+        epochs: passes over the data.
+    """
 
     name: str = MISSING
     paper: str = MISSING

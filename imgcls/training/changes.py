@@ -22,9 +22,8 @@ def changed_settings(trainer: "Trainer", saved: dict[str, Any]) -> dict[str, tup
 
     The precision that was taken counts: precision=auto is another one on another device.
     """
-    changed = changed_settings(
-        *map(compared, (consequential(from_flat(saved["config"])), trainer.description["config"]))
-    )
+    there = consequential(from_flat(saved["config"]))
+    changed = config_differences(compared(there), compared(trainer.description["config"]))
     if saved.get("precision") != trainer.description["precision"]:
         changed["precision"] = (saved.get("precision"), trainer.description["precision"])
     return changed
