@@ -28,6 +28,8 @@ class Scale:
         batch_size: images per optimizer step over all devices.
         epochs: passes over the data.
         lr_scaling: as the key of that name, for that batch size.
+        patience_epochs: of the schedule `plateau`: epochs without a gain before lr drops.
+        min_gain: of the schedule `plateau`: the points of top-1 that count as a gain.
     """
 
     image_size: int | None = None
@@ -112,6 +114,9 @@ class RecipeConfig:
         paper: its source.
         batch_size: images per optimizer step over all devices; `lr_scaling` counts from it.
         image_size: pixels on a side.
+        small_image_size: pixels on a side where a tiny data set asks for minutes on a CPU.
+        small_lr_scaling: how such a set scales lr with its batch. Linear suits batch normalisation (Goyal et al. 2017);
+            a network without it would be starved.
         epochs: passes over the data.
     """
 
@@ -119,7 +124,8 @@ class RecipeConfig:
     paper: str = MISSING
     batch_size: int = MISSING
     image_size: int = MISSING
-    small_image_size: int = MISSING  # on a tiny data set, for minutes on a CPU
+    small_image_size: int = setting(72, incidental=True)
+    small_lr_scaling: str = setting("sqrt", one_of=("none", "linear", "sqrt"), incidental=True)
     epochs: int = MISSING
 
 

@@ -8,6 +8,7 @@ import torch
 from imgcls.checkpoints import CheckpointError
 from imgcls.config import Config, compared, consequential, from_flat
 from imgcls.errors import ConfigError
+from imgcls.runs import config_differences
 from imgcls.training.groups import optimizer_groups
 
 if TYPE_CHECKING:

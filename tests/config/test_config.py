@@ -95,7 +95,7 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("data.channels=4", ["data.channels=4", "1 (gray) or 3 (RGB)"]),
         ("data.mean=[0.5,0.5]", ["data.mean", "2 values"]),
         ("optimizer=null", ["optimizer=null: optimizer takes one name, or is left out; one of adamw, alexnet"]),
-        ("experiment=3", ["experiment=3: experiment takes one name", "one of smoke"]),
+        ("experiment=3", ["experiment=3: experiment takes one name", "one of search, smoke"]),
         ("optimizer=[adamw,sgd]", ["optimizer=[adamw,sgd]: optimizer takes one name"]),
         ("+data=[mnist]", ["+data=[mnist]: data takes one name"]),
         ("optimizer.lr=[", ["optimizer.lr=[", "key=value"]),

@@ -49,6 +49,11 @@ def test_a_tiny_set_brings_the_image_size_of_the_recipe_and_a_shorter_patience()
     assert compose(["model=vgg16"]).image_size == 32
     assert compose(["model=alexnet"]).image_size == 72
     assert compose(["model=vgg16"]).schedule["patience_epochs"] == 4
+    assert [compose([f"model={name}"]).lr_scaling for name in ("vgg16", "vgg16_bn", "resnet18")] == [
+        "sqrt",
+        "linear",
+        "linear",
+    ]
     assert compose(["model=vgg16", "data=imagenet"]).schedule["patience_epochs"] == 5
     assert compose(["model=vgg16", "schedule.patience_epochs=3"]).schedule["patience_epochs"] == 3
 

@@ -31,7 +31,15 @@ def test_a_recipes_value_is_followed_to_the_word_that_chose_the_model() -> None:
 def test_what_holds_comes_first_and_below_it_what_would_hold_without_it() -> None:
     value, first, second, third = ask("--why=epochs", "experiment=smoke", "epochs=7")[:4]
     assert (value, first) == ("epochs=7", f"  {'7':<40}  the command line: epochs=7")
-    assert second.split() == ["3", "conf/experiment/smoke.yaml,", "chosen", "by", "the", "command", "line"]
+    assert second.split() == [
+        "${if_equal:${data.name},shapes,3,25}",
+        "conf/experiment/smoke.yaml,",
+        "chosen",
+        "by",
+        "the",
+        "command",
+        "line",
+    ]
     assert third.strip().startswith("${first:")
 
 

@@ -41,6 +41,7 @@ OTHERS = {
     "docker",
     "tensorboard",
     "cd",
+    "cp",
     "export",
     "scontrol",
     "sbatch",
@@ -182,6 +183,9 @@ def check(command: Command, config_dir: Path) -> None:
     if "--help" in words or "--version" in words:
         return
     if command.ours and program == "train":
+        if "--why" in words:
+            del words[words.index("--why") :][:2]
+            words = words[: words.index("--why")] if "--why" in words else words
         for job in _jobs(words):
             compose_run(job, config_dir if "--config-dir" in words else None)
     elif command.ours and program == "evaluate":
@@ -212,6 +216,10 @@ def _jobs(words: list[str]) -> Iterator[list[str]]:
         line = override.input_line
         swept = override.is_sweep_override() and ("-m" in words or "--multirun" in words)
         key = line.partition("=")[0]
+        if key.startswith(("hydra/", "hydra.")):
+            continue  # the sweep's, which the sweeper's own tests compose
+        if swept and (override.is_interval_sweep() or "glob(" in line):
+            continue  # the sweeper chooses the values
         choices.append([f"{key}={value}" for value in override.sweep_string_iterator()] if swept else [line])
     yield from map(list, itertools.product(*choices))
 

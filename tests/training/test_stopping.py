@@ -51,8 +51,8 @@ def test_a_run_is_validated_as_often_as_asked_and_always_at_the_end(
 ) -> None:
     results = train(tiny_config(f"validate_every={every}"))
     assert validated(tmp_path / "run") == steps
-    by_epoch = [row for row in rows(tmp_path / "run") if int(row["step"]) % 5 == 0 and row["train/loss"]]
-    assert [int(row["step"]) for row in by_epoch if row["train/loss"]][-1] == 15
+    by_epoch = [row for row in rows(tmp_path / "run") if int(row["step"]) % 5 == 0 and row["train_epoch/loss"]]
+    assert [int(row["step"]) for row in by_epoch if row["train_epoch/loss"]][-1] == 15
     best = load_checkpoint(tmp_path / "run/best.pt")
     assert (best["epoch"], best["val"]["top1"]) == (results["best_epoch"], results["val_top1"])
 

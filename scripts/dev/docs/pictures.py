@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from imgcls.data.decoding import FORMATS
+
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = ROOT / "docs/images"
 CPU = ["device=cpu", "tensorboard=false"]
@@ -40,7 +42,7 @@ def save(source: Path, target: Path, *, share: float = 1) -> None:
     Raises:
         ValueError: it has more bytes than a README should load.
     """
-    picture = Image.open(source).convert("RGB")
+    picture = Image.open(source, formats=FORMATS).convert("RGB")
     picture = picture.crop((0, 0, round(share * picture.width), picture.height))
     if target.suffix == ".png":
         picture.quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
