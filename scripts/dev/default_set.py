@@ -23,7 +23,7 @@ NETWORKS = (
 )
 COMMANDS = {name: f"model={name}" for name in NETWORKS}
 COMMANDS["alexnet_groups2"] = "model=alexnet model.groups=2"
-MARKS = ("<!-- results -->", "<!-- /results -->")
+MARKS = ("<!-- default set -->", "<!-- /default set -->")
 
 
 def main() -> None:
