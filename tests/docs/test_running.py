@@ -100,7 +100,12 @@ def runnable(page: Path) -> list[Command]:
     ]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
+# Pages whose commands need runs, weights and sets that `home` does not make yet: test_commands.py composes them.
+COMPOSED_ONLY = ("continue.md", "data.md", "imagenet.md", "own-data.md", "quickstart.md", "results.md", "weights.md")
+RUN = [page for page in PAGES if runnable(page) and page.name not in COMPOSED_ONLY]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(page: Path, home: Path, tmp_path: Path) -> None:
     shutil.copytree(home, tmp_path / "home")
     commands = runnable(page)
