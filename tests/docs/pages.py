@@ -253,6 +253,7 @@ def _parse(main: object, program: str, words: list[str]) -> argparse.Namespace:
 
     with (
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop),
+        mock.patch.object(argparse.ArgumentParser, "parse_intermixed_args", parse_and_stop),
         mock.patch("sys.argv", [program, *words]),
     ):
         try:
