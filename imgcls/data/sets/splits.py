@@ -122,7 +122,8 @@ class SelectedSplit:
 
     def make_reader(self, plan: Plan, channels: int, *, cache_gb: float) -> Reader:
         """Return what fills batch buffers with the crops of `plan`."""
-        return SelectedReader(self.whole.make_reader(plan, channels, cache_gb=cache_gb), self.indices)
+        reader = self.whole.make_reader(plan, channels, cache_gb=cache_gb)
+        return SelectedReader(reader, self.indices, num_whole=len(self.whole))
 
     def content(self) -> list[np.ndarray]:
         """Return what tells the whole split from others, and which of its images these are."""
@@ -139,16 +140,18 @@ class SelectedSplit:
 
 
 class SelectedReader:
-    """Fills batch buffers from some images of a split."""
+    """Fills batch buffers from the images `indices` of a split of `num_whole`, which `reader` reads."""
 
-    def __init__(self, reader: Reader, indices: np.ndarray) -> None:
+    def __init__(self, reader: Reader, indices: np.ndarray, *, num_whole: int) -> None:
         self.reader = reader
         self.indices = indices
+        self.num_whole = num_whole
         self.chunk_size = reader.chunk_size
 
     def fill(self, plan: Plan, epoch: int, indices: np.ndarray, out: np.ndarray) -> Failures:
         """Write the planned crops of images `indices` (n,) into `out` (n, H, W, C) uint8."""
-        return self.reader.fill(plan, epoch, self.indices[indices], out)
+        again, places = np.divmod(indices, len(self.indices))  # an index beyond the end is another crop of an image
+        return self.reader.fill(plan, epoch, self.indices[places] + again * self.num_whole, out)
 
 
 @dataclasses.dataclass(frozen=True)

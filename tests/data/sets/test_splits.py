@@ -47,3 +47,15 @@ def test_the_images_to_memorise_are_those_of_the_whole_set(in_memory: bool, tiny
     assert torch.equal(few_pixels, pixels[chosen])
     assert torch.equal(few_labels, labels[chosen])
     assert np.array_equal(few.pixels(5, 3), images.train.pixels(chosen[5], 3))
+
+
+def test_an_image_to_memorise_that_is_drawn_again_is_the_same_image() -> None:
+    images = to_memorise(draw_noise(image_size=32, num_images=30, num_classes=3), 4)  # 2, 1 and 1 of the classes
+    crop = CenterCrop(32, 32)
+    loader = Loader(images.train, crop, image_size=32, batch_size=4, seed=0, shuffle=True, balanced=True)
+    for epoch in range(4):
+        for batch in loader.epoch(epoch):
+            for pixels, label, index in zip(batch.images, batch.labels, batch.indices.tolist(), strict=True):
+                assert torch.equal(pixels, torch.from_numpy(images.train.pixels(index % 4, 3)))
+                assert label == images.train.labels[index % 4]
+    loader.close()
