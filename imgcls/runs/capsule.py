@@ -1,5 +1,6 @@
 """What a run was made with, beside its config: command, code, packages, machine; enough to run it again."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -36,8 +37,8 @@ def describe_start(words: Sequence[str], device: str) -> dict[str, Any]:
         "words": list(words),
         "folder": os.getcwd(),
         "imgcls": __version__,
-        "commit": _git("rev-parse", "HEAD").strip(),
-        "changes": _checksum(_diff()),
+        "commit": git("rev-parse", "HEAD").strip(),
+        "changes": _checksum(uncommitted_changes()),
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
@@ -57,7 +58,7 @@ def packages() -> dict[str, str]:
 
 def add_to_capsule(path: Path, start: dict[str, Any]) -> None:
     """Add a start to the capsule of the run in `path`, and keep the uncommitted changes of the code."""
-    if diff := _diff():
+    if diff := uncommitted_changes():
         with durable_file(path / diff_name(_checksum(diff))) as file:
             file.write(diff[:MOST_DIFF])
     with durable_file(path / CAPSULE) as file:
@@ -111,15 +112,17 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _diff() -> bytes:
-    return _git("diff", "HEAD").encode(errors="replace")
+@functools.cache
+def uncommitted_changes() -> bytes:
+    """Return the changes of this checkout's code since its last commit, as they are when first asked for."""
+    return git("diff", "HEAD").encode(errors="replace")
 
 
 def _checksum(diff: bytes) -> str | None:
     return f"{zlib.crc32(diff):08x}" if diff else None
 
 
-def _git(*words: str) -> str:
+def git(*words: str) -> str:
     """Return what git prints in this checkout, or nothing where there is none."""
     command = ["git", "-c", "core.quotepath=off", *words]
     try:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from filelock import BaseFileLock, Timeout
 from imgcls import __version__
 from imgcls.config import compared, is_fixed, with_new_settings
 from imgcls.errors import ConfigError, exit_code_of, text_of
+from imgcls.runs.capsule import CAPSULE, diff_name, git
 from imgcls.runs.disk import durable_file, lock_file
 from imgcls.runs.saved import check_regular, check_results, read_json
 
@@ -126,7 +126,7 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        files = (BEST, METRICS_FILE, EVENT_FILES, JOB, FAILURE, BAD_FILES, "capsule.json", "code-*.diff", CONFIG)
+        files = (BEST, METRICS_FILE, EVENT_FILES, JOB, FAILURE, BAD_FILES, CAPSULE, diff_name("*"), CONFIG)
         for pattern in (*checkpoints, *files):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
@@ -233,10 +233,13 @@ def _check_changes(path: Path, changed: dict[str, tuple[Any, Any]], *, continue_
 
 def shorter_run(path: Path, config: dict[str, Any]) -> tuple[str, int] | None:
     """Return the longest run beside `path` that is the run of `config` but for fewer epochs: its name, its epochs."""
-    shorter = []
+    shorter, wanted = [], compared(config)
     for file in path.parent.glob(f"*/{CONFIG}"):
-        saved = saved_config(file.parent) if file.parent != path else None
-        if saved is not None and config_differences(compared(saved), compared(config)).keys() == {"epochs"}:
+        saved = None
+        if file.parent != path:
+            with contextlib.suppress(ValueError):  # another run's damaged file is no matter of this one
+                saved = saved_config(file.parent)
+        if saved is not None and config_differences(compared(saved), wanted).keys() == {"epochs"}:
             shorter.append((saved["epochs"], file.parent.name))
     epochs, name = max(shorter, default=(0, ""))
     return (name, epochs) if 0 < epochs < config["epochs"] else None
@@ -313,15 +316,5 @@ def _write(file: Path, text: str) -> None:
 
 def code_version() -> str:
     """Return imgcls' version, with the commit if this is a git checkout: `0.1.0 (1a2b3c4, changed)`."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=, changed"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return __version__
-    commit = described.stdout.strip()
-    return f"{__version__} ({commit})" if described.returncode == 0 and commit else __version__
+    commit = git("describe", "--always", "--dirty=, changed").strip()
+    return f"{__version__} ({commit})" if commit else __version__

@@ -67,12 +67,6 @@ def check_results(results: dict[str, Any]) -> None:
         raise ValueError("data has no keys and values")
 
 
-def check_top1(results: dict[str, Any]) -> None:
-    """Raise ValueError if results lack the one number that runs are compared by."""
-    if not is_number(results.get("val_top1")):
-        raise ValueError("val_top1 is no number")
-
-
 def is_number(value: Any) -> bool:
     """Return True for a number; True and False, which Python counts among them, are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
