@@ -3,11 +3,16 @@
 Imports no torch.
 """
 
+import hashlib
 import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parent
@@ -103,3 +108,30 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "imgcls"
     except RuntimeError:
         raise FileNotFoundError("this user has no home folder; set IMGCLS_CACHE to a folder for the cache") from None
+
+
+def cache_file(folder: str, key: bytes, ending: str, *, what: str) -> Path | None:
+    """Return the file of the cache folder that belongs to `key`; None, and a log line, if there is no such folder.
+
+    Args:
+        what: is kept there, for that line: "the list of files".
+    """
+    try:
+        return cache_folder() / folder / f"{hashlib.sha256(key).hexdigest()[:32]}{ending}"
+    except FileNotFoundError as error:
+        log.info("%s is not kept for next time: %s", what, error)
+        return None
+
+
+def keep(file: Path | None, write: Callable[[IO[bytes]], object], *, what: str) -> None:
+    """Let `write` fill a file of the cache folder, which appears whole or not at all; a disk that refuses is logged."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{os.getpid()}.{file.name}")  # another process may write the same
+        with partial.open("wb") as stream:
+            write(stream)
+        partial.replace(file)
+    except OSError as error:
+        log.info("%s is not kept for next time: %s", what, error)

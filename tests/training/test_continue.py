@@ -261,7 +261,6 @@ def test_a_damaged_run_beside_a_new_one_does_not_stop_it(tiny_config: Make, trai
     assert train(tiny_config("epochs=1", "seed=1"), "new")["epochs"] == 1
 
 
-
 @pytest.mark.e2e
 def test_the_command_line_names_the_way_and_takes_it(tiny_folder: Path, tmp_path: Path) -> None:
     words = ["model=lenet5", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=12", "name=e"]

@@ -1,9 +1,7 @@
 """The validation files looked at before the first epoch: a bad one is not to end a run after hours of training."""
 
-import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +11,10 @@ from imgcls import distributed
 from imgcls.data.decoding import FORMATS, BadImageError
 from imgcls.data.loading.loader import Loader
 from imgcls.data.sets import FolderSplit
-from imgcls.environment import cache_folder
+from imgcls.environment import cache_file, keep
 
 log = logging.getLogger(__name__)
+WHAT = "what was checked"
 
 
 def check_files(loader: Loader) -> None:
@@ -40,9 +39,9 @@ def check_files(loader: Loader) -> None:
 
 
 def _bad_files(split: FolderSplit, positions: Sequence[int], num_threads: int) -> list[tuple[int, BadImageError]]:
-    kept = _kept_file(split, positions)
+    file = _cache_file(split, positions)
     started = time.monotonic()
-    known = _read(kept)
+    known = _read(file)
     asked = positions if known is None else known
 
     def look(position: int) -> BadImageError | None:
@@ -57,33 +56,18 @@ def _bad_files(split: FolderSplit, positions: Sequence[int], num_threads: int) -
     bad = [(position, error) for position, error in found if error is not None]
     if known is None:
         log.info("checked %d validation files in %.1f s", len(positions), time.monotonic() - started)
-        _write(kept, [position for position, _ in bad])
+        content = json.dumps([position for position, _ in bad]).encode()
+        keep(file, lambda stream: stream.write(content), what=WHAT)
     return bad
 
 
-def _kept_file(split: FolderSplit, positions: Sequence[int]) -> Path | None:
-    key = f"{split.fingerprint()} {positions} {FORMATS}"
-    try:
-        return cache_folder() / "checked" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    except FileNotFoundError:  # no home folder
-        return None
+def _cache_file(split: FolderSplit, positions: Sequence[int]) -> Path | None:
+    return cache_file("checked", f"{split.fingerprint()} {positions} {FORMATS}".encode(), ".json", what=WHAT)
 
 
-def _read(kept: Path | None) -> list[int] | None:
+def _read(file: Path | None) -> list[int] | None:
     try:
-        content = json.loads(kept.read_text()) if kept is not None else None
+        content = json.loads(file.read_text()) if file is not None else None
     except (OSError, ValueError):
         return None
     return content if isinstance(content, list) and all(type(position) is int for position in content) else None
-
-
-def _write(kept: Path | None, bad: list[int]) -> None:
-    if kept is None:
-        return
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
-        partial.write_text(json.dumps(bad))
-        partial.replace(kept)
-    except OSError as error:
-        log.info("what was checked is not kept for next time: %s", error)

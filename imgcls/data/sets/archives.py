@@ -5,7 +5,6 @@ that an image is a range of the file's bytes.
 """
 
 import collections
-import hashlib
 import io
 import json
 import logging
@@ -23,9 +22,10 @@ import numpy as np
 from imgcls.data.decoding import EXTENSIONS, ending_of
 from imgcls.data.sets.files import PackSplit
 from imgcls.data.sets.listing import pack_names
-from imgcls.environment import cache_folder
+from imgcls.environment import cache_file, keep
 
 log = logging.getLogger(__name__)
+WHAT = "the index"
 SAVE_EVERY = 30.0  # seconds of indexing that a kill may lose
 
 
@@ -80,8 +80,8 @@ def index_archive(path: Path) -> Index:
     Raises:
         ValueError: the file is no tar, or is cut short: the text says how far it is whole.
     """
-    kept = _cache_file(path)
-    index, begin, whole = _load(kept)
+    cached = _cache_file(path)
+    index, begin, whole = _load(cached)
     if index is not None and whole:
         return index
     files, left_out = (_Files([], [], []), {}) if index is None else (_listed(index), index.left_out)
@@ -97,10 +97,10 @@ def index_archive(path: Path) -> Index:
                 log.info("indexing %s: %s images, %.0f %%", path, f"{len(files.names):,}", 100 * done / size)
                 shown = now
             if now - saved > SAVE_EVERY:
-                _save(kept, _index_of(files, left_out), done, whole=False)
+                _save(cached, _index_of(files, left_out), done, whole=False)
                 saved = time.monotonic()
     index = _index_of(files, left_out)
-    _save(kept, index, done, whole=True)
+    _save(cached, index, done, whole=True)
     log.info("indexed %s images in %s in %.1f s", f"{len(index.starts):,}", path, time.monotonic() - started)
     return index
 
@@ -206,18 +206,14 @@ def _cut_short(path: Path, size: int, whole: int, last: str) -> ValueError:
 def _cache_file(path: Path) -> Path | None:
     status = path.stat()
     key = f"{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}"
-    try:
-        return cache_folder() / "archives" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.npz"
-    except FileNotFoundError as error:
-        log.info("the index is not kept for next time: %s", error)
-        return None
+    return cache_file("archives", os.fsencode(key), ".npz", what=WHAT)
 
 
-def _load(kept: Path | None) -> tuple[Index | None, int, bool]:
+def _load(cached: Path | None) -> tuple[Index | None, int, bool]:
     """Return the index, where the next member begins, and whether it is whole."""
     try:
-        assert kept is not None
-        with np.load(kept, allow_pickle=False) as arrays:
+        assert cached is not None
+        with np.load(cached, allow_pickle=False) as arrays:
             lengths = arrays["name_lengths"]
             offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
             left_out = json.loads(arrays["left_out"].tobytes())
@@ -229,22 +225,14 @@ def _load(kept: Path | None) -> tuple[Index | None, int, bool]:
         return None, 0, False
 
 
-def _save(kept: Path | None, index: Index, done: int, *, whole: bool) -> None:
-    if kept is None:
-        return
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{os.getpid()}.{kept.name}")
-        np.savez(
-            partial,
-            names=index.names,
-            name_lengths=np.diff(index.offsets).astype(np.uint32),
-            starts=index.starts,
-            lengths=index.lengths,
-            left_out=np.frombuffer(json.dumps(index.left_out).encode(), np.uint8),
-            done=np.int64(done),
-            whole=np.bool_(whole),
-        )
-        partial.replace(kept)
-    except OSError as error:
-        log.info("the index is not kept for next time: %s", error)
+def _save(cached: Path | None, index: Index, done: int, *, whole: bool) -> None:
+    parts = {
+        "names": index.names,
+        "name_lengths": np.diff(index.offsets).astype(np.uint32),
+        "starts": index.starts,
+        "lengths": index.lengths,
+        "left_out": np.frombuffer(json.dumps(index.left_out).encode(), np.uint8),
+        "done": np.int64(done),
+        "whole": np.bool_(whole),
+    }
+    keep(cached, lambda file: np.savez(file, **parts), what=WHAT)

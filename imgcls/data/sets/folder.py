@@ -60,9 +60,7 @@ def open_folder(
     report = SetReport(classes)
     report.left_out(train_folder, trained)
     if holdout is not None:
-        held_out = holdout.choose([training.name(index) for index in range(len(training))], training.labels)
-        training, validation = (training.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
-        report.notes.append(f"{holdout}: {len(validation):,} of {len(held_out):,} images are held out for validation")
+        training, validation = report.hold_out(training, holdout)
     else:
         val_folder = base / val
         validated = list_folder(val_folder)
@@ -95,6 +93,13 @@ class SetReport:
         if endings := listing.num_left_out():
             text = f"{path}: left out, as no images: {describe_left_out(endings)}"
             (self.warnings if needs_anything(endings) else self.notes).append(text)
+
+    def hold_out(self, images: FolderSplit, holdout: Holdout) -> tuple[FolderSplit, FolderSplit]:
+        """Return the training and the validation images that `holdout` makes of a set without the latter."""
+        held_out = holdout.choose([images.name(index) for index in range(len(images))], images.labels)
+        self.notes.append(f"{holdout}: {held_out.sum():,} of {len(held_out):,} images are held out for validation")
+        training, validation = (images.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
+        return training, validation
 
     def all_classes(self, training: np.ndarray, validation: np.ndarray, class_order: str) -> None:
         """Say what is to be said of the classes, given the labels of both splits."""

@@ -1,11 +1,9 @@
 """The list of a folder's image files, kept in the cache folder for the next run."""
 
 import collections
-import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -15,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls.data.decoding import FORMATS, ending_of, is_image
-from imgcls.environment import cache_folder
+from imgcls.environment import cache_file, keep
 
 log = logging.getLogger(__name__)
+WHAT = "the list of files"
 _KINDS = " ".join(FORMATS).encode()  # a list is of the kinds of files that were images when it was made
 SETTLED_SECONDS = 2.0  # a folder changed less than this before it was listed may change again under the same mtime
 
@@ -44,7 +43,7 @@ def list_folder(path: Path) -> Listing:
         ValueError: a link among its folders leads back to one that holds it.
     """
     real = os.fsencode(os.path.realpath(path))  # the same list by whatever name, from wherever it is asked for
-    cached = _cache_file(real)
+    cached = cache_file("lists", _KINDS + real, ".npz", what=WHAT)
     if cached is not None and (listing := _load(cached)) is not None:
         return listing
     started = time.time()
@@ -54,14 +53,6 @@ def list_folder(path: Path) -> Listing:
         _save(cached, listing, folders, stamps)
     log.info("listed %d images below %s in %.1f s", len(listing.labels), path, time.time() - started)
     return listing
-
-
-def _cache_file(real: bytes) -> Path | None:
-    try:
-        return cache_folder() / "lists" / f"{hashlib.sha256(_KINDS + real).hexdigest()[:32]}.npz"
-    except FileNotFoundError as error:
-        log.info("the list of files is not kept for next time: %s", error)
-        return None
 
 
 def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
@@ -162,23 +153,17 @@ def _load(cached: Path) -> Listing | None:
 
 
 def _save(cached: Path, listing: Listing, folders: list[bytes], stamps: np.ndarray) -> None:
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, suffix=".tmp", delete=False) as file:
-            np.savez(
-                file,
-                names=listing.names,
-                offsets=listing.offsets,
-                labels=listing.labels,
-                classes=_bytes(b"\0".join(os.fsencode(name) for name in listing.classes)),
-                num_stray=np.int64(listing.num_stray),
-                left_out=_bytes(json.dumps(listing.left_out).encode()),
-                folders=_bytes(b"\0".join(folders)),
-                stamps=stamps,
-            )
-        os.replace(file.name, cached)
-    except OSError as error:
-        log.info("the list of files is not kept for next time: %s", error)
+    parts = {
+        "names": listing.names,
+        "offsets": listing.offsets,
+        "labels": listing.labels,
+        "classes": _bytes(b"\0".join(os.fsencode(name) for name in listing.classes)),
+        "num_stray": np.int64(listing.num_stray),
+        "left_out": _bytes(json.dumps(listing.left_out).encode()),
+        "folders": _bytes(b"\0".join(folders)),
+        "stamps": stamps,
+    }
+    keep(cached, lambda file: np.savez(file, **parts), what=WHAT)
 
 
 def _bytes(text: bytes) -> np.ndarray:

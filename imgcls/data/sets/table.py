@@ -83,9 +83,7 @@ def open_csv(
             raise ValueError(
                 f"{holdout} would hold out training images, but {file} has validation images; leave it out"
             )
-        held_out = holdout.choose([training.name(index) for index in range(len(training))], training.labels)
-        report.notes.append(f"{holdout}: {held_out.sum():,} of {len(held_out):,} images are held out for validation")
-        training, validation = (training.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
+        training, validation = report.hold_out(training, holdout)
     report.all_classes(training.labels, validation.labels, class_order)
     return report.image_set(training, validation, channels)
 
