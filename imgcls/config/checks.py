@@ -2,9 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator
-from typing import Any
 
+from imgcls.config.identity import flatten
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import select, settings_of
 from imgcls.errors import ConfigError, did_you_mean
@@ -171,19 +170,10 @@ def _check_freeze(config: Config) -> None:
         )
     if not isinstance(config.lr_factors, dict | None):
         raise ConfigError(f"lr_factors={config.lr_factors} must name layers, such as {{layer1: 0.1, fc: 5}}")
-    for layer, factor in _leaves(config.lr_factors or {}):
+    for layer, factor in flatten(config.lr_factors or {}).items():
         if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < math.inf:
             raise ConfigError(f"lr_factors.{layer}={factor} must be a number above 0; freeze=[{layer}] is for none")
 
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    # A name with dots comes back as a tree from a checkpoint's flat keys.
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

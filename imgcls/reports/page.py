@@ -22,9 +22,10 @@ from imgcls.runs import (
     relative_to_here,
     table_cells,
     table_notes,
+    without_seed,
 )
 
-CURVES = (("val/top1", "validation top-1, %"), ("val/loss", "validation loss"), ("lr", "learning rate"))
+CURVES = {"val/top1": "validation top-1, %", "val/loss": "validation loss", "lr": "learning rate"}
 MOST_LINES = 12
 MOST_PICTURES = 6  # of a run
 STYLE = """
@@ -83,39 +84,40 @@ def _charts(group: Group) -> str:
     """Return the curves of the best runs: those that differ in the seed alone as one line in a band."""
     repeated: dict[str, list[RunRow]] = {}
     for row in group.rows:
-        key = json.dumps({name: value for name, value in row.config.items() if name != "seed"}, sort_keys=True)
+        key = json.dumps(without_seed(row.config), sort_keys=True)
         repeated.setdefault(key if row.config else str(row.path), []).append(row)
-    drawn = [rows for rows in repeated.values() if _line(rows, "val/top1").xs]
+    drawn = [lines for rows in repeated.values() if (lines := _lines(rows))["val/top1"].xs]
     shown = drawn[:MOST_LINES]
     charts = []
-    for column, title in (
-        ("val/top1", "validation top-1, %"),
-        ("val/loss", "validation loss"),
-        ("lr", "learning rate"),
-    ):
-        if chart := svg_chart(title, [_line(rows, column) for rows in shown]):
+    for column, title in CURVES.items():
+        if chart := svg_chart(title, [lines[column] for lines in shown]):
             charts.append(f"<figure><figcaption>{title}</figcaption>{chart}</figure>")
     if not charts:
         return ""
     legend = "".join(
-        f'<li><span style="background:{COLOURS[number % len(COLOURS)]}"></span>{_text(_line(rows, "lr").name)}</li>'
-        for number, rows in enumerate(shown)
+        f'<li><span style="background:{COLOURS[number % len(COLOURS)]}"></span>{_text(lines["lr"].name)}</li>'
+        for number, lines in enumerate(shown)
     )
     more = len(drawn) - len(shown)
     left_out = f'<p class="faint">The curves of {more} more are not drawn.</p>' if more else ""
     return f'<div class="charts">{"".join(charts)}</div><ul class="legend">{legend}</ul>{left_out}'
 
 
-def _line(rows: Sequence[RunRow], column: str) -> Line:
-    """Return a column of metrics.csv at the ends of the epochs, over runs that differ in the seed."""
-    points: dict[float, list[float]] = {}
+def _lines(rows: Sequence[RunRow]) -> dict[str, Line]:
+    """Return the curves of runs that differ in the seed: columns of metrics.csv at the ends of the epochs."""
+    points: dict[str, dict[float, list[float]]] = {column: {} for column in CURVES}
     for row in rows:
         with contextlib.suppress(ValueError):  # a damaged file: the table says so
             for line in read_metrics(row.path / METRICS_FILE):
-                if line["val/top1"] and line.get(column):
-                    points.setdefault(float(line["epoch"]), []).append(float(line[column]))
+                for column in CURVES if line["val/top1"] else ():
+                    if line.get(column):
+                        points[column].setdefault(float(line["epoch"]), []).append(float(line[column]))
     name = relative_to_here(rows[0].path)
     name = name if len(rows) == 1 else f"{name} and {len(rows) - 1} more: mean, least and most over the seeds"
+    return {column: _line(name, values) for column, values in points.items()}
+
+
+def _line(name: str, points: dict[float, list[float]]) -> Line:
     xs = sorted(points)
     means = [sum(points[x]) / len(points[x]) for x in xs]
     return Line(name, xs, means, [min(points[x]) for x in xs], [max(points[x]) for x in xs])

@@ -28,7 +28,7 @@ from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
 from imgcls.runs.saved import check_regular, check_results, is_number, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals, stop_name
-from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ
+from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ, without_seed
 from imgcls.runs.tables import (
     TooLowError,
     duration_text,
@@ -100,4 +100,5 @@ __all__ = [
     "sync_to_disk",
     "table_cells",
     "table_notes",
+    "without_seed",
 ]

@@ -112,9 +112,8 @@ def _needs_momentum(trainer: "Trainer", group: dict[str, Any], states: dict[str,
     return isinstance(trainer.optimizer, torch.optim.SGD) and bool(group["momentum"]) and bool(states)
 
 
-def log_changes(trainer: "Trainer", saved: dict[str, Any]) -> None:
-    """Log what the run goes on with that is not in the snapshot `saved`, and the lr of its next step."""
-    changed = changed_settings(trainer, saved)
+def log_changes(trainer: "Trainer", changed: dict[str, tuple[Any, Any]]) -> None:
+    """Log the `changed_settings` that the run goes on with, and the lr of its next step."""
     if not changed:
         return
     shown = ", ".join(f"{key} {now} (was {there})" for key, (there, now) in changed.items())

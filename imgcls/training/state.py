@@ -112,7 +112,8 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
     fitted = fit_to_changes(trainer, saved)
     check_saved(trainer, fitted)
     load(trainer, fitted)
-    if changed_settings(trainer, saved).keys() & {"batch_size", "microbatch"}:
+    changed = changed_settings(trainer, saved)
+    if changed.keys() & {"batch_size", "microbatch"}:
         trainer.state.microbatch = 0  # chosen again
     trainer.resumed_at = trainer.state.step
     if trainer.state.best_epoch and (wrong := trainer.checkpoints.check_best()):
@@ -122,5 +123,5 @@ def resume(trainer: "Trainer") -> dict[str, int] | None:
             trainer.state.best_epoch,
         )
     log.info("going on after step %d, in epoch %d", trainer.state.step, trainer.state.epoch + 1)
-    log_changes(trainer, saved)
+    log_changes(trainer, changed)
     return saved["events"]
