@@ -15,6 +15,7 @@ from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
+from imgcls.config.settings import typed
 from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
 
 __all__ = [
@@ -56,5 +57,6 @@ __all__ = [
     "protocol_names",
     "run_script",
     "trust_packages",
+    "typed",
     "with_new_settings",
 ]

@@ -5,7 +5,7 @@ import re
 
 from imgcls.config.identity import flatten
 from imgcls.config.schema import Config, EvaluateConfig
-from imgcls.config.settings import select, settings_of
+from imgcls.config.settings import check_rules, select
 from imgcls.errors import ConfigError, did_you_mean
 
 PLUGS = ("model", "optimizer", "schedule", "data.source", "augment.crop", "augment.eval_crop")
@@ -95,8 +95,7 @@ def check_source(checkpoint: object, weights: str | None, network: list[str]) ->
 
 
 def _check_settings(config: Config | EvaluateConfig) -> None:
-    for key, rule in settings_of(type(config)):
-        rule.check(key, select(config, key))
+    check_rules(config)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise ConfigError(f"device={config.device} is none of auto, cpu, cuda, cuda:N")
 

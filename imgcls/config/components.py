@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 from imgcls.config.own_packages import trusted_packages
+from imgcls.config.settings import typed
 from imgcls.errors import ConfigError, did_you_mean
 
 # What the plain types of a setting are called in an error.
@@ -58,11 +59,11 @@ def check_settings(
                 )
     for name, value in settings.items():
         if not all(math.isfinite(number) for number in _numbers(value)):
-            raise ConfigError(f"{key}.{name}={_shown(value)} must be finite")
+            raise ConfigError(f"{key}.{name}={typed(value)} must be finite")
         # A default is right whatever its annotation says, as None of a `float`.
         if name in parameters and value != parameters[name].default and not _fits(value, _hint(parameters[name])):
             takes = _in_words(_hint(parameters[name]))
-            raise ConfigError(f"{key}.{name}={_shown(value)}: {target} takes {takes} there")
+            raise ConfigError(f"{key}.{name}={typed(value)}: {target} takes {takes} there")
     for name, parameter in list(parameters.items())[num_given:]:
         optional = parameter.default is not parameter.empty or parameter.kind in VARIADIC
         if not optional and name not in settings and name not in given:
@@ -146,11 +147,6 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(each)
     elif isinstance(value, float):
         yield value
-
-
-def _shown(value: Any) -> str:
-    """Return the value as it is written on the command line."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # Crops by one word, with the settings of their papers: augment.eval_crop=letterbox.

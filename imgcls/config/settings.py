@@ -90,6 +90,21 @@ def settings_of(kind: type, prefix: str = "", *, incidental: bool = False) -> It
             yield f"{prefix}{field.name}", rule
 
 
+def typed(value: Any) -> str:
+    """Return a plain value as it is typed on the command line: null for None, true for True."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def check_rules(config: Any, prefix: str = "") -> None:
+    """Check each setting of a config, or of the part of one whose keys begin with `prefix`.
+
+    Raises:
+        ConfigError: naming the key, the value, and the values that are allowed.
+    """
+    for key, rule in settings_of(type(config)):
+        rule.check(f"{prefix}{key}", select(config, key))
+
+
 def select(config: Any, key: str) -> Any:
     """Return the value of a dotted key."""
     for part in key.split("."):

@@ -22,7 +22,7 @@ from imgcls.config.hydra_internals import (
 from imgcls.config.identity import INCIDENTAL, run_name
 from imgcls.config.launchers import check_launcher
 from imgcls.config.schema import Config, SweepConfig
-from imgcls.config.settings import setting, settings_of
+from imgcls.config.settings import check_rules, setting
 from imgcls.config.words import quoted
 from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
@@ -229,8 +229,7 @@ def _sweeper(master: DictConfig) -> tuple[str, SearchConfig | None]:
     node = OmegaConf.merge(OmegaConf.structured(SearchConfig), master.hydra.sweeper)
     search = OmegaConf.to_object(node)
     assert isinstance(search, SearchConfig)
-    for key, rule in settings_of(SearchConfig):
-        rule.check(f"hydra.sweeper.{key}", getattr(search, key))
+    check_rules(search, "hydra.sweeper.")
     return name, search
 
 
@@ -253,8 +252,7 @@ def direction(search: SearchConfig, config: Config) -> str:
 def _job_settings(master: DictConfig) -> SweepConfig:
     settings = OmegaConf.to_object(master.sweep)
     assert isinstance(settings, SweepConfig)
-    for key, rule in settings_of(SweepConfig):
-        rule.check(f"sweep.{key}", getattr(settings, key))
+    check_rules(settings, "sweep.")
     return settings
 
 

@@ -19,6 +19,7 @@ from imgcls.config.hydra_internals import (
     read_words,
 )
 from imgcls.config.messages import no_such_key
+from imgcls.config.settings import typed
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
 
@@ -118,8 +119,4 @@ def _text(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_text(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_text, value)) + "]"
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else str(value)
-    )
+    return typed(value)

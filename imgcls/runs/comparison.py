@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgcls.config import typed
 from imgcls.errors import ConfigError, did_you_mean
 from imgcls.metrics import METRICS, PERCENTS
 from imgcls.runs.rows import RunRow
@@ -118,9 +119,9 @@ def _number(text: str) -> float | str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as it may be typed: true for True, null for None, and a class by its name."""
+    """Return a value for a comparison with a typed one: a number, or true for True, null for None."""
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return typed(value)
     if isinstance(value, int | float):
         return float(value)
     return str(value).lower() if str(value).lower() in ("true", "false", "null") else str(value)
@@ -204,7 +205,7 @@ def render(groups: Sequence[Group], form: str = "text") -> str:
 def _cell(value: Any) -> str:
     """Return a setting as a cell: a class by its name, a number as it is typed."""
     if isinstance(value, bool) or value is None:
-        return str(_plain(value))
+        return typed(value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text.rpartition(".")[2] if re.fullmatch(r"[a-z_]\w*(\.\w+)*\.[A-Z]\w*", text) else text
 

@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from imgcls.config import Job
@@ -55,7 +57,13 @@ class Grid(Source):
 
 
 def drive(
-    source: Source, directory: SweepDirectory, *, slots: int, fail_fast: bool = False, program: list[str] | None = None
+    source: Source,
+    directory: SweepDirectory,
+    *,
+    slots: int,
+    fail_fast: bool = False,
+    program: list[str] | None = None,
+    done: Mapping[int, Outcome] = MappingProxyType({}),
 ) -> int:
     """Run the jobs of `source`; return the signal that stopped them, or 0.
 
@@ -63,6 +71,7 @@ def drive(
         slots: how many run at a time.
         fail_fast: the first job that fails ends the sweep.
         program: what starts a run, if not what started this process.
+        done: how jobs ended that are known to have finished before, by number.
     """
     pool, display = Pool(directory.logs, slots, program), Display(source.total, slots)
     more = True
@@ -90,7 +99,7 @@ def drive(
                     if job is None:
                         more = not source.exhausted
                         break
-                    if (outcome := finished(job)) is not None:
+                    if (outcome := done.get(job.number) or finished(job)) is not None:
                         note(outcome)
                     else:
                         pool.start(job)

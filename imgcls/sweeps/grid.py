@@ -19,8 +19,8 @@ def run_sweep(sweep: Sweep) -> int:
         raise ConfigError(
             "-m: a sweep is started once, not by every rank; in a loop, start torchrun for each of its runs"
         )
-    for job in sweep.jobs:
-        finished(job)  # says whether its directory holds another run
+    # Before the first job starts: it also says whether a directory holds another run.
+    done = {job.number: outcome for job in sweep.jobs if (outcome := finished(job)) is not None}
     if sweep.search is not None:
         from imgcls.sweeps.search import run_search  # here: it imports optuna
 
@@ -28,10 +28,10 @@ def run_sweep(sweep: Sweep) -> int:
     if sweep.launcher != "basic":
         from imgcls.sweeps.launchers import run_launcher
 
-        return run_launcher(sweep)
+        return run_launcher(sweep, done)
     with SweepDirectory(sweep) as directory:
         directory.begin(sweep.jobs)
-        say(f"sweep of {len(sweep.jobs)} jobs, {min(sweep.settings.jobs, len(sweep.jobs))} at a time: {directory.path}")
         slots = min(sweep.settings.jobs, len(sweep.jobs))
-        stopped = drive(Grid(sweep.jobs), directory, slots=slots, fail_fast=sweep.settings.fail_fast)
+        say(f"sweep of {len(sweep.jobs)} jobs, {slots} at a time: {directory.path}")
+        stopped = drive(Grid(sweep.jobs), directory, slots=slots, fail_fast=sweep.settings.fail_fast, done=done)
         return conclude(directory, stopped)

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from filelock import Timeout
 from imgcls.config import Job, Sweep, launch
 from imgcls.environment import default_num_threads, start_command
 from imgcls.runs import StopSignals, durable_file, lock_file, read_json, relative_to_here
-from imgcls.sweeps.directory import SweepDirectory
+from imgcls.sweeps.directory import LOGS, SweepDirectory
 from imgcls.sweeps.display import describe, say
 from imgcls.sweeps.driver import conclude
-from imgcls.sweeps.outcome import Outcome, finished
+from imgcls.sweeps.outcome import Outcome
 from imgcls.sweeps.processes import Process, visible_gpus
 
 STOP = "stop"  # in the sweep's directory: no job starts any more, and those that run save and end
@@ -55,7 +55,7 @@ class Task:
         if stop.exists():
             return "waiting"
         with StopSignals() as signals, _free_gpu(self.folder) as gpus:
-            log = self.folder / "logs" / f"{number}.log"
+            log = self.folder / LOGS / f"{number}.log"
             process = Process(job, log, slots=self.slots, gpus=gpus, program=self.program)
             stopping = False
             while (outcome := process.outcome()) is None:
@@ -86,8 +86,8 @@ def _free_gpu(folder: Path) -> Iterator[list[str]]:
     yield gpus if len(gpus) <= 1 else [gpus[-1]]
 
 
-def run_launcher(sweep: Sweep) -> int:
-    """Run the jobs of a sweep by the launcher that the command names; return the exit code."""
+def run_launcher(sweep: Sweep, done: Mapping[int, Outcome]) -> int:
+    """Run the jobs of a sweep by the launcher that the command names, but for those `done`; return the exit code."""
     with SweepDirectory(sweep) as directory, StopSignals(more=[signal.SIGHUP]) as signals:
         directory.begin(sweep.jobs)
         folder = directory.path.absolute()
@@ -96,7 +96,7 @@ def run_launcher(sweep: Sweep) -> int:
         waiting = {job.number: job for job in sweep.jobs}
         for job in sweep.jobs:
             _file(folder, job.number).unlink(missing_ok=True)
-            if (outcome := finished(job)) is not None:
+            if (outcome := done.get(job.number)) is not None:
                 _note(directory, outcome, waiting)
         if waiting:
             say(f"sweep of {len(waiting)} jobs by {sweep.launcher}: {directory.path}")
