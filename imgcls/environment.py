@@ -28,7 +28,7 @@ def command(name: str) -> str:
 
 
 def start_command(name: str) -> list[str]:
-    """Return the program and first arguments that start a command in a process of its own, as this one was started."""
+    """Return the program and first arguments that start a command in a separate process, as this one was started."""
     script = _script(name)
     return [sys.executable, str(_CHECKOUT / script)] if script else [sys.executable, "-m", "imgcls", name]
 

@@ -19,7 +19,7 @@ def train(config: Config, path: Path) -> None:
 
 
 def sweep(jobs: Sweep) -> int:
-    """Run the jobs of a command line with -m, each in a process of its own, and return the exit code."""
+    """Run the jobs of a command line with -m, each in a separate process, and return the exit code."""
     from imgcls.sweeps import run_sweep  # here: a single run needs none of it
 
     return run_sweep(jobs)

@@ -49,7 +49,7 @@ def check_launcher(name: str) -> None:
 
 
 def launch(task: Callable[[int], Any], numbers: Sequence[int], *, words: Sequence[str], folder: Path) -> None:
-    """Have a launcher call `task(number)` for each number, in processes of its own, and wait for all of them.
+    """Have a launcher call `task(number)` for each number, in separate processes, and wait for all of them.
 
     Args:
         task: can be pickled by reference.

@@ -85,13 +85,13 @@ def _explain(error: BaseException, kind: type) -> str:
 
 
 def _parts_of(override: str, kind: type) -> str | None:
-    """Return the error about `early_stopping=5`, a value for what has settings of its own; None for other overrides."""
+    """Return the error about `early_stopping=5`, a value for a part that has several settings; None for others."""
     key, _, value = override.lstrip("+").partition("=")
     parts = [name for name, _ in settings_of(kind) if name.startswith(f"{key}.")]
     if not parts:
         return None
     write = f"{parts[0]}={value}" if len(parts) == 1 else f"one of {', '.join(f'{part}=...' for part in parts)}"
-    return f"{override}: {key} has settings of its own; write {write}"
+    return f"{override}: {key} has several settings; write {write}"
 
 
 def _unknown_key(unknown: UnknownKey, kind: type) -> str:

@@ -173,12 +173,12 @@ def check_directories(jobs: Iterable[Job]) -> None:
         if other is not job:
             raise ConfigError(
                 f"jobs {other.number} ({other.swept}) and {job.number} ({job.swept}) would share the run directory "
-                f"{job.path}; give each one of its own: {_way_out(job)}"
+                f"{job.path}; give each its own directory: {_way_out(job)}"
             )
 
 
 def _way_out(job: Job) -> str:
-    """Return what to write so that the jobs of a sweep have directories of their own."""
+    """Return what to write so that each job of a sweep has its own directory."""
     key = job.swept.split()[-1].partition("=")[0]
     if job.config.name:
         return f"leave name= out (or name=null), or write name='{job.config.name}-${{{key}}}'"

@@ -86,7 +86,7 @@ def _without_training_images(data: DataConfig) -> dict[str, Any]:
 
 
 def _has_val(data: DataConfig) -> bool:
-    """Return True if the set is a folder with validation images of its own."""
+    """Return True if the set is a folder that has validation images."""
     parts = _parameters(data)
     if data.root is None or not {"train", "val"} <= parts.keys():
         return False

@@ -1,4 +1,4 @@
-"""Sweeps: many runs from one command, each in a process of its own. Imports no torch."""
+"""Sweeps: many runs from one command, each in a separate process. Imports no torch."""
 
 from imgcls.sweeps.directory import JOBS, read_jobs
 from imgcls.sweeps.grid import run_sweep

@@ -1,6 +1,6 @@
 """Run a sweep by a launcher of Hydra's plugins: joblib's processes, Slurm's jobs through submitit.
 
-The launcher calls a function for each job, which starts the run in a process of its own, here or on another machine,
+The launcher calls a function for each job, which starts the run in a separate process, here or on another machine,
 and keeps how it ended in the sweep's directory: so outcomes, tables and exit codes are those of any sweep.
 """
 
@@ -31,7 +31,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Task:
-    """The function that a launcher calls with a job's number, in a process of its own.
+    """The function that a launcher calls with a job's number, in a separate process.
 
     Args:
         jobs: the jobs that are to run, by number.

@@ -61,7 +61,7 @@ class Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
-            # A group of its own: Ctrl-C on the terminal reaches this process alone, which stops the jobs, once.
+            # A separate process group: Ctrl-C on the terminal reaches this process alone, which stops the jobs, once.
             self._process = subprocess.Popen(
                 [*(program or start_command("train")), *words],
                 env=environment,

@@ -81,7 +81,7 @@ def _check_position(config: Config, before: Config, state: dict[str, Any]) -> No
 def _optimizer(trainer: "Trainer", saved: dict[str, Any], before: Config) -> dict[str, Any]:
     """Return the saved state of each parameter at its place now, with the settings of the new config.
 
-    A parameter is known by its name: in other groups, as one with an lr of its own is, it has another place.
+    A parameter is known by its name: in another group, as for another lr, it has another place.
     """
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     states: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The groups of parameters that the optimizer gets: which decay, and which have an lr of their own."""
+"""The groups of parameters that the optimizer gets: which decay, and which lr each has."""
 
 import math
 from typing import Any

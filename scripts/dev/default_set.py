@@ -1,6 +1,6 @@
 """Train each classic network by `python train.py model=X`, nothing else said, and print the README's table of results.
 
-    python scripts/dev/default_set.py                          all of them: some 55 minutes on two cores
+    python scripts/dev/default_set.py                          all of them: more than an hour on two cores
     python scripts/dev/default_set.py vgg16 resnet18           these
     python scripts/dev/default_set.py --write README.md        and put the table between its two marks in a file
 
@@ -15,6 +15,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+from imgcls.runs import duration_text
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = (
@@ -75,12 +77,11 @@ def row(network: str, run_dir: Path) -> str:
     config = json.loads((run_dir / "config.json").read_text())
     with (run_dir / "metrics.csv").open(newline="") as file:
         lrs = list(dict.fromkeys(f"{float(line['lr']):.2g}" for line in csv.DictReader(file)))
-    minutes, seconds = divmod(round(results["seconds"]), 60)
     date = datetime.date.fromtimestamp(results_file.stat().st_mtime)
     shown = lrs if len(lrs) < 4 else [lrs[0], "…", lrs[-1]]
     return (
         f"| `python train.py {COMMANDS[network]}` | {config['image_size']} px | {' → '.join(shown)} "
-        f"| {results['val_top1']:.1f} % | {minutes}:{seconds:02} | {date} |"
+        f"| {results['val_top1']:.1f} % | {duration_text(results['seconds'])} | {date} |"
     )
 
 

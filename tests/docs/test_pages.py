@@ -139,7 +139,7 @@ def test_every_setting_has_a_meaning_on_its_page() -> None:
     of_training, of_tests = meanings(Config, "config.yaml"), meanings(EvaluateConfig, "evaluate.yaml")
     silent = {key for key in of_training if not of_training[key]}
     silent |= {key for key in of_tests if not of_tests[key] and not of_training.get(key)}
-    # Groups have sections of their own, and `network` is no key of a command line.
+    # Groups have other sections, and `network` is no key of a command line.
     assert silent <= {"model", "optimizer", "schedule", "protocol", "augment.batch", "network"}
 
 

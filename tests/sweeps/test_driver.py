@@ -1,4 +1,4 @@
-"""Jobs of a sweep run in processes of their own: skipped, retried, stopped, given their share of cores and GPUs."""
+"""Jobs of a sweep run in separate processes: skipped, retried, stopped, given their share of cores and GPUs."""
 
 import csv
 import json

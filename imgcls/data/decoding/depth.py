@@ -35,7 +35,7 @@ def load_8_bits(image: Image.Image, data: bytes, bits: int | None) -> Image.Imag
             raise ValueError("floating-point pixels are negative or not finite; save it with 8 or 16 bits")
         if bits is None and values.max(initial=0) <= 1:
             return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    if values.ndim == 3 and values.shape[2] in (2, 4):  # transparency is of its own depth
+    if values.ndim == 3 and values.shape[2] in (2, 4):  # transparency may have another depth
         colours, alpha = _reduced(values[..., :-1], bits), _reduced(values[..., -1:], 16)
         return Image.fromarray(np.concatenate([colours, alpha], axis=2), {2: "LA", 4: "RGBA"}[values.shape[2]])
     return Image.fromarray(_reduced(values, bits))

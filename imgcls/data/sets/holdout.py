@@ -1,4 +1,4 @@
-"""Validation images held out of a set that has none of its own: a share of each class, or one fold of several."""
+"""Validation images held out of a set without any: a share of each class, or one fold of several."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """MkDocs' hooks: fill the pages with what the code knows, and order the pages that there are.
 
-A page asks for a part by `<!-- generate: NAME WORDS -->` on a line of its own.
+A page asks for a part by `<!-- generate: NAME WORDS -->`, alone on a line.
 """
 
 import re

@@ -96,7 +96,7 @@ def meanings(kind: type, file: str) -> dict[str, str]:
         known |= {key.name: _meaning(key, parents) or block.intro for key in block.keys}
     for prefix, part in _parts(kind):
         known |= {f"{prefix}{name}": text for name, text in arguments(part).items()}
-    # Groups, and what conf/augment has below `batch`, have pages of their own.
+    # Groups, and what conf/augment has below `batch`, have other pages.
     return {key: known.get(key, "") for key in settings(kind)}
 
 
