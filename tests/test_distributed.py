@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -235,6 +236,34 @@ def test_a_run_that_torchrun_restarts_goes_on_though_overwrite_is_given(tiny_fol
     done = start(*words, cwd=tmp_path, script=hooked(tmp_path, rank="1", when=once), ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stdout
+
+
+ABORTS_LATE = """
+import os, runpy, sys
+
+class Late:
+    def __del__(self, abort=os.abort, finalizing=sys.is_finalizing):
+        if finalizing():
+            abort()
+
+sys.late = Late()
+runpy.run_path({train!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("words", "code"), [(["max_steps=1"], 0), (["sync_batch_norm=true"], 2)])
+def test_a_rank_ends_with_its_own_code_though_finalization_would_abort(
+    words: list[str], code: int, tiny_folder: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "aborts_late.py"
+    script.write_text(ABORTS_LATE.format(train=TRAIN))
+    command = [sys.executable, str(script), *RUN, f"data.root={tiny_folder}", *words]
+    alone = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert alone.returncode == -signal.SIGABRT  # what the script is for
+    of_rank = [*RUN, f"data.root={tiny_folder}", "name=two", *words]
+    ends = run_two_ranks((of_rank, of_rank), tmp_path, scripts=(str(script), str(script)))
+    assert [rank_code for rank_code, _ in ends] == [code, code]
 
 
 @pytest.mark.e2e

@@ -1,5 +1,6 @@
 """Command lines that Hydra composes a config from: train.py's and evaluate.py's."""
 
+import atexit
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from imgcls.config.settings import settings_of
 from imgcls.config.sweep import Sweep, read_sweep
 from imgcls.config.why import split_why, why
 from imgcls.config.words import quote_path, split_network, without_dashes
-from imgcls.environment import CONF_DIR, printable
+from imgcls.environment import CONF_DIR, launch, printable
 from imgcls.errors import (
     EXIT_INTERRUPTED,
     EXIT_USER_MISTAKE,
@@ -55,6 +56,16 @@ def command_line(
         config_name: the file in conf/ whose schema is `kind`.
         sweep: runs a sweep and returns the exit code; None for a command that has no sweeps.
     """
+    with _end_of_a_rank():
+        _run(task, config_name, kind, sweep)
+
+
+def _run(
+    task: Callable[[AnyConfig, Path], None],
+    config_name: str,
+    kind: type[AnyConfig],
+    sweep: Callable[[Sweep], int] | None,
+) -> None:
     network: list[str] = []
 
     def job(cfg: DictConfig) -> None:
@@ -212,6 +223,30 @@ def _showing(words: Sequence[str]) -> Iterator[None]:
             yield
     finally:
         logging.raiseExceptions = before
+
+
+@contextmanager
+def _end_of_a_rank() -> Iterator[None]:
+    """End the process of a rank with its exit code as soon as its work is done, without Python's finalization.
+
+    A thread of torch's gloo that asks for an interpreter which is going aborts the process ("terminate called without
+    an active exception"): a run that had ended well would end with a failure, and torchrun would stop its other ranks.
+    """
+    code = 0
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.code, int | None):
+            raise
+        code = stop.code or 0
+        if launch() is None:
+            raise
+    if launch() is not None:
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager
