@@ -103,6 +103,7 @@ class Child:
     ) -> None:
         self.run_dir = run_dir
         self.output, self.steps = notes_on(run_dir)
+        self.output.touch()  # the process may be killed before it opens it
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
