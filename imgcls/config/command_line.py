@@ -232,16 +232,16 @@ def _end_of_a_rank() -> Iterator[None]:
     A thread of torch's gloo that asks for an interpreter which is going aborts the process ("terminate called without
     an active exception"): a run that had ended well would end with a failure, and torchrun would stop its other ranks.
     """
+    place = launch()
+    is_one_of_several = place is not None and place[1] > 1
     code = 0
     try:
         yield
     except SystemExit as stop:
-        if not isinstance(stop.code, int | None):
+        if not is_one_of_several or not isinstance(stop.code, int | None):
             raise
         code = stop.code or 0
-        if launch() is None:
-            raise
-    if launch() is not None:
+    if is_one_of_several:
         atexit._run_exitfuncs()
         logging.shutdown()
         sys.stdout.flush()
