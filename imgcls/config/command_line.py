@@ -40,6 +40,31 @@ from imgcls.errors import (
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--why"}
 
 
+@contextmanager
+def _end_of_a_rank() -> Iterator[None]:
+    """End the process of a rank with its exit code as soon as its work is done, without Python's finalization.
+
+    A thread of torch's gloo that asks for an interpreter which is going aborts the process ("terminate called without
+    an active exception"): a run that had ended well would end with a failure, and torchrun would stop its other ranks.
+    """
+    place = launch()
+    if place is None or place[1] == 1:
+        yield
+        return
+    code = 0
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.code, int | None):
+            raise
+        code = stop.code or 0
+    atexit._run_exitfuncs()  # they close the log as well
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@_end_of_a_rank()
 def command_line(
     task: Callable[[AnyConfig, Path], None],
     *,
@@ -56,16 +81,6 @@ def command_line(
         config_name: the file in conf/ whose schema is `kind`.
         sweep: runs a sweep and returns the exit code; None for a command that has no sweeps.
     """
-    with _end_of_a_rank():
-        _run(task, config_name, kind, sweep)
-
-
-def _run(
-    task: Callable[[AnyConfig, Path], None],
-    config_name: str,
-    kind: type[AnyConfig],
-    sweep: Callable[[Sweep], int] | None,
-) -> None:
     network: list[str] = []
 
     def job(cfg: DictConfig) -> None:
@@ -223,30 +238,6 @@ def _showing(words: Sequence[str]) -> Iterator[None]:
             yield
     finally:
         logging.raiseExceptions = before
-
-
-@contextmanager
-def _end_of_a_rank() -> Iterator[None]:
-    """End the process of a rank with its exit code as soon as its work is done, without Python's finalization.
-
-    A thread of torch's gloo that asks for an interpreter which is going aborts the process ("terminate called without
-    an active exception"): a run that had ended well would end with a failure, and torchrun would stop its other ranks.
-    """
-    place = launch()
-    is_one_of_several = place is not None and place[1] > 1
-    code = 0
-    try:
-        yield
-    except SystemExit as stop:
-        if not is_one_of_several or not isinstance(stop.code, int | None):
-            raise
-        code = stop.code or 0
-    if is_one_of_several:
-        atexit._run_exitfuncs()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 @contextmanager
