@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from imgcls import __version__, distributed
 from imgcls.checkpoints import load_checkpoint
@@ -285,3 +286,52 @@ def test_a_port_in_use_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch
             distributed.process_group("cpu"),
         ):
             pass
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.stem, self.fc, self.unused = nn.Linear(in_channels, 8), nn.Linear(8, num_classes), nn.Linear(8, 8)
+
+    def forward(self, images):
+        return self.fc(torch.relu(self.stem(images.mean(dim=(2, 3)))))
+
+if __name__ == "__main__":
+    torch.save(Net(3, 3).state_dict(), "weights.pth")
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "words",
+    [
+        [
+            "model._target_=mynet.Net",
+            "~model.activation",
+            "~model.pool",
+            "trust=[mynet]",
+            "weights=weights.pth",
+            "freeze=[stem]",
+        ],
+        pytest.param(["model=googlenet", "auxiliary_weight=0"], marks=pytest.mark.slow),
+    ],
+    ids=["frozen and unused parameters", "auxiliary heads of no weight"],
+)
+def test_two_ranks_train_a_network_of_which_parts_do_not_learn(
+    tiny_folder: Path, tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "mynet.py").write_text(NETWORK)
+    subprocess.run([sys.executable, "mynet.py"], cwd=tmp_path, check=True)
+    of_rank = [*few_steps(tiny_folder), *words]
+    ended = run_two_ranks((of_rank, of_rank), tmp_path)
+    assert [code for code, _ in ended] == [0, 0], ended
+    last = load_checkpoint(next(tmp_path.glob("runs/*/a/last.pt")))["model"]
+    log = next(tmp_path.glob("runs/*/a/train.log")).read_text()
+    assert ("get no gradient, which each step looks for: unused.weight, unused.bias" in log) == ("unused.bias" in last)
+    if "unused.bias" in last:
+        first = torch.load(tmp_path / "weights.pth")
+        assert {name for name in first if not torch.equal(first[name], last[name])} == {"fc.weight", "fc.bias"}

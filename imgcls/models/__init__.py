@@ -8,6 +8,7 @@ from imgcls.models.heads import average_states, find_heads, is_head, load_into
 from imgcls.models.layers import DenseHead, average_to, first_convolution, linear_of_averages, local_response_norm
 from imgcls.models.lenet import LeNet5, scaled_tanh
 from imgcls.models.resnet import DEPTHS, ResNet
+from imgcls.models.trial import parameters_without_gradient, try_out
 from imgcls.models.vgg import COLUMNS, VGG
 from imgcls.models.weights import (
     PublishedInput,
@@ -43,6 +44,7 @@ __all__ = [
     "load_into",
     "local_response_norm",
     "outline_model",
+    "parameters_without_gradient",
     "published_arch",
     "published_input",
     "published_name",
@@ -50,4 +52,5 @@ __all__ = [
     "scaled_tanh",
     "timm_model",
     "torchvision_model",
+    "try_out",
 ]

@@ -107,6 +107,8 @@ def _from_torchvision(arch: str, arguments: dict[str, Any]) -> nn.Module:
 
     network = build(torchvision.models.get_model, arch, arguments)
     network.unpublished = None  # type: ignore[assignment]  # its published weights fit
+    if hasattr(network, "image_size"):
+        network.size_option = "image_size"  # type: ignore[assignment]
     return network
 
 
@@ -135,7 +137,10 @@ def timm_model(
             f"model.arch={arch} is no network of timm {timm.__version__}{hint}; its documentation lists the names"
         )
     arguments = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained, **options}
-    return build(timm.create_model, arch, arguments)
+    network = build(timm.create_model, arch, arguments)
+    if getattr(getattr(network, "patch_embed", None), "strict_img_size", False):
+        network.size_option = "img_size"  # type: ignore[assignment]
+    return network
 
 
 def build(create: Callable[..., nn.Module], arch: str, arguments: dict[str, Any]) -> nn.Module:
@@ -147,7 +152,7 @@ def build(create: Callable[..., nn.Module], arch: str, arguments: dict[str, Any]
     try:
         network = create(arch, **arguments)
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if "unexpected keyword argument" not in str(error) and "multiple values" not in str(error):
             raise
         raise ValueError(f"model.arch={arch} does not take all of {', '.join(arguments)}: {error}") from error
     network.arch = arch  # type: ignore[assignment]

@@ -11,7 +11,7 @@ from filelock import BaseFileLock, Timeout
 
 from imgcls import __version__
 from imgcls.config import compared, is_fixed, with_new_settings
-from imgcls.errors import ConfigError, exit_code_of, text_of
+from imgcls.errors import EXIT_USER_MISTAKE, ConfigError, exit_code_of, text_of
 from imgcls.runs.capsule import CAPSULE, diff_name, git
 from imgcls.runs.disk import durable_file, lock_file
 from imgcls.runs.saved import check_regular, check_results, read_json
@@ -24,6 +24,7 @@ LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
 LOCK = "lock"
+LOG = "train.log"
 JOB = "job"
 BAD_FILES = "bad_files.json"
 CHANGES = "changes"  # in config.json: what was changed where the run went on
@@ -142,6 +143,12 @@ class RunDirectory:
             if (self.path / LAST).exists():
                 (self.path / PREVIOUS).unlink(missing_ok=True)
 
+    def _remove_log_of_no_run(self) -> None:
+        """Remove the log of a command that was refused before its run began: all its lines are on the terminal."""
+        if not self._look_only and not (self.path / CONFIG).exists():
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                (self.path / LOG).unlink()
+
     def close(self) -> None:
         """Release the lock, and remove the directory if nothing was begun in it."""
         if not self._look_only:
@@ -160,6 +167,8 @@ class RunDirectory:
         if self._claimed and isinstance(error, Exception):  # no signal, after which the run goes on
             expected = exit_code_of(error) is not None
             note_failure(self.path, text_of(error) if expected else f"{type(error).__name__}: {error}")
+        elif isinstance(error, Exception) and exit_code_of(error) == EXIT_USER_MISTAKE:
+            self._remove_log_of_no_run()
         self.close()
 
 

@@ -23,7 +23,7 @@ from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.metrics import METRICS
-from imgcls.models import build_model
+from imgcls.models import build_model, parameters_without_gradient, try_out
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
 from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.freezing import Freezing
@@ -137,9 +137,10 @@ def build_trainer(
     # Everything that may be refused comes before the first change to the run's directory.
     check_best_metric(config, num_classes)
     check_files(val_loader)
+    freezing = Freezing(config, network)
+    all_learn = try_network(config, network, freezing, num_classes=num_classes, dtype=dtype)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
-    freezing = Freezing(config, network)
     trainer = Trainer(
         config=config,
         device=device,
@@ -147,7 +148,7 @@ def build_trainer(
         num_classes=num_classes,
         model=network,
         train_model=network,
-        wrap=lambda network: wrap(network, compiled=config.compile),
+        wrap=lambda network: wrap(network, compiled=config.compile, all_learn=all_learn),
         freezing=freezing,
         average=average,
         loss=ClassificationLoss(
@@ -201,9 +202,45 @@ def sync_batch_norm(network: nn.Module, config: Config, device: torch.device) ->
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
-def wrap(network: nn.Module, *, compiled: bool) -> nn.Module:
-    """Return what trains the network's weights: over all ranks, and compiled if asked for."""
-    distributed_network = DistributedDataParallel(network) if distributed.world_size() > 1 else network
+def try_network(
+    config: Config, network: nn.Module, freezing: Freezing, *, num_classes: int, dtype: torch.dtype | None
+) -> bool:
+    """Try whether the network takes this run's images, and as few at a time as the run would give it.
+
+    Returns:
+        False if several ranks train and some parameter that learns gets no gradient.
+
+    Raises:
+        ConfigError: it does not take them.
+    """
+    local_size = config.batch_size // distributed.world_size()
+    num_parts = -(-local_size // config.microbatch) if isinstance(config.microbatch, int) else 1
+    output = try_out(
+        network,
+        num_images=local_size // num_parts,  # of the smallest part of a step
+        channels=config.data.channels,
+        size=(config.image_size, config.image_size),
+        num_classes=num_classes,
+        autocast=dtype,
+        in_eval=freezing.norms if freezing.until_epoch is None else (),
+    )
+    if distributed.world_size() == 1:
+        return True
+    without = parameters_without_gradient(network, output)
+    if without:
+        shown = f"{', '.join(without[:3])}{f' and {len(without) - 3} more' if without[3:] else ''}"
+        log.info("ranks    these parameters get no gradient, which each step looks for: %s", shown)
+    return not without
+
+
+def wrap(network: nn.Module, *, compiled: bool, all_learn: bool = True) -> nn.Module:
+    """Return what trains the network's weights: over all ranks, and compiled if asked for.
+
+    Args:
+        all_learn: every parameter that is not frozen gets a gradient in each step.
+    """
+    several = distributed.world_size() > 1
+    distributed_network = DistributedDataParallel(network, find_unused_parameters=not all_learn) if several else network
     return torch.compile(distributed_network) if compiled else distributed_network  # type: ignore[return-value]
 
 

@@ -1,5 +1,6 @@
 """Run directories: one owner, one config; and the table of several."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ import pytest
 
 from imgcls.config import compose, consequential
 from imgcls.environment import CONF_DIR
+from imgcls.errors import ConfigError
 from imgcls.runs import (
     BEST,
     CONFIG,
@@ -192,6 +194,15 @@ def test_a_directory_in_which_nothing_was_begun_is_removed(tmp_path: Path) -> No
     with RunDirectory(tmp_path / "runs/b", {}) as run_dir:
         run_dir.claim()
     assert sorted(file.name for file in (tmp_path / "runs/b").iterdir()) == ["config.json", "lock"]
+
+
+def test_a_command_that_is_refused_before_its_run_begins_leaves_no_log(tmp_path: Path) -> None:
+    for error, stays in ((ConfigError("a mistake"), False), (RuntimeError("a bug"), True)):
+        path = tmp_path / type(error).__name__
+        with contextlib.suppress(type(error)), RunDirectory(path, {"seed": 0}):
+            (path / "train.log").write_text("model resnet18\n")
+            raise error
+        assert path.exists() == stays
 
 
 def test_a_directory_that_may_not_be_written_is_named_with_the_way_out(tmp_path: Path, monkeypatch) -> None:
