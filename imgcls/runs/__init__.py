@@ -23,8 +23,8 @@ from imgcls.runs.directory import (
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
-from imgcls.runs.events import Events, columns_of, image_grid
 from imgcls.runs.effects import Effect
+from imgcls.runs.events import Events, columns_of, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
 from imgcls.runs.run_differences import diff_runs, render_differences
