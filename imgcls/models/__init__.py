@@ -7,8 +7,10 @@ from imgcls.models.googlenet import INCEPTIONS, GoogLeNet, GoogLeNetOutput
 from imgcls.models.heads import average_states, find_heads, is_head, load_into
 from imgcls.models.layers import DenseHead, average_to, first_convolution, linear_of_averages, local_response_norm
 from imgcls.models.lenet import LeNet5, scaled_tanh
+from imgcls.models.paper_tables import TABLES, named_layers, paper_table, paper_tables, published_figures
 from imgcls.models.resnet import DEPTHS, ResNet
 from imgcls.models.trial import parameters_without_gradient, try_out
+from imgcls.models.summary import Layer, NetworkSummary, folded, summarize_network
 from imgcls.models.vgg import COLUMNS, VGG
 from imgcls.models.weights import (
     PublishedInput,
@@ -24,12 +26,15 @@ __all__ = [
     "COLUMNS",
     "DEPTHS",
     "INCEPTIONS",
+    "TABLES",
     "VGG",
     "AlexNet",
     "DenseHead",
     "GoogLeNet",
     "GoogLeNetOutput",
+    "Layer",
     "LeNet5",
+    "NetworkSummary",
     "PublishedInput",
     "ResNet",
     "UnpublishedError",
@@ -38,18 +43,24 @@ __all__ = [
     "build_model",
     "find_heads",
     "first_convolution",
+    "folded",
     "is_head",
     "is_published",
     "linear_of_averages",
     "load_into",
     "local_response_norm",
+    "named_layers",
     "outline_model",
     "parameters_without_gradient",
+    "paper_table",
+    "paper_tables",
     "published_arch",
+    "published_figures",
     "published_input",
     "published_name",
     "read_weights",
     "scaled_tanh",
+    "summarize_network",
     "timm_model",
     "torchvision_model",
     "try_out",
