@@ -9,8 +9,8 @@ from imgcls.models.layers import DenseHead, average_to, first_convolution, linea
 from imgcls.models.lenet import LeNet5, scaled_tanh
 from imgcls.models.paper_tables import TABLES, named_layers, paper_table, paper_tables, published_figures
 from imgcls.models.resnet import DEPTHS, ResNet
-from imgcls.models.trial import parameters_without_gradient, try_out
 from imgcls.models.summary import Layer, NetworkSummary, folded, summarize_network
+from imgcls.models.trial import parameters_without_gradient, try_out
 from imgcls.models.vgg import COLUMNS, VGG
 from imgcls.models.weights import (
     PublishedInput,
@@ -51,9 +51,9 @@ __all__ = [
     "local_response_norm",
     "named_layers",
     "outline_model",
-    "parameters_without_gradient",
     "paper_table",
     "paper_tables",
+    "parameters_without_gradient",
     "published_arch",
     "published_figures",
     "published_input",
