@@ -64,6 +64,7 @@ class DataConfig:
     mean: list[float] = setting(list)
     std: list[float] = setting(list)
     scale: Scale = setting(Scale)
+    exclude: str | None = setting(None, incidental=True, is_path=True)
     num_threads: int | None = setting(None, least=1, incidental=True)
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)

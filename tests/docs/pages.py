@@ -50,6 +50,8 @@ OTHERS = {
     "}",
     ".ci/run",
 }
+# Commands that take train.py's words.
+OF_A_RUN = {"doctor", "verify_data"}
 # What stands before a command of ours.
 LAUNCHERS = {"srun", "time", "nohup", "{"}
 DOWNLOADS = {
@@ -193,7 +195,9 @@ def check(command: Command, config_dir: Path) -> None:
     elif command.ours:
         _parse(lambda: importlib.import_module(f"imgcls.commands.{program}").main(), program, words)
         network, _ = split_network(words)
-        if network:
+        if program in OF_A_RUN:
+            compose_run([word for word in words if not word.startswith(("out=", "checksums="))])
+        elif network:
             compose_network(network)
     elif program.startswith("scripts/dev/") and (ROOT / program).is_file():
         options = _parse(lambda: runpy.run_path(str(ROOT / program), run_name="__main__"), program, words)

@@ -60,6 +60,7 @@ OF_SCRIPTS = {
     "columns",
     "where",
     "sort",
+    "checksums",
 }
 
 
