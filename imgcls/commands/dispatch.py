@@ -20,6 +20,7 @@ COMMANDS = {
     "paper_tables": "print the papers' tables of their networks, counted on ours",
     "replay": "run a run again, and compare the results",
     "pack": "shrink a set of images into one file that trains faster",
+    "doctor": "say before a run whether it will work, and how long it takes",
     "verify_data": "read every image of a set: what is damaged, odd, or there twice",
     "subset": "make a tiny subset of a data set",
     "init": "write a small project: a network of your own, its configs, and a test",

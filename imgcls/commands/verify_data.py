@@ -46,14 +46,14 @@ def verify_data() -> int:
     with tqdm(total=total, unit="image", smoothing=0.02, disable=None) as bar:
         found = verify(images, channels=config.data.channels, num_threads=num_threads, progress=bar.update)
     print(printable("\n".join(report(found, images.classes))))
-    if found.bad:
-        write_list(options.out, found, config)
-        print(printable(f"{options.out} lists the damaged files; data.exclude={options.out} leaves them out"))
+    write_list(options.out, found, config)
+    leaves_out = f"lists the damaged files; data.exclude={options.out} leaves them out" if found.bad else "lists none"
+    print(printable(f"{options.out} {leaves_out}"))
     same = options.checksums is None or compare_or_write(options.checksums, found, config.data.root)
     return EXIT_RUN_FAILED if found.bad or not same else 0
 
 
-HELP_OUT = "the list of damaged files, where there are any, for data.exclude (default: exclude.txt)"
+HELP_OUT = "the list of damaged files, for data.exclude (default: exclude.txt)"
 HELP_CHECKSUMS = "write the files' checksums there; if the file exists, compare them with it"
 
 

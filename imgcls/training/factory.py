@@ -81,12 +81,14 @@ def build_trainer(
     device: torch.device,
     *,
     images: ImageSet | None = None,
+    look_at_files: bool = True,
     new_scaler: Callable[[], torch.amp.GradScaler] | None = None,
 ) -> Trainer:
     """Build the trainer of a run, claim `run_dir` for it, and resume the run that the directory holds, if any.
 
     Args:
         images: the image set of the config, if it is open already.
+        look_at_files: look at every validation file before the first step.
         new_scaler: makes the scaler of the loss; by default it scales in fp16 alone.
 
     Raises:
@@ -137,7 +139,8 @@ def build_trainer(
 
     # Everything that may be refused comes before the first change to the run's directory.
     check_best_metric(config, num_classes)
-    check_files(val_loader)
+    if look_at_files:
+        check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
     freezing = Freezing(config, network)

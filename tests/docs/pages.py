@@ -297,6 +297,8 @@ def small_words(command: Command) -> list[str]:
         word.startswith(("checkpoint=", "runs/")) for word in words
     ):
         return [*words, "device=cpu"]
+    if command.program == "doctor":
+        return [*words, "batch_size=8", "image_size=67", "device=cpu", "data.num_threads=1"]
     if command.program == "subset":
         return [re.sub(r"^\d+$", "2", word) for word in words]
     if command.program == "pack":

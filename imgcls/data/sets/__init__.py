@@ -1,6 +1,6 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
-from imgcls.data.sets.checksums import with_checksums
+from imgcls.data.sets.checksums import checksum_of, with_checksums
 from imgcls.data.sets.digits import draw_digits
 from imgcls.data.sets.exclusion import as_line, exclude, name_in_list
 from imgcls.data.sets.factory import open_image_set, pixel_rules
@@ -48,6 +48,7 @@ __all__ = [
     "Split",
     "Verification",
     "as_line",
+    "checksum_of",
     "checksums_of",
     "describe_sample",
     "draw_digits",

@@ -189,10 +189,12 @@ class ImageSet:
             "validation images": len(self.val),
             "checksum": f"{checksum:08x}",
         }
-        of_files = [checksums_of(split) for split in (self.train, self.val)]
-        if any(checksums is None for checksums in of_files):
-            return identity
-        return identity | {CONTENT: hashlib.sha256(b"".join(map(bytes, of_files))).hexdigest()[:16]}
+        digest = hashlib.sha256()
+        for split in (self.train, self.val):
+            if (of_files := checksums_of(split)) is None:
+                return identity
+            digest.update(of_files.tobytes())
+        return identity | {CONTENT: digest.hexdigest()[:16]}
 
     def log_notes(self) -> None:
         """Log what the user should know of how the set was read."""

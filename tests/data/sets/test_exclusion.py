@@ -1,5 +1,8 @@
 """Images that a file leaves out of a set: data.exclude."""
 
+import copy
+import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -7,12 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgcls.config import compose
+from imgcls.config import Config, compose
 from imgcls.data.sets import ImageSet, as_line, draw_noise, exclude, name_in_list, open_image_set
 
 
-def opened(root: Path, exclude: Path, *words: str) -> ImageSet:
-    return open_image_set(compose(["data=folder", f"data.root={root}", f"data.exclude={exclude}", *words]))
+@functools.cache
+def a_folder() -> Config:
+    return compose(["data=folder"])
+
+
+def opened(root: Path, file: Path | None = None) -> ImageSet:
+    config = copy.deepcopy(a_folder())
+    config.data = dataclasses.replace(config.data, root=str(root), exclude=None if file is None else str(file))
+    return open_image_set(config)
 
 
 def listed(tmp_path: Path, *lines: str) -> Path:
@@ -27,7 +37,7 @@ def names(images: ImageSet) -> tuple[list[str], list[str]]:
 
 
 def test_what_a_list_names_is_left_out_and_all_else_keeps_its_order(tiny_folder: Path, tmp_path: Path) -> None:
-    whole = names(open_image_set(compose(["data=folder", f"data.root={tiny_folder}"])))
+    whole = names(opened(tiny_folder))
     file = listed(
         tmp_path,
         "# a comment",
@@ -90,7 +100,7 @@ def test_a_name_with_any_bytes_can_be_listed(tiny_folder: Path, tmp_path: Path) 
     for name in odd:
         Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(root / "train/blue/x.jpg")
         (root / "train/blue/x.jpg").rename(root / "train/blue" / name.decode(errors="surrogateescape"))
-    whole = open_image_set(compose(["data=folder", f"data.root={root}"]))
+    whole = opened(root)
     paths = [whole.train.path(index) for index in range(len(whole.train)) if ".JPEG" not in whole.train.path(index)]
     assert len(paths) == len(odd)
     images = opened(root, listed(tmp_path, *(as_line(name_in_list(path, str(root))) for path in paths)))

@@ -1,5 +1,8 @@
 """Every file read: what is damaged, odd, or there twice; and the checksums that are kept."""
 
+import copy
+import dataclasses
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imgcls.commands import verify_data
-from imgcls.config import compose
+from imgcls.config import Config, compose
 from imgcls.data.decoding import decode_whole
 from imgcls.data.sets import ImageSet, known_odd_files, open_image_set, verification, verify
 from imgcls.data.sets.verification import Odd, odd_of_imagenet
@@ -22,12 +25,19 @@ def root(tiny_folder: Path, tmp_path: Path, cache: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "set"))
 
 
-def opened(root: Path, *words: str) -> ImageSet:
-    return open_image_set(compose(["data=folder", f"data.root={root}", *words]))
+@functools.cache
+def a_folder() -> Config:
+    return compose(["data=folder"])
 
 
-def verified(root: Path, *words: str) -> verification.Verification:
-    return verify(opened(root, *words), channels=3, num_threads=1)
+def opened(root: Path, **settings: object) -> ImageSet:
+    config = copy.deepcopy(a_folder())
+    config.data = dataclasses.replace(config.data, root=str(root), **settings)
+    return open_image_set(config)
+
+
+def verified(root: Path) -> verification.Verification:
+    return verify(opened(root), channels=3, num_threads=1)
 
 
 def cut(path: Path) -> None:
@@ -118,14 +128,14 @@ def test_checksums_are_those_of_the_files_that_are_left_whatever_the_split(root:
     (root / "train/red/01.JPEG").chmod(0o644)
     assert CONTENT in opened(root).identity()
     (tmp_path / "list").write_text("train/red/00.JPEG\n")
-    without = opened(root, f"data.exclude={tmp_path / 'list'}").identity()
+    without = opened(root, exclude=str(tmp_path / "list")).identity()
     assert without[CONTENT] != opened(root).identity()[CONTENT]
     shutil.rmtree(root / "val")
-    parts = [opened(root, "data.val_share=0.2", f"data.split_seed={seed}").identity() for seed in (0, 1)]
+    parts = [opened(root, val_share=0.2, split_seed=seed).identity() for seed in (0, 1)]
     assert parts[0][CONTENT] != parts[1][CONTENT]
     os.utime(root / "train/red/03.JPEG", ns=(1, 1))
-    assert CONTENT not in opened(root, "data.val_share=0.2").identity()
-    assert "of 60 files are known" in opened(root, "data.val_share=0.2").notes[-1]
+    assert CONTENT not in opened(root, val_share=0.2).identity()
+    assert "of 60 files are known" in opened(root, val_share=0.2).notes[-1]
 
 
 def test_imagenets_odd_files_are_known_by_name_and_a_converted_copy_is_told(root: Path) -> None:
@@ -151,11 +161,11 @@ def test_the_command_writes_a_list_that_training_takes(
     monkeypatch.chdir(tmp_path)
     words = ["data=folder", f"data.root={root}", "data.num_threads=1"]
     assert run(monkeypatch, *words) == 0
-    assert not Path("exclude.txt").exists()
+    assert len(opened(root, exclude="exclude.txt").train) == 60
     cut(root / "train/blue/03.JPEG")
     assert run(monkeypatch, *words, "out=bad.txt") == 1
     assert "74 of 75 images can be decoded; 1 files were read now" in capsys.readouterr().out
-    assert len(opened(root, "data.exclude=bad.txt").train) == 59
+    assert len(opened(root, exclude="bad.txt").train) == 59
     assert run(monkeypatch, *words, "data.exclude=bad.txt", "checksums=sums") == 0
     assert run(monkeypatch, *words, "data.exclude=bad.txt", "checksums=sums") == 0
     assert "all 74 files are those of sums" in capsys.readouterr().out
