@@ -96,7 +96,7 @@ def save_verified(split: FileSplit, found: Verified) -> None:
     both = [np.concatenate([old[others], new]) for old, new in zip(before, found, strict=True)]
     order = np.argsort(both[0], kind="stable")
     parts = dict(zip(Verified._fields, (array[order] for array in both), strict=True))
-    keep(_cache_file(split), lambda stream: np.savez(stream, **parts), what=WHAT)
+    keep(_cache_file(split), lambda stream: np.savez(stream, allow_pickle=False, **parts), what=WHAT)
 
 
 def with_checksums(images: ImageSet) -> ImageSet:
