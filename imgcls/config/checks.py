@@ -4,6 +4,7 @@ import math
 import re
 
 from imgcls.config.identity import flatten
+from imgcls.config.risks import check_silence
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import check_rules, select
 from imgcls.errors import ConfigError, did_you_mean
@@ -50,6 +51,7 @@ def check_config(config: Config) -> None:
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)
+    check_silence(config.silence)
 
 
 def check_evaluation(config: EvaluateConfig) -> None:

@@ -31,6 +31,7 @@ from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, without_dynamo
+from imgcls.training.risks import log_risks
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
@@ -112,6 +113,7 @@ def build_trainer(
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
+    log_risks(config, network, num_images=len(images.train))
 
     def layout(pixels: Tensor) -> Tensor:
         # (B, H, W, C) seen as (B, C, H, W) is channels_last already.
