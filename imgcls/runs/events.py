@@ -137,8 +137,11 @@ class Events:
         if self._tensorboard is not None and weights is not None:
             self._tensorboard.add_image("visual/conv1", image_grid(weights, zoom=4), step)
 
-    def hparams(self, config: dict[str, Any], *, model: str) -> None:
-        """Write the config for TensorBoard's table of hyperparameters, under the name of the `model`.
+    def describe(self, config: dict[str, Any], *, model: str, command: str) -> None:
+        """Write what is trained to TensorBoard, before the first step: a run that stops early has it too.
+
+        That is its row of the table of hyperparameters, the config and the command as texts, and the charts that show
+        training and validation of one quantity together.
 
         Each run writes its own values alone, and no list of the columns: without one TensorBoard compares the runs and
         puts the settings that differ first, and the scores of `eval/` before those of `train/`.
@@ -154,16 +157,39 @@ class Events:
                 name = LEADING.get(key, key)
                 value = value.rpartition(".")[2] if key.endswith("._target_") else value
                 values[name] = value if isinstance(value, int | float | str) else str(value)
-        _, start, end = hparams(values, {})
-        for summary in (start, end):
-            assert self._tensorboard.file_writer is not None
-            self._tensorboard.file_writer.add_summary(summary)
+        _, start, _ = hparams(values, {})
+        self._add(start)
+        lines = ["| setting | value |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in config.items())]
+        self._tensorboard.add_text("config", "\n".join(lines), 0)
+        self._tensorboard.add_text("command", f"    {command}", 0)
+        charts = {
+            metric.title: ["Multiline", [f"{split}/{name}$" for split in ("train", "train_epoch", "eval", "val_raw")]]
+            for name, metric in METRICS.items()
+        }
+        self._tensorboard.add_custom_scalars({"training and validation": charts})
+
+    def finished(self) -> None:
+        """Note in TensorBoard's table of hyperparameters that the run has finished."""
+        if self._tensorboard is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            *_, end = hparams({}, {})
+            self._add(end)
+
+    def _add(self, summary: Any) -> None:
+        assert self._tensorboard is not None
+        assert self._tensorboard.file_writer is not None
+        self._tensorboard.file_writer.add_summary(summary)
 
     def close(self) -> None:
         if self.enabled:
             self._csv_file.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _columns(file: Path) -> list[str]:
