@@ -22,6 +22,7 @@ COMMANDS = {
     "pack": "shrink a set of images into one file that trains faster",
     "doctor": "say before a run whether it will work, and how long it takes",
     "verify_data": "read every image of a set: what is damaged, odd, or there twice",
+    "pack": "write a set of images into one file that trains faster",
     "subset": "make a tiny subset of a data set",
     "init": "write a small project: a network of your own, its configs, and a test",
     "sort_val": "sort ImageNet's validation images into class folders",

@@ -40,6 +40,7 @@ class FileSplit(ABC):
     decoded: np.ndarray | None = None
     rules: PixelRules = AS_STORED
     checksums: np.ndarray | None = None  # (N,) uint64, of the files' bytes, where verify_data has read any
+    takes_rules = True  # the files have what the rules decide on
 
     def __len__(self) -> int:
         return len(self.labels)
