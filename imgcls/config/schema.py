@@ -178,7 +178,7 @@ class CommonConfig:
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
     topk: list[int] = setting(list(TOPK), fixed=True)
-    tensorboard: bool = setting(True, incidental=True)
+    logger: Any = setting(dict, incidental=True)
 
 
 @dataclass

@@ -45,7 +45,7 @@ from imgcls.inference import (
     predict_split,
     validation_crop,
 )
-from imgcls.runs import EVENT_FILES, code_version, name_disk_errors
+from imgcls.runs import OpenLoggers, build_loggers, code_version, name_disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +279,7 @@ def run_evaluation(
 
 
 def write_results(report: Report, results: dict[str, Any], folder: Path, config: EvaluateConfig) -> None:
-    """Write results.json, the predictions, counts and pictures, and the same to TensorBoard."""
+    """Write results.json, the predictions, counts and pictures, and log them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
     report.write_predictions(folder / PREDICTIONS)
@@ -292,14 +292,11 @@ def write_results(report: Report, results: dict[str, Any], folder: Path, config:
         pictures[WORST] = worst
     for name, picture in pictures.items():
         picture.save(folder / name)
-    if config.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        for old in folder.glob(EVENT_FILES):
-            old.unlink()
-        with SummaryWriter(str(folder)) as writer:
-            for key, value in report.scores.values().items():
-                if value is not None:
-                    writer.add_scalar(f"test/{key}", value, 0)
-            for name, picture in pictures.items():
-                writer.add_image(f"test/{Path(name).stem}", np.asarray(picture.convert("RGB")), 0, dataformats="HWC")
+    loggers = OpenLoggers()
+    loggers.open(build_loggers(config.logger), folder, goes_on=False)
+    scores = {f"test/{name}": value for name, value in report.scores.values().items() if value is not None}
+    loggers.each(lambda logger: logger.scalars(0, scores))
+    for name, picture in pictures.items():
+        pixels = np.asarray(picture.convert("RGB"))
+        loggers.each(lambda logger, name=name, pixels=pixels: logger.image(f"test/{Path(name).stem}", pixels, 0))
+    loggers.close(finished=True)

@@ -24,7 +24,15 @@ from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
 from imgcls.metrics import Meter, metrics_of
 from imgcls.models import build_model
-from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
+from imgcls.runs import (
+    Events,
+    RunDirectory,
+    build_loggers,
+    code_version,
+    explain_disk_errors,
+    settings_to_log,
+    shorter_run,
+)
 from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.freezing import Freezing
 from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
@@ -125,9 +133,10 @@ def build_trainer(
         main = distributed.is_main()
         return Events(
             run_dir.path,
-            tensorboard=config.tensorboard,
+            loggers=build_loggers(config.logger),
             enabled=main,
             position=position,
+            settings=settings_to_log(consequential(config), model=str(network.arch), run_dir=run_dir.path),
             averages=config.ema_decay > 0,
             metrics=metrics,
         )

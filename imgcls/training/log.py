@@ -1,4 +1,4 @@
-"""What a run reports while it trains: log lines, the progress bar, metrics.csv and TensorBoard."""
+"""What a run reports while it trains: log lines, the progress bar, metrics.csv and the loggers."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ class RunLog:
     """The log of a run; `open` it before the first step.
 
     Args:
-        open_events: opens metrics.csv and TensorBoard, cut off at the lengths that a checkpoint saved.
+        open_events: opens metrics.csv and the loggers, cut off at the lengths that a checkpoint saved.
         meter: an empty one of the run's metrics.
     """
 
@@ -169,6 +169,5 @@ class RunLog:
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             **{key: description[key] for key in ("data", "data_root", "code")},
         }
-        self.events.hparams(description["config"], model=str(trainer.model.arch))
-        self.events.close()
+        self.events.close(finished=True)
         return results

@@ -91,6 +91,8 @@ class Command:
             return "downloads published weights"
         if not self.ours:
             return "another program, or a benchmark or proof that takes minutes"
+        if any(word.startswith("logger=") and ("wandb" in word or "mlflow" in word) for word in words):
+            return "logs to a service"
         if "real=real.json" in words:
             return "needs a download"
         return None
@@ -288,7 +290,7 @@ def small_words(command: Command) -> list[str]:
     if command.program == "evaluate":
         # A run's checkpoint on its own finds its images only beside the run's results.
         given = any(word.startswith(("data", "checkpoint=runs/mynet")) for word in words)
-        return [*words, "device=cpu", "batch_size=8", "tensorboard=false", *([] if given else ["data.root=/my/photos"])]
+        return [*words, "device=cpu", "batch_size=8", "logger=none", *([] if given else ["data.root=/my/photos"])]
     if command.program in ("predict", "export", "plot") and any(
         word.startswith(("checkpoint=", "runs/")) for word in words
     ):
@@ -303,7 +305,7 @@ def small_words(command: Command) -> list[str]:
 def _small_run(words: list[str]) -> list[str]:
     if "--cfg" in words or "--info" in words or "--help" in words:
         return words
-    tiny = ["max_steps=2", "epochs=20", "batch_size=8", "microbatch=null", "device=cpu", "tensorboard=false"]
+    tiny = ["max_steps=2", "epochs=20", "batch_size=8", "microbatch=null", "device=cpu", "logger=none"]
     tiny += ["data.num_classes=null"]  # a handful of ImageNet's thousand
     tiny += ["data.num_threads=1", "compile=false", "min_val_top1=null", "checkpoint.every_minutes=1000"]
     if "-m" in words:

@@ -51,7 +51,7 @@ def test_a_test_that_names_no_set_downloads_none(run_dir: Path, tiny_folder: Pat
 
 def test_a_test_writes_results_predictions_and_pictures(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     config = config_of(run_dir, root=tiny_folder, out=str(tmp_path / "out"))
-    config.tensorboard = True
+    config.logger = {"tensorboard": {"_target_": "imgcls.runs.loggers.TensorBoard"}}
     results = run(config)
     out = tmp_path / "out"
     assert json.loads((out / "results.json").read_text())["top1"] == results["top1"]

@@ -6,30 +6,32 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imgcls.metrics import Scores
-from imgcls.runs import Events, Progress, columns_of, image_grid
+from imgcls.runs import Events, Progress, columns_of, image_grid, settings_to_log
+from imgcls.runs.loggers import TensorBoard
 
 TRAIN = Scores(loss=1.5, top1=40.0, top5=80.0, num_images=100)
 VAL = Scores(loss=1.25, top1=50.0, top5=None, num_images=20)
 
 
-def open_events(path: Path, position: dict[str, int] | None = None) -> Events:
-    return Events(path, tensorboard=True, enabled=True, position=position)
+def open_events(path: Path, position: dict[str, int] | None = None, settings: dict[str, Any] | None = None) -> Events:
+    return Events(path, loggers={"tensorboard": TensorBoard()}, enabled=True, position=position, settings=settings)
 
 
 def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: Path) -> None:
-    writer = open_events(tmp_path)
+    config = {"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2]}
+    writer = open_events(tmp_path, settings=settings_to_log(config, model="lenet5", run_dir=tmp_path))
     writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
     writer.scalars(10, {"train/images_per_second": 123.0})
     writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
-    writer.hparams({"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2]}, model="lenet5")
-    writer.close()
+    writer.close(finished=True)
     read = EventAccumulator(str(tmp_path)).Reload()
     assert {"train_epoch/loss", "train_epoch/top5", "train/lr", "eval/loss", "eval/top1"} <= set(read.Tags()["scalars"])
     assert "eval/top5" not in read.Tags()["scalars"]
@@ -50,10 +52,11 @@ def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optim
     config = {"optimizer._target_": "torch.optim.SGD", "recipe.name": "lenet", "batch_size": 8, "seed": 0}
     for name, model, lr, clip in (("a", "lenet5", 0.1, None), ("b", "resnet18", 0.2, 1.0)):
         (tmp_path / name).mkdir()
-        writer = open_events(tmp_path / name)
+        settings = config | {"optimizer.lr": lr, "clip_grad_norm": clip}
+        settings = settings_to_log(settings, model=model, run_dir=tmp_path / name)
+        writer = open_events(tmp_path / name, settings=settings)
         writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
-        writer.hparams(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model)
-        writer.close()
+        writer.close(finished=True)
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     runs.Reload()
     context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
@@ -131,7 +134,7 @@ def test_an_event_file_sorts_after_those_that_are_there(tmp_path: Path) -> None:
 
 
 def test_a_rank_beside_the_main_one_writes_nothing(tmp_path: Path) -> None:
-    writer = Events(tmp_path, tensorboard=True, enabled=False, position=None)
+    writer = Events(tmp_path, loggers={"tensorboard": TensorBoard()}, enabled=False, position=None)
     writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
     writer.images("x", torch.zeros(1, 3, 4, 4), 0)
     assert writer.position() == {}

@@ -19,7 +19,7 @@ from .helpers import EVERYTHING, LoaderWrapper, Make, Train, rows, same
 
 
 def test_a_run_learns_and_leaves_everything_it_should(tiny_config: Make, train: Train, tmp_path: Path) -> None:
-    results = train(tiny_config("epochs=6", "tensorboard=true"))
+    results = train(tiny_config("epochs=6", "logger=tensorboard"))
     assert results["val_top1"] > 60
     assert results["steps"] == 30
     names = {file.name for file in (tmp_path / "run").iterdir()}
@@ -106,8 +106,8 @@ def test_the_scores_of_the_raw_weights_are_logged_beside_those_of_their_average(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     caplog.set_level("INFO")
-    averaged = train(tiny_config("ema_decay=0.9", "tensorboard=true"), "averaged")
-    plain = train(tiny_config("tensorboard=true"), "plain")
+    averaged = train(tiny_config("ema_decay=0.9", "logger=tensorboard"), "averaged")
+    plain = train(tiny_config("logger=tensorboard"), "plain")
     assert same(averaged["weights"], plain["weights"])  # the average follows the weights and changes none
     raw = [row["val_raw/loss"] for row in rows(tmp_path / "averaged") if row["val/loss"]]
     assert raw == [row["val/loss"] for row in rows(tmp_path / "plain") if row["val/loss"]]
