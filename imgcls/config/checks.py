@@ -47,6 +47,8 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"validate_every={config.validate_every:g} must be a whole number of epochs, or a part of one such as 0.25"
         )
+    if config.compile_mode != "default" and not config.compile:
+        raise ConfigError(f"compile_mode={config.compile_mode} compiles nothing by itself; add compile=true")
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)

@@ -224,6 +224,7 @@ class Config(CommonConfig):
 
     microbatch: Any = None
     compile: bool = False
+    compile_mode: str = setting("default", one_of=("default", "blocks", "max-autotune", "reduce-overhead"))
     sync_batch_norm: bool = False
     deterministic: bool = False
 
