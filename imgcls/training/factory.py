@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from imgcls.data.loading import Batch, build_loaders, check_files
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
 from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
+from imgcls.environment import command
 from imgcls.errors import ConfigError
 from imgcls.metrics import Meter, metrics_of
 from imgcls.models import build_model
@@ -32,6 +34,7 @@ from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, without_dynamo
+from imgcls.training.risks import log_risks
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
@@ -82,12 +85,14 @@ def build_trainer(
     device: torch.device,
     *,
     images: ImageSet | None = None,
+    words: Sequence[str] = (),
     new_scaler: Callable[[], torch.amp.GradScaler] | None = None,
 ) -> Trainer:
     """Build the trainer of a run, claim `run_dir` for it, and resume the run that the directory holds, if any.
 
     Args:
         images: the image set of the config, if it is open already.
+        words: of the command line, which TensorBoard shows.
         new_scaler: makes the scaler of the loss; by default it scales in fp16 alone.
 
     Raises:
@@ -113,6 +118,7 @@ def build_trainer(
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
+    log_risks(config, network, num_images=len(images.train))
 
     def layout(pixels: Tensor) -> Tensor:
         # (B, H, W, C) seen as (B, C, H, W) is channels_last already.
@@ -183,6 +189,8 @@ def build_trainer(
         log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)
     run_dir.claim(step=trainer.state.step, epoch=trainer.state.epoch)
     trainer.run_log.open(position)
+    line = f"{command('train')} {shlex.join(words)}"
+    trainer.run_log.events.describe(trainer.description["config"], model=str(network.arch), command=line)
     freezing.apply(trainer.state.epoch)
     trainer.train_model = trainer.wrap(network)
     log_learning(config, network, freezing)

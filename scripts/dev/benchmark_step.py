@@ -128,7 +128,7 @@ def advice_on_data(settings: Settings) -> str:
     if settings.num_threads < settings.cores:
         return f"Change: data.num_threads={settings.cores}, all the cores of this process"
     if settings.data == "files":
-        return "Change: data=pack (scripts/pack.py, lossy), which decodes more than twice as fast; or use more cores"
+        return "Change: data=pack (scripts/pack.py), which decodes faster with the same pixels; or use more cores"
     return "Change: more cores, or a smaller image_size"
 
 
