@@ -24,7 +24,7 @@ from imgcls.runs.directory import (
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.effects import Effect
-from imgcls.runs.events import Events, columns_of, image_grid, settings_to_log
+from imgcls.runs.events import Events, columns_of, image_grid
 from imgcls.runs.loggers import OpenLoggers, build_loggers
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
@@ -104,7 +104,6 @@ __all__ = [
     "results_table",
     "row_of",
     "saved_config",
-    "settings_to_log",
     "shorter_run",
     "stop_name",
     "sync_to_disk",

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.metrics import METRICS, Scores
+from imgcls.metrics import METRICS, Scores, metric_of
 from imgcls.runs.directory import EVENT_FILES, METRICS_FILE
-from imgcls.runs.loggers import Logger, OpenLoggers
+from imgcls.runs.loggers import Description, Logger, OpenLoggers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,6 @@ class Events:
 
     Args:
         loggers: by their names, not open yet.
-        settings: of the run, for the loggers.
         position: that the checkpoint has saved of a run that is resumed; None is a run that begins.
         averages: whether the run averages its weights.
         metrics: the names of the run's metrics.
@@ -47,26 +46,24 @@ class Events:
         loggers: Mapping[str, Logger],
         enabled: bool,
         position: dict[str, int] | None,
-        settings: Mapping[str, Any] | None = None,
         averages: bool = False,
         metrics: Iterable[str] = METRICS,
     ) -> None:
         self.run_dir = run_dir
         self.enabled = enabled
+        self._metrics = tuple(metrics)
         self._loggers = OpenLoggers()
         if not enabled:
             return
         self._cut_off(position or {})
         self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
-        columns = _columns(run_dir / METRICS_FILE) or columns_of(metrics, averages=averages)
+        columns = _columns(run_dir / METRICS_FILE) or columns_of(self._metrics, averages=averages)
         self._csv = csv.DictWriter(self._csv_file, columns, extrasaction="ignore", lineterminator="\n")
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
         if averages and f"{RAW}/loss" not in columns:
             log.info("%s was begun without the average: the loggers alone get val_raw/", METRICS_FILE)
         self._loggers.open(loggers, run_dir, goes_on=bool(position))
-        if settings:
-            self._loggers.each(lambda logger: logger.settings(settings))
 
     def _files(self) -> list[Path]:
         return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob(EVENT_FILES))]
@@ -137,23 +134,28 @@ class Events:
         pixels = picture.permute(1, 2, 0).numpy()
         self._loggers.each(lambda logger: logger.image(tag, pixels, step))
 
+    def describe(self, config: dict[str, Any], *, model: str, command: str) -> None:
+        """Log what is trained, before the first step: a run that stops early has it too."""
+        # TensorBoard's own column of names has room for 15 letters, which are those of the model and the data.
+        settings: dict[str, Any] = {"Model": model, "Run": self.run_dir.name}
+        for key, value in config.items():
+            if key != "model._target_":
+                name = LEADING.get(key, key)
+                value = value.rpartition(".")[2] if key.endswith("._target_") else value
+                settings[name] = value if isinstance(value, int | float | str) else str(value)
+        charts = {
+            metric.title: [f"{split}/{name}" for split in ("train", "train_epoch", "eval", RAW)]
+            for name in self._metrics
+            if (metric := metric_of(name)) is not None
+        }
+        description = Description(settings, config, command, charts)
+        self._loggers.each(lambda logger: logger.describe(description))
+
     def close(self, *, finished: bool = False) -> None:
         """Close the files and the loggers; `finished` says whether the run came to its end."""
         if self.enabled:
             self._csv_file.close()
             self._loggers.close(finished=finished)
-
-
-def settings_to_log(config: dict[str, Any], *, model: str, run_dir: Path) -> dict[str, Any]:
-    """Return a flat config as loggers show it: the model, the run and what is compared first under short names."""
-    # TensorBoard's own column of names has room for the first 15 letters, which are those of the model and the data.
-    values: dict[str, Any] = {"Model": model, "Run": run_dir.name}
-    for key, value in config.items():
-        if key != "model._target_":
-            name = LEADING.get(key, key)
-            value = value.rpartition(".")[2] if key.endswith("._target_") else value
-            values[name] = value if isinstance(value, int | float | str) else str(value)
-    return values
 
 
 def columns_of(metrics: Iterable[str] = METRICS, *, averages: bool = False) -> list[str]:

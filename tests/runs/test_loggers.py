@@ -14,7 +14,7 @@ import torch
 from imgcls.config import Config, compose
 from imgcls.errors import ConfigError
 from imgcls.runs import Events, build_loggers
-from imgcls.runs.loggers import Logger, MLflow, Place
+from imgcls.runs.loggers import Description, Logger, MLflow, Place
 
 Make = Callable[..., Config]
 Train = Callable[..., dict[str, Any]]
@@ -45,8 +45,8 @@ class Recorder:
         assert image.dtype == np.uint8
         self.pictures[tag] = image.shape
 
-    def settings(self, values: Mapping[str, Any]) -> None:
-        self.values |= values
+    def describe(self, description: Description) -> None:
+        self.values |= description.settings
 
     def flush(self) -> None: ...
 
@@ -55,11 +55,11 @@ class Recorder:
 
 
 def events_of(path: Path, logger: Logger, position: dict[str, int] | None = None) -> Events:
-    settings = {"Model": "lenet5", "LR": 0.1}
-    return Events(path, loggers={"mine": logger}, enabled=True, position=position, settings=settings)
+    return Events(path, loggers={"mine": logger}, enabled=True, position=position)
 
 
 def use(events: Events) -> None:
+    events.describe({"optimizer.lr": 0.1}, model="lenet5", command="train")
     events.scalars(10, {"eval/top1": 50.0, "train/lr": 0.1})
     events.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
 
@@ -76,7 +76,7 @@ def test_a_service_goes_on_with_the_run_that_a_resumed_run_was_and_not_of_one_th
     assert logger.places[0].name == f"{tmp_path.parent.name}/{tmp_path.name}"
     assert logger.ends == [False, True, True]
     assert logger.given == {"eval/top1": [(10, 50.0)], "train/lr": [(10, 0.1)]}
-    assert logger.values == {"Model": "lenet5", "LR": 0.1}
+    assert logger.values == {"Model": "lenet5", "Run": tmp_path.name, "LR": 0.1}
 
 
 def test_a_service_that_fails_is_left_out_with_a_warning_and_a_file_that_cannot_be_written_is_not(
@@ -132,13 +132,8 @@ def test_mlflow_has_the_scores_pictures_and_settings_of_a_run_that_goes_on(
     use(first)
     position = first.position()
     first.close()
-    again = Events(
-        run,
-        loggers={"mine": MLflow(uri=str(store))},
-        enabled=True,
-        position=position,
-        settings={"LR": 0.2, "new": 1, "Model": "lenet5"},
-    )
+    again = events_of(run, MLflow(uri=str(store)), position)
+    again.describe({"optimizer.lr": 0.2, "new": 1}, model="lenet5", command="train")
     again.scalars(20, {"eval/top1": 60.0})
     again.close(finished=True)
     client = MlflowClient(tracking_uri=store.as_uri())
@@ -152,8 +147,8 @@ def test_mlflow_has_the_scores_pictures_and_settings_of_a_run_that_goes_on(
     ]
     assert logged.info.status == "FINISHED"
     assert logged.info.run_name == f"{tmp_path.name}/run"
-    assert logged.data.params == {"Model": "lenet5", "LR": "0.1", "new": "1"}
-    assert logged.data.tags["changed.LR"] == "0.2"
+    assert logged.data.params == {"Model": "lenet5", "Run": "run", "LR": "0.1", "new": "1"}
+    assert (logged.data.tags["changed.LR"], logged.data.tags["command"]) == ("0.2", "train")
     assert [file.path for file in client.list_artifacts(run_id, "visual")] == ["visual/first_batch_00000000.png"]
     assert json.loads((run / "loggers.json").read_text()) == {"mine": run_id}
 

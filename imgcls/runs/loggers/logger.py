@@ -27,6 +27,23 @@ class Place:
     goes_on: bool = False
 
 
+@dataclass(frozen=True)
+class Description:
+    """What is trained.
+
+    Args:
+        settings: the config, with the model, the run and what is compared first under short names.
+        config: the same by its dotted keys.
+        command: that trains it.
+        charts: the tags of numbers that belong together, by the titles of their charts.
+    """
+
+    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
+    command: str
+    charts: Mapping[str, list[str]]
+
+
 class Logger(Protocol):
     """Takes the numbers and pictures of a run; a class with this interface may stand in `logger`.
 
@@ -47,8 +64,8 @@ class Logger(Protocol):
         """Take a picture (H, W, C), uint8, of 1 or 3 channels."""
         ...
 
-    def settings(self, values: Mapping[str, Any]) -> None:
-        """Take the settings of the run, before its first number."""
+    def describe(self, description: Description) -> None:
+        """Take what is trained, before the first number."""
         ...
 
     def flush(self) -> None:

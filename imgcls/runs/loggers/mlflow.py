@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from imgcls.errors import ConfigError
-from imgcls.runs.loggers.logger import Place, check_package
+from imgcls.runs.loggers.logger import Description, Place, check_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +42,7 @@ class MLflow:
             ConfigError: the store does not answer, or cannot be opened.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a run reports to nobody but its own store
-        os.environ.setdefault(
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
-        )  # MLflow's 7 take minutes, in which nothing trains
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7, MLflow's default, take minutes
         uri = self._uri
         if not urlparse(uri).scheme:
             uri = Path(uri).expanduser().resolve().as_uri()
@@ -91,13 +89,14 @@ class MLflow:
     def image(self, tag: str, image: "np.ndarray", step: int) -> None:
         self._client.log_image(self._run_id, image, artifact_file=f"{tag}_{step:08}.png")
 
-    def settings(self, values: Mapping[str, Any]) -> None:
+    def describe(self, description: Description) -> None:
         """Log the settings; of a run that goes on with changes MLflow keeps the first, and the new ones become tags."""
         from mlflow.entities import Param
 
         known = self._client.get_run(self._run_id).data.params
-        texts = {key: str(value)[:LONGEST] for key, value in values.items()}
+        texts = {key: str(value)[:LONGEST] for key, value in description.settings.items()}
         new = [Param(key, text) for key, text in texts.items() if key not in known]
+        self._client.set_tag(self._run_id, "command", description.command)
         for first in range(0, len(new), MOST_AT_ONCE):
             self._client.log_batch(self._run_id, params=new[first : first + MOST_AT_ONCE])
         for key, text in texts.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls.runs.directory import EVENT_FILES
-from imgcls.runs.loggers.logger import Place
+from imgcls.runs.loggers.logger import Description, Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ class TensorBoard:
                 old.unlink()
         _wait_for_a_later_name(place.path)
         self._writer = SummaryWriter(str(place.path))
-        self._settings: Mapping[str, Any] = {}
+        self._is_described = place.goes_on
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for tag, value in values.items():
@@ -36,26 +36,42 @@ class TensorBoard:
     def image(self, tag: str, image: "np.ndarray", step: int) -> None:
         self._writer.add_image(tag, image, step, dataformats="HWC")
 
-    def settings(self, values: Mapping[str, Any]) -> None:
-        self._settings = values
+    def describe(self, description: Description) -> None:
+        """Write a row of the table of hyperparameters, the config and the command as texts, and the charts.
+
+        Each run writes its own values alone, and no list of the columns: without one TensorBoard compares the runs and
+        puts the settings that differ first, and the scores of `eval/` before those of `train/`.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        _, start, _ = hparams(dict(description.settings), {})
+        self._add(start)
+        self._is_described = True
+        rows = (f"| {key} | {_cell(value)} |" for key, value in description.config.items())
+        self._writer.add_text("config", "\n".join(["| setting | value |", "|---|---|", *rows]), 0)
+        self._writer.add_text("command", f"    {description.command}", 0)
+        charts = {title: ["Multiline", [f"{tag}$" for tag in tags]] for title, tags in description.charts.items()}
+        self._writer.add_custom_scalars({"training and validation": charts})
+
+    def _add(self, summary: Any) -> None:
+        assert self._writer.file_writer is not None
+        self._writer.file_writer.add_summary(summary)
 
     def flush(self) -> None:
         self._writer.flush()
 
     def close(self, *, finished: bool) -> None:
-        """Close the file, with the settings of a run that has finished, for TensorBoard's table of hyperparameters.
-
-        Each run writes its own values alone, and no list of the columns: without one TensorBoard compares the runs and
-        puts the settings that differ first, and the scores of `eval/` before those of `train/`.
-        """
-        if finished and self._settings:
+        """Close the file, and note in the table of hyperparameters that the run has finished."""
+        if finished and self._is_described:
             from torch.utils.tensorboard.summary import hparams
 
-            _, start, end = hparams(dict(self._settings), {})
-            for summary in (start, end):
-                assert self._writer.file_writer is not None
-                self._writer.file_writer.add_summary(summary)
+            *_, end = hparams({}, {})
+            self._add(end)
         self._writer.close()
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _wait_for_a_later_name(path: Path) -> None:

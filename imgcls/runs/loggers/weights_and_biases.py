@@ -1,10 +1,10 @@
 """Weights & Biases, by its package wandb."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from imgcls.errors import ConfigError
-from imgcls.runs.loggers.logger import Place, check_package
+from imgcls.runs.loggers.logger import Description, Place, check_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,8 +71,9 @@ class WeightsAndBiases:
 
         self._run.log({tag: wandb.Image(image), "step": step})
 
-    def settings(self, values: Mapping[str, Any]) -> None:
-        self._run.config.update(dict(values), allow_val_change=True)
+    def describe(self, description: Description) -> None:
+        values = {**description.settings, "command": description.command}
+        self._run.config.update(values, allow_val_change=True)
 
     def flush(self) -> None:
         """Do nothing: wandb writes by itself, at once."""
