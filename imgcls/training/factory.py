@@ -26,8 +26,16 @@ from imgcls.environment import command
 from imgcls.errors import ConfigError
 from imgcls.metrics import Meter, metrics_of
 from imgcls.models import build_model
-from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
+from imgcls.runs import (
+    Events,
+    RunDirectory,
+    build_loggers,
+    code_version,
+    explain_disk_errors,
+    shorter_run,
+)
 from imgcls.training.bad_files import put_back_removed_files
+from imgcls.training.compiling import compile_network, repeated_blocks
 from imgcls.training.freezing import Freezing
 from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
@@ -133,7 +141,7 @@ def build_trainer(
         main = distributed.is_main()
         return Events(
             run_dir.path,
-            tensorboard=config.tensorboard,
+            loggers=build_loggers(config.logger),
             enabled=main,
             position=position,
             averages=config.ema_decay > 0,
@@ -145,6 +153,8 @@ def build_trainer(
 
     # Everything that may be refused comes before the first change to the run's directory.
     check_best_metric(config, num_classes)
+    if config.compile_mode == "blocks":
+        repeated_blocks(network)
     if look_at_files:
         check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
@@ -157,7 +167,7 @@ def build_trainer(
         num_classes=num_classes,
         model=network,
         train_model=network,
-        wrap=lambda network: wrap(network, compiled=config.compile),
+        wrap=lambda network: wrap(network, config),
         freezing=freezing,
         average=average,
         loss=ClassificationLoss(
@@ -213,10 +223,13 @@ def sync_batch_norm(network: nn.Module, config: Config, device: torch.device) ->
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
-def wrap(network: nn.Module, *, compiled: bool) -> nn.Module:
+def wrap(network: nn.Module, config: Config) -> nn.Module:
     """Return what trains the network's weights: over all ranks, and compiled if asked for."""
-    distributed_network = DistributedDataParallel(network) if distributed.world_size() > 1 else network
-    return torch.compile(distributed_network) if compiled else distributed_network  # type: ignore[return-value]
+    blocks = config.compile and config.compile_mode == "blocks"
+    if blocks:
+        network = compile_network(network, "blocks")
+    over_ranks = DistributedDataParallel(network) if distributed.world_size() > 1 else network
+    return compile_network(over_ranks, config.compile_mode) if config.compile and not blocks else over_ranks
 
 
 def class_weights(config: Config, images: ImageSet) -> Tensor | None:

@@ -404,7 +404,7 @@ def test_the_script_packs_without_loss_unless_asked_to_and_says_which(root, tmp_
 
 
 def test_a_run_trains_from_a_pack(packed, train, tmp_path):
-    size = ["model=lenet5", "image_size=32", "batch_size=5", "epochs=1", "tensorboard=false", "data.num_threads=1"]
+    size = ["model=lenet5", "image_size=32", "batch_size=5", "epochs=1", "logger=none", "data.num_threads=1"]
     results = train(compose(["data=pack", f"data.root={packed}", *size]))
     assert results["steps"] == 4
 
