@@ -66,7 +66,7 @@ def look_at_training(config: Config, images: ImageSet, device: torch.device, pat
 
 @contextmanager
 def _trainer(config: Config, images: ImageSet, device: torch.device) -> Iterator[Trainer]:
-    changed = {"tensorboard": False, "compile": False, "overwrite": False, "continue_run": False, "name": None}
+    changed = {"logger": {}, "compile": False, "overwrite": False, "continue_run": False, "name": None}
     config = dataclasses.replace(config, **changed)
     with tempfile.TemporaryDirectory() as folder, open_run_directory(config, Path(folder) / "run") as run_dir:
         with _quiet():
