@@ -84,6 +84,8 @@ def pack() -> None:
         )
     except KeyboardInterrupt:
         parser.exit(EXIT_INTERRUPTED, f"\n{asked.pack} is unfinished; the same command goes on from there\n")
+    except FileExistsError as error:
+        raise ConfigError(str(error)) from error
     for reason in packed.broken:
         print(printable(f"packed as it is: {reason}", lines=False))
     if packed.num_unchanged:
