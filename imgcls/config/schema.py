@@ -278,6 +278,6 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     if given.source is None:
         kept["class_order"] = trained.class_order
     kept |= {key: getattr(given, key) or getattr(trained, key) for key in ("alpha", "orientation", "bits")}
-    # Of another set the test may have some of its classes.
-    kept["num_classes"] = trained.num_classes if given.source is None else None
+    # Other images may be of some of the classes.
+    kept["num_classes"] = trained.num_classes if given.source is None and given.root is None else None
     return dataclasses.replace(given, **kept)

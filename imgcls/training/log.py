@@ -45,6 +45,12 @@ class RunLog:
         """Open the files, cut off at `position`; None starts new ones."""
         self.events = self._open_events(position)
 
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.events.close()  # of a run that stops or fails; the results of one that finishes have closed them
+
     def reopen(self, position: dict[str, int] | None) -> None:
         """Close the files and open them again, cut off at `position`."""
         self.events.close()
