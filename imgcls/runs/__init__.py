@@ -39,6 +39,7 @@ from imgcls.runs.tables import (
     require_top1,
     results_table,
 )
+from imgcls.runs.time_estimate import LEAST_STEPS, estimate_text, read_estimate
 
 __all__ = [
     "BAD_FILES",
@@ -49,6 +50,7 @@ __all__ = [
     "FAILURE",
     "FORMATS",
     "LAST",
+    "LEAST_STEPS",
     "LOCK",
     "METRICS_FILE",
     "PREVIOUS",
@@ -81,6 +83,7 @@ __all__ = [
     "differences",
     "durable_file",
     "duration_text",
+    "estimate_text",
     "explain_disk_errors",
     "find_runs",
     "image_grid",
@@ -91,6 +94,7 @@ __all__ = [
     "note_failure",
     "only_seeds_differ",
     "read_capsule",
+    "read_estimate",
     "read_json",
     "read_metrics",
     "read_row",
