@@ -39,7 +39,7 @@ from imgcls.runs.tables import (
     require_top1,
     results_table,
 )
-from imgcls.runs.time_estimate import LEAST_STEPS, estimate_text, read_estimate
+from imgcls.runs.time_estimate import LEAST_SECONDS, LEAST_STEPS, estimate_text, read_estimate
 
 __all__ = [
     "BAD_FILES",
@@ -50,6 +50,7 @@ __all__ = [
     "FAILURE",
     "FORMATS",
     "LAST",
+    "LEAST_SECONDS",
     "LEAST_STEPS",
     "LOCK",
     "METRICS_FILE",

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from imgcls.runs.tables import duration_text
 
-LEAST_STEPS = 10  # before an estimate: the first one of all is slow, as the device and the readers wake up
+# Before an estimate; the first step of all is not among them, it is slow, as the device and the readers wake up.
+LEAST_STEPS = 10
+LEAST_SECONDS = 2.0
 HEAD = 65536  # bytes of a log that are read from its end
 _LINE = re.compile(r"time     the run takes about (?:(\d+):)?(\d+):(\d\d)\b")
 

@@ -13,7 +13,7 @@ from imgcls import distributed
 from imgcls.data.loading import Loader
 from imgcls.metrics import Meter, Scores
 from imgcls.models import first_convolution
-from imgcls.runs import LEAST_STEPS, Clock, Events, Progress, duration_text, estimate_text
+from imgcls.runs import LEAST_SECONDS, LEAST_STEPS, Clock, Events, Progress, duration_text, estimate_text
 from imgcls.training.divergence import check_moving
 from imgcls.training.stopping import reason_to_end
 
@@ -130,12 +130,12 @@ class RunLog:
     def _estimate(self, trainer: "Trainer", progress: Progress) -> None:
         """Say once, after the first steps, how long the run takes."""
         seconds = progress.steady_seconds_a_batch()
-        if self._estimated or seconds is None or progress.num_timed < LEAST_STEPS:
+        steps = progress.num_timed
+        if self._estimated or seconds is None or steps < LEAST_STEPS or seconds * steps < LEAST_SECONDS:
             return
         if (left := progress.run_seconds(seconds)) is not None:
             self._estimated = True
             config, resumed = trainer.config, trainer.resumed_at is not None
-            steps = progress.num_timed + 1
             log.info(
                 "%s",
                 estimate_text(left, steps=steps, seconds_a_step=seconds, resumed=resumed, max_hours=config.max_hours),
