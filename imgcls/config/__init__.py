@@ -18,6 +18,7 @@ from imgcls.config.script_options import ScriptParser, add_network, any_names, n
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
 from imgcls.config.settings import typed
 from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
+from imgcls.config.words import without_dashes
 
 __all__ = [
     "LEFT_OPEN",
@@ -65,4 +66,5 @@ __all__ = [
     "trust_packages",
     "typed",
     "with_new_settings",
+    "without_dashes",
 ]
