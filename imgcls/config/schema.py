@@ -50,6 +50,7 @@ class DataConfig:
         name: what logs, results and folders of results call the set.
         source: the function that opens the set, and its settings: one of imgcls.data.sets, or of a trusted package.
         num_classes: how many classes the set must have; null counts them.
+        published_images: how many training and validation images the whole set has, for `doctor` to compare.
         channels: of an image: 1 (gray) or 3 (RGB).
         mean: of each channel, for pixels of 0 to 1: subtracted.
         std: of each channel: divided by.
@@ -59,11 +60,13 @@ class DataConfig:
     source: Any = None
     root: str | None = setting(None, incidental=True, is_path=True)
     num_classes: int | None = setting(None, least=2, fixed=True)
+    published_images: list[int] | None = setting(None, incidental=True)
     memorise: int | None = setting(None, least=2)
     channels: int = setting(3, fixed=True)
     mean: list[float] = setting(list)
     std: list[float] = setting(list)
     scale: Scale = setting(Scale)
+    exclude: str | None = setting(None, incidental=True, is_path=True)
     num_threads: int | None = setting(None, least=1, incidental=True)
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
@@ -178,7 +181,7 @@ class CommonConfig:
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
     topk: list[int] = setting(list(TOPK), fixed=True)
-    tensorboard: bool = setting(True, incidental=True)
+    logger: Any = setting(dict, incidental=True)
 
 
 @dataclass
@@ -222,10 +225,12 @@ class Config(CommonConfig):
     validate_every: float = setting(1.0, above=0, below=math.inf)
     early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
+    silence: Any = setting(list, incidental=True)
     sweep: SweepConfig = setting(SweepConfig, incidental=True)
 
     microbatch: Any = None
     compile: bool = False
+    compile_mode: str = setting("default", one_of=("default", "blocks", "max-autotune", "reduce-overhead"))
     sync_batch_norm: bool = False
     deterministic: bool = False
 
@@ -276,6 +281,6 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     if given.source is None:
         kept["class_order"] = trained.class_order
     kept |= {key: getattr(given, key) or getattr(trained, key) for key in ("alpha", "orientation", "bits")}
-    # Of another set the test may have some of its classes.
-    kept["num_classes"] = trained.num_classes if given.source is None else None
+    # Other images may be of some of the classes.
+    kept["num_classes"] = trained.num_classes if given.source is None and given.root is None else None
     return dataclasses.replace(given, **kept)

@@ -6,6 +6,7 @@ from imgcls.runs.directory import (
     BAD_FILES,
     BEST,
     CONFIG,
+    CONTENT,
     EVENT_FILES,
     FAILURE,
     LAST,
@@ -20,11 +21,13 @@ from imgcls.runs.directory import (
     note_failure,
     saved_config,
     shorter_run,
+    without_content,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.effects import Effect
 from imgcls.runs.events import Events, columns_of, image_grid
+from imgcls.runs.loggers import OpenLoggers, build_loggers
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
 from imgcls.runs.run_differences import diff_runs, render_differences
@@ -39,16 +42,20 @@ from imgcls.runs.tables import (
     require_top1,
     results_table,
 )
+from imgcls.runs.time_estimate import LEAST_SECONDS, LEAST_STEPS, estimate_text, read_estimate
 
 __all__ = [
     "BAD_FILES",
     "BEST",
     "CAPSULE",
     "CONFIG",
+    "CONTENT",
     "EVENT_FILES",
     "FAILURE",
     "FORMATS",
     "LAST",
+    "LEAST_SECONDS",
+    "LEAST_STEPS",
     "LOCK",
     "METRICS_FILE",
     "PREVIOUS",
@@ -60,6 +67,7 @@ __all__ = [
     "Events",
     "Group",
     "Interrupted",
+    "OpenLoggers",
     "Progress",
     "RunDirectory",
     "RunRow",
@@ -67,6 +75,7 @@ __all__ = [
     "TooLowError",
     "add_to_capsule",
     "bootstrap_interval",
+    "build_loggers",
     "check_regular",
     "check_results",
     "check_same_run",
@@ -81,6 +90,7 @@ __all__ = [
     "differences",
     "durable_file",
     "duration_text",
+    "estimate_text",
     "explain_disk_errors",
     "find_runs",
     "image_grid",
@@ -91,6 +101,7 @@ __all__ = [
     "note_failure",
     "only_seeds_differ",
     "read_capsule",
+    "read_estimate",
     "read_json",
     "read_metrics",
     "read_row",
@@ -106,5 +117,6 @@ __all__ = [
     "sync_to_disk",
     "table_cells",
     "table_notes",
+    "without_content",
     "without_seed",
 ]

@@ -20,6 +20,7 @@ CONFIG = "config.json"
 RESULTS = "results.json"
 METRICS_FILE = "metrics.csv"
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
+LOGGERS = "loggers.json"  # the names by which services that log the run know it
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
@@ -28,6 +29,7 @@ LOG = "train.log"
 JOB = "job"
 BAD_FILES = "bad_files.json"
 CHANGES = "changes"  # in config.json: what was changed where the run went on
+CONTENT = "checksum of the files"  # of an image set's identity: known where verify_data has read all files
 FAILURE = "failure.txt"  # the error that ended the run, until it goes on
 
 
@@ -127,7 +129,7 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        files = (BEST, METRICS_FILE, EVENT_FILES, JOB, FAILURE, BAD_FILES, CAPSULE, diff_name("*"), CONFIG)
+        files = (BEST, METRICS_FILE, EVENT_FILES, LOGGERS, JOB, FAILURE, BAD_FILES, CAPSULE, diff_name("*"), CONFIG)
         for pattern in (*checkpoints, *files):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
@@ -199,14 +201,23 @@ def resumable(run_dir: Path) -> list[Path]:
 def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:
     """Compare `what` (the config, the data set) of the run in `path` with the requested one.
 
+    A checksum of the files counts only where both have it.
+
     Raises:
         ValueError: they differ; it names the first five keys that do.
     """
+    if not (CONTENT in saved and CONTENT in requested):
+        saved, requested = without_content(saved), without_content(requested)
     if changed := config_differences(saved, requested):
         raise ValueError(
             f"{path} holds a run of another {what} ({_listed(changed)}); give this run another name (name=...), "
             "or train from scratch in that directory (overwrite=true)"
         )
+
+
+def without_content(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of an image set as it is where nothing is known of the bytes of its files."""
+    return {key: value for key, value in identity.items() if key != CONTENT}
 
 
 def config_differences(saved: dict[str, Any], requested: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ from imgcls.data.decoding.formats import (
     FORMATS,
     describe_left_out,
     ending_of,
+    format_of_ending,
     is_image,
     needs_anything,
 )
@@ -37,6 +38,7 @@ from imgcls.data.decoding.readers import (
     only_copies,
     windows_of,
 )
+from imgcls.data.decoding.restarts import with_restarts
 
 __all__ = [
     "AS_STORED",
@@ -60,6 +62,7 @@ __all__ = [
     "describe_decoder",
     "describe_left_out",
     "ending_of",
+    "format_of_ending",
     "has_end",
     "has_readable_header",
     "is_image",
@@ -73,4 +76,5 @@ __all__ = [
     "resample_box",
     "traits_of",
     "windows_of",
+    "with_restarts",
 ]

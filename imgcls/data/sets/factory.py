@@ -1,12 +1,14 @@
 """Open the image set that a config names."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from imgcls.config import Config, DataConfig, build_component, locate
 from imgcls.data.decoding import PixelRules
-from imgcls.data.sets.archives import ArchiveSplit
-from imgcls.data.sets.files import FolderSplit
+from imgcls.data.sets.checksums import with_checksums, with_note_on_checksums
+from imgcls.data.sets.exclusion import exclude
+from imgcls.data.sets.files import FileSplit
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.splits import ImageSet, to_memorise
 from imgcls.errors import ConfigError
@@ -24,13 +26,17 @@ def open_image_set(config: Config) -> ImageSet:
     opened.check_num_classes(data.num_classes)
     rules = pixel_rules(data)
     for split in (opened.train, opened.val):
-        if isinstance(split, FolderSplit | ArchiveSplit):
+        if isinstance(split, FileSplit) and split.takes_rules:
             split.rules = rules
         elif rules != PixelRules():
             raise ConfigError(
                 f"data.alpha, data.orientation and data.bits are of image files; data={data.name} holds pixels, or was "
                 "packed without them: leave them out"
             )
+    opened = with_checksums(opened)
+    if data.exclude is not None:
+        opened = exclude(opened, Path(data.exclude).expanduser())
+    opened = with_note_on_checksums(opened)
     return opened if data.memorise is None else to_memorise(opened, data.memorise)
 
 
