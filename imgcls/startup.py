@@ -21,7 +21,7 @@ from imgcls.config import (
 )
 from imgcls.data.sets import ImageSet, open_image_set
 from imgcls.errors import ConfigError
-from imgcls.runs import BEST, RESULTS, RunDirectory, check_same_run, read_json, saved_config
+from imgcls.runs import BEST, RESULTS, RunDirectory, build_loggers, check_same_run, read_json, saved_config
 
 EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
 
@@ -37,6 +37,7 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
         ValueError, FileNotFoundError: `path` holds a run of another config or data set, or there are no such images.
     """
     images = None
+    build_loggers(config.logger)  # a package that is missing is named before torch is imported
     if has_open_size(config):
         begun = None if config.overwrite else saved_config(path)
         if begun is None:
@@ -93,6 +94,7 @@ def check_test_files(config: EvaluateConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: one is not, or data.root is needed and not set.
     """
+    build_loggers(config.logger)  # a package that is missing is named before torch is imported
     check_network_files(config.checkpoints, config.weights)
     root = config.data.root
     if root is None and config.data.source is None and config.checkpoints:

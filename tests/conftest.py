@@ -16,6 +16,13 @@ from imgcls.config import Config, compose
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` the tests of a file share a worker, and what they make, unless they are in a group."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of 20 training and 5 validation JPEGs, 40 px or so, each of another colour."""
@@ -62,11 +69,12 @@ def tiny_config(tiny_folder: Path) -> Callable[..., Config]:
             "image_size=32",
             "batch_size=12",
             "epochs=3",
-            "tensorboard=false",
+            "logger=none",
             "log_every_steps=2",
             "data.num_threads=2",
         ]
-        return compose([*base, *overrides])
+        words = {word.partition("=")[0]: word for word in [*base, *overrides]}  # Hydra takes a group once
+        return compose(words.values())
 
     return make
 

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from imgcls.config.settings import setting
-from imgcls.metrics import METRICS
+from imgcls.metrics import TOPK
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -135,7 +135,7 @@ class CheckpointConfig:
 
     every_minutes: float = setting(10.0, least=0, incidental=True)
     keep: int = setting(0, least=0, incidental=True)
-    best_metric: str = setting("top1", one_of=tuple(METRICS))
+    best_metric: str = "top1"
 
 
 @dataclass
@@ -161,6 +161,7 @@ class SweepConfig:
     """How the jobs of a sweep (`-m`) are run."""
 
     name: str | None = None
+    file: str | None = setting(None, is_path=True)
     jobs: int = setting(1, least=1)
     fail_fast: bool = False
 
@@ -185,7 +186,8 @@ class CommonConfig:
     device: str = setting("auto", incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
-    tensorboard: bool = setting(True, incidental=True)
+    topk: list[int] = setting(list(TOPK), fixed=True)
+    logger: Any = setting(dict, incidental=True)
 
 
 @dataclass
@@ -229,6 +231,7 @@ class Config(CommonConfig):
     validate_every: float = setting(1.0, above=0, below=math.inf)
     early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
+    silence: Any = setting(list, incidental=True)
     sweep: SweepConfig = setting(SweepConfig, incidental=True)
 
     microbatch: Any = None
@@ -286,6 +289,6 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     if given.source is None:
         kept["class_order"] = trained.class_order
     kept |= {key: getattr(given, key) or getattr(trained, key) for key in ("alpha", "orientation", "bits")}
-    # Of another set the test may have some of its classes.
-    kept["num_classes"] = trained.num_classes if given.source is None else None
+    # Other images may be of some of the classes.
+    kept["num_classes"] = trained.num_classes if given.source is None and given.root is None else None
     return dataclasses.replace(given, **kept)

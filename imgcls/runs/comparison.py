@@ -11,7 +11,8 @@ from typing import Any
 
 from imgcls.config import typed
 from imgcls.errors import ConfigError, did_you_mean
-from imgcls.metrics import METRICS, PERCENTS
+from imgcls.metrics import METRICS, Metric, known_metrics, metric_of, percents
+from imgcls.runs.effects import Effect, effects
 from imgcls.runs.rows import RunRow
 from imgcls.runs.statistics import Interval, confidence_interval, without_seed
 from imgcls.runs.tables import duration_text, relative_to_here
@@ -33,6 +34,7 @@ LEADING = (
     "seed",
 )
 MOST_COLUMNS = 6
+MOST_EFFECTS = 12  # lines below a text table; JSON has all
 WIDEST = 44  # of a cell in a text table; CSV, Markdown and JSON have the whole
 
 
@@ -46,6 +48,7 @@ class Group:
         columns: settings to show.
         left_out: more settings that differ, for which a text table has no room.
         seeds: means over runs that differ in the seed alone: the runs, and the interval of their top-1.
+        effects: what each setting does to top-1, where runs differ in several.
     """
 
     title: str
@@ -53,6 +56,7 @@ class Group:
     columns: list[str]
     left_out: list[str]
     seeds: list[tuple[list[RunRow], Interval]]
+    effects: list[Effect]
 
 
 def compare_rows(
@@ -70,7 +74,7 @@ def compare_rows(
         ConfigError: a condition or a name that no run has.
     """
     kept = list(rows)
-    known = {*METRICS, "state", "run", *(key for row in kept for key in row.config)}
+    known = {*metrics_in(kept), "state", "run", *(key for row in kept for key in row.config)}
     for key in (sort.removeprefix("-"), *columns):
         _check_known(key, known)
     for condition in where:
@@ -84,9 +88,14 @@ def _check_known(key: str, known: set[str]) -> None:
         raise ConfigError(f"{key}: no run has such a setting or score{did_you_mean(key, known)}")
 
 
+def metrics_in(rows: Iterable[RunRow]) -> dict[str, Metric]:
+    """Return METRICS and the other top-k's that one of the runs has, by their names."""
+    return known_metrics([*METRICS, *(name for row in rows for name in row.scores)])
+
+
 def value_of(row: RunRow, key: str) -> Any:
     """Return a setting, a score, the state or the directory of a run, or None if it has none."""
-    if key in METRICS:
+    if metric_of(key):
         return row.scores.get(key)
     return {"state": row.state, "run": str(row.path)}.get(key, row.config.get(key))
 
@@ -151,13 +160,16 @@ def _by_data(rows: Iterable[RunRow]) -> dict[str, list[RunRow]]:
 def _group(title: str, rows: list[RunRow], sort: str, columns: Sequence[str]) -> Group:
     differing = differing_keys([row.config for row in rows if row.config])
     shown = list(dict.fromkeys([*columns, *differing[:MOST_COLUMNS]]))
-    return Group(title, _sorted(rows, sort), shown, [key for key in differing if key not in shown], _over_seeds(rows))
+    left_out = [key for key in differing if key not in shown]
+    # Of two runs alone the table says it all.
+    found = effects(rows, differing) if len(rows) > 2 else []
+    return Group(title, _sorted(rows, sort), shown, left_out, _over_seeds(rows), found)
 
 
 def _sorted(rows: list[RunRow], sort: str) -> list[RunRow]:
     key, turned = sort.removeprefix("-"), sort.startswith("-")
-    if key in METRICS:
-        turned = turned != METRICS[key].higher_is_better
+    if metric := metric_of(key):
+        turned = turned != metric.higher_is_better
     with_value = [row for row in rows if value_of(row, key) is not None]
     numbers = all(isinstance(value_of(row, key), int | float) for row in with_value)
     with_value.sort(key=lambda row: value_of(row, key) if numbers else str(value_of(row, key)), reverse=turned)
@@ -216,10 +228,12 @@ def _heading(key: str) -> str:
 
 def table_cells(group: Group) -> list[list[str]]:
     """Return the table of a group, its headings first."""
-    titles = ["run", *(f"{METRICS[name].title} %" for name in PERCENTS), *map(_heading, group.columns)]
+    metrics = metrics_in(group.rows)
+    shown = percents(metrics)
+    titles = ["run", *(f"{metrics[name].title} %" for name in shown), *map(_heading, group.columns)]
     cells = [[*titles, "epoch", "time", "state"]]
     for row in group.rows:
-        scores = ["-" if row.scores.get(name) is None else f"{row.scores[name]:.2f}" for name in PERCENTS]
+        scores = ["-" if row.scores.get(name) is None else f"{row.scores[name]:.2f}" for name in shown]
         settings = [_cell(row.config.get(key)) for key in group.columns]
         epoch = f"{row.best_epoch} of {row.epochs}" if row.best_epoch else "-"
         time = "-" if row.seconds is None else duration_text(row.seconds)
@@ -228,15 +242,32 @@ def table_cells(group: Group) -> list[list[str]]:
 
 
 def table_notes(group: Group) -> list[str]:
-    """Return the lines below a group's table: means over seeds, and settings that it has no room for."""
+    """Return the lines below a group's table: means over seeds, effects, and settings that it has no room for."""
     notes = [
         f"{relative_to_here(rows[0].path)} and {len(rows) - 1} more, over {len(rows)} seeds: {METRICS['top1'].title} "
         f"{interval} % (95 % interval)"
         for rows, interval in group.seeds
     ]
+    shown = sorted(group.effects, key=lambda effect: -abs(effect.mean))[:MOST_EFFECTS]
+    notes += [effect_text(effect) for effect in shown]
+    if len(group.effects) > len(shown):
+        notes.append(f"and {len(group.effects) - len(shown)} smaller effects, which format=json lists")
     if group.left_out:
         notes.append(f"also differ: {', '.join(group.left_out)} (columns=KEY shows one)")
     return notes
+
+
+def effect_text(effect: Effect) -> str:
+    """Return what a setting does to top-1, as a line."""
+    points = f"{effect.mean:+.2f}" + (f" +- {effect.interval.half_width:.2f}" if effect.interval else "")
+    pairs = f"{effect.num_pairs} pair{'s' if effect.num_pairs > 1 else ''}"
+    of = f"95 % interval of {pairs}" if effect.interval else f"{pairs}, no interval"
+    seeds = " of means over other seeds" if effect.over_seeds else ""
+    also = f"; with it differ {', '.join(map(_heading, effect.also))}" if effect.also else ""
+    return (
+        f"effect of {_heading(effect.key)} {_cell(effect.before)} -> {_cell(effect.after)}: "
+        f"{METRICS['top1'].title} {points} points ({of}{seeds}{also})"
+    )
 
 
 def _table(group: Group, *, markdown: bool) -> str:
@@ -270,10 +301,10 @@ def _markdown(cells: list[list[str]]) -> list[str]:
     return [rows[0], "|" + " --- |" * len(cells[0]), *rows[1:]]
 
 
-def _facts(row: RunRow) -> dict[str, Any]:
+def _facts(row: RunRow, metrics: Iterable[str]) -> dict[str, Any]:
     return {
         "run": relative_to_here(row.path),
-        **{f"val/{name}": row.scores.get(name) for name in METRICS},
+        **{f"val/{name}": row.scores.get(name) for name in metrics},
         "best_epoch": row.best_epoch or None,
         "epochs": row.epochs,
         "seconds": row.seconds,
@@ -285,13 +316,14 @@ def _facts(row: RunRow) -> dict[str, Any]:
 def _csv(groups: Sequence[Group]) -> str:
     keys = list(dict.fromkeys(key for group in groups for key in [*group.columns, *group.left_out]))
     text = io.StringIO()
-    facts = list(_facts(RunRow(Path())))
+    metrics = metrics_in(row for group in groups for row in group.rows)
+    facts = list(_facts(RunRow(Path()), metrics))
     rows = csv.DictWriter(text, ["data", *facts, *keys], lineterminator="\n")
     rows.writeheader()
     for group in groups:
         for row in group.rows:
             settings = {key: _cell(row.config[key]) for key in keys if key in row.config}
-            rows.writerow({"data": group.title} | settings | _facts(row))
+            rows.writerow({"data": group.title} | settings | _facts(row, metrics))
     return text.getvalue().rstrip("\n")
 
 
@@ -300,7 +332,7 @@ def _json(group: Group) -> dict[str, Any]:
     return {
         "data": group.title,
         "differ": keys,
-        "runs": [_facts(row) | {"config": row.config} for row in group.rows],
+        "runs": [_facts(row, metrics_in(group.rows)) | {"config": row.config} for row in group.rows],
         "seeds": [
             {
                 "runs": [relative_to_here(row.path) for row in rows],
@@ -308,5 +340,18 @@ def _json(group: Group) -> dict[str, Any]:
                 "half_width": interval.half_width,
             }
             for rows, interval in group.seeds
+        ],
+        "effects": [
+            {
+                "key": effect.key,
+                "before": effect.before,
+                "after": effect.after,
+                "top1": effect.mean,
+                "half_width": None if effect.interval is None else effect.interval.half_width,
+                "pairs": effect.num_pairs,
+                "over_seeds": effect.over_seeds,
+                "also": list(effect.also),
+            }
+            for effect in group.effects
         ],
     }

@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,18 @@ from imgcls.data.loading import Batch, build_loaders, check_files
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
 from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
+from imgcls.environment import command
 from imgcls.errors import ConfigError
-from imgcls.metrics import METRICS
+from imgcls.metrics import Meter, metrics_of
 from imgcls.models import build_model
-from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
+from imgcls.runs import (
+    Events,
+    RunDirectory,
+    build_loggers,
+    code_version,
+    explain_disk_errors,
+    shorter_run,
+)
 from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.compiling import compile_network, repeated_blocks
 from imgcls.training.freezing import Freezing
@@ -32,6 +41,7 @@ from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, without_dynamo
+from imgcls.training.risks import log_risks
 from imgcls.training.schedules import Schedule
 from imgcls.training.sharding import check_precision, is_sharded, shard
 from imgcls.training.state import resume
@@ -83,12 +93,14 @@ def build_trainer(
     device: torch.device,
     *,
     images: ImageSet | None = None,
+    words: Sequence[str] = (),
     new_scaler: Callable[[], torch.amp.GradScaler] | None = None,
 ) -> Trainer:
     """Build the trainer of a run, claim `run_dir` for it, and resume the run that the directory holds, if any.
 
     Args:
         images: the image set of the config, if it is open already.
+        words: of the command line, which TensorBoard shows.
         new_scaler: makes the scaler of the loss; by default it scales in fp16 alone.
 
     Raises:
@@ -112,12 +124,13 @@ def build_trainer(
         network = network.to(device)
         if config.channels_last:
             network = network.to(memory_format=torch.channels_last)
-    dtype = autocast_dtype(config.precision, device)
+    metrics, dtype = metrics_of(config.topk), autocast_dtype(config.precision, device)
     check_precision(config, dtype)
     statistics = input_statistics(config)
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
+    log_risks(config, network, num_images=len(images.train))
 
     def layout(pixels: Tensor) -> Tensor:
         # (B, H, W, C) seen as (B, C, H, W) is channels_last already.
@@ -131,10 +144,11 @@ def build_trainer(
         main = distributed.is_main()
         return Events(
             run_dir.path,
-            tensorboard=config.tensorboard,
+            loggers=build_loggers(config.logger),
             enabled=main,
             position=position,
             averages=config.ema_decay > 0,
+            metrics=metrics,
         )
 
     def fp16_scaler() -> torch.amp.GradScaler:
@@ -174,13 +188,13 @@ def build_trainer(
         train_loader=train_loader,
         val_loader=val_loader,
         checkpoints=build_checkpoints(config, run_dir.path),
-        run_log=RunLog(open_events, device),
+        run_log=RunLog(open_events, Meter(device, metrics=metrics)),
         description={
             "config": consequential(config),
             "classes": images.classes,
             "data": images.identity(),
             "data_root": config.data.root,
-            "metrics": ", ".join(METRICS),
+            "metrics": ", ".join(metrics),
             "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
             "code": code_version(),
         },
@@ -190,6 +204,8 @@ def build_trainer(
         log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)
     run_dir.claim(step=trainer.state.step, epoch=trainer.state.epoch)
     trainer.run_log.open(position)
+    line = f"{command('train')} {shlex.join(words)}"
+    trainer.run_log.events.describe(trainer.description["config"], model=str(network.arch), command=line)
     freezing.apply(trainer.state.epoch)
     trainer.train_model = trainer.wrap(network)
     log_learning(config, network, freezing)
@@ -263,11 +279,11 @@ def build_checkpoints(config: Config, run_dir: Path) -> Checkpoints:
 
 def check_best_metric(config: Config, num_classes: int) -> None:
     """Raise ConfigError if this data has too few classes for `checkpoint.best_metric`."""
-    name = config.checkpoint.best_metric
-    if num_classes < METRICS[name].min_classes:
-        others = " or ".join(other for other, metric in METRICS.items() if num_classes >= metric.min_classes)
+    name, metrics = config.checkpoint.best_metric, metrics_of(config.topk)
+    if num_classes < metrics[name].min_classes:
+        others = " or ".join(other for other, metric in metrics.items() if num_classes >= metric.min_classes)
         raise ConfigError(
-            f"checkpoint.best_metric={name} needs at least {METRICS[name].min_classes} classes, and the data has "
+            f"checkpoint.best_metric={name} needs at least {metrics[name].min_classes} classes, and the data has "
             f"{num_classes}; use {others}"
         )
 

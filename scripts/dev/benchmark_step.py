@@ -128,7 +128,7 @@ def advice_on_data(settings: Settings) -> str:
     if settings.num_threads < settings.cores:
         return f"Change: data.num_threads={settings.cores}, all the cores of this process"
     if settings.data == "files":
-        return "Change: data=pack (scripts/pack.py, lossy), which decodes more than twice as fast; or use more cores"
+        return "Change: data=pack (scripts/pack.py), which decodes faster with the same pixels; or use more cores"
     return "Change: more cores, or a smaller image_size"
 
 
@@ -170,7 +170,7 @@ def settings_of(config: Config, trainer: Trainer) -> Settings:
 def trainer_of(config: Config) -> Iterator[Trainer]:
     """Build the trainer that train.py would build, in a directory that is removed afterwards."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", default_num_threads())))
-    config.tensorboard = False
+    config.logger = {}
     images = open_image_set(config)
     config = fit_to_set(config, len(images.train))
     with (
@@ -194,9 +194,9 @@ def step_of(trainer: Trainer) -> Callable[[], int]:
 
 
 def train_on(trainer: Trainer, batch: Batch) -> int:
-    loss, logits = trainer.train_step(batch)
+    loss, logits, labels = trainer.train_step(batch)
     trainer.state.step += 1
-    trainer.meter.update(loss, logits, batch.labels)
+    trainer.meter.update(loss, logits, labels)
     return len(batch.labels)
 
 

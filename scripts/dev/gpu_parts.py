@@ -103,7 +103,7 @@ BATCH_SIZES = {
 # Compiling takes a minute or so each: one of each family.
 COMPILED = ("resnet50", "resnet18", "alexnet", "vgg16", "googlenet", "lenet5")
 TOY_NETWORKS = ("lenet5", "resnet18")
-FAST = ("channels_last=true", "precision=auto", "tensorboard=false")
+FAST = ("channels_last=true", "precision=auto", "logger=none")
 # Dense bf16 FLOP/s of the vendor's data sheets.
 DATA_SHEET = {"H100": 989.4e12, "H200": 989.4e12, "A100": 311.9e12}
 
@@ -318,7 +318,7 @@ def same_bits(place: Place) -> Figures:
 
     model = ["model=lenet5", "image_size=32"] if place.toy else ["model=resnet18", "image_size=128"]
     words = [*model, "data=folder", f"data.root={_images(place)}", f"batch_size={8 if place.toy else 64}"]
-    words += ["recipe=modern", "deterministic=true", "tensorboard=false"]
+    words += ["recipe=modern", "deterministic=true", "logger=none"]
     # The kinds of saved things are listed in the log of the item.
     code = prove(3, 3, words, stop="SIGKILL", ranks=1, folder=_new_folder(place, "same_bits"))
     return {"same": code == 0}
@@ -396,7 +396,7 @@ def train(name: str, place: Place) -> Figures:
     run = RUNS[name]
     run_dir = place.folder / "runs" / name.replace(", ", "_").replace(" ", "_")
     if place.toy:
-        words = ["model=lenet5", "data=shapes", "max_steps=2", "batch_size=8", "image_size=32", "tensorboard=false"]
+        words = ["model=lenet5", "data=shapes", "max_steps=2", "batch_size=8", "image_size=32", "logger=none"]
     else:
         root = getattr(place, run.data)
         if root is None:

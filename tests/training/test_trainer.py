@@ -19,7 +19,7 @@ from .helpers import EVERYTHING, LoaderWrapper, Make, Train, rows, same
 
 
 def test_a_run_learns_and_leaves_everything_it_should(tiny_config: Make, train: Train, tmp_path: Path) -> None:
-    results = train(tiny_config("epochs=6", "tensorboard=true"))
+    results = train(tiny_config("epochs=6", "logger=tensorboard"))
     assert results["val_top1"] > 60
     assert results["steps"] == 30
     names = {file.name for file in (tmp_path / "run").iterdir()}
@@ -106,8 +106,8 @@ def test_the_scores_of_the_raw_weights_are_logged_beside_those_of_their_average(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     caplog.set_level("INFO")
-    averaged = train(tiny_config("ema_decay=0.9", "tensorboard=true"), "averaged")
-    plain = train(tiny_config("tensorboard=true"), "plain")
+    averaged = train(tiny_config("ema_decay=0.9", "logger=tensorboard"), "averaged")
+    plain = train(tiny_config("logger=tensorboard"), "plain")
     assert same(averaged["weights"], plain["weights"])  # the average follows the weights and changes none
     raw = [row["val_raw/loss"] for row in rows(tmp_path / "averaged") if row["val/loss"]]
     assert raw == [row["val/loss"] for row in rows(tmp_path / "plain") if row["val/loss"]]
@@ -126,7 +126,7 @@ def test_an_average_that_begins_later_keeps_the_columns_of_the_metrics(
     columns = rows(tmp_path / "run")[0].keys()
     train(tiny_config("epochs=2", "ema_decay=0.9", "continue_run=true"))
     assert all(row.keys() == columns and None not in row.values() for row in rows(tmp_path / "run"))
-    assert "TensorBoard alone gets val_raw/" in caplog.text
+    assert "the loggers alone get val_raw/" in caplog.text
 
 
 def test_validation_too_takes_no_more_images_at_a_time_than_the_microbatch(tiny_config: Make, train: Train) -> None:
@@ -202,3 +202,30 @@ def test_images_that_another_rank_skipped_count_against_the_limit(part: str, tin
 
     with pytest.raises(ValueError, match=r"1 of (60|15) images are bad, more than 0 of them"):
         train(tiny_config("data.max_bad_share=0"), "run", skip_one)
+
+
+def test_mixed_images_count_by_the_class_of_the_larger_share_and_the_log_says_so_once(
+    tiny_config: Make, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mix(trainer: Trainer) -> None:
+        plain = trainer.augment
+
+        def mixed(batch: Batch, epoch: int) -> tuple[Any, Any]:
+            images, labels = plain(batch, epoch)
+            own, other = (torch.nn.functional.one_hot((labels + shift) % 3, 3).float() for shift in (0, 1))
+            return images, 0.1 * own + 0.9 * other
+
+        trainer.augment = mixed
+
+    with caplog.at_level("INFO"):
+        train(tiny_config("epochs=6"), before=mix)
+    assert float(rows(tmp_path / "run")[-1]["train_epoch/top1"]) > 60
+    assert caplog.text.count("by the class that has the larger share of it") == 1
+
+
+def test_a_run_has_the_top_ks_that_it_is_asked_for(tiny_config: Make, train: Train, tmp_path: Path) -> None:
+    results = train(tiny_config("topk=[2,1]", "checkpoint.best_metric=top2", "epochs=2"))
+    assert results["val_top1"] <= results["val_top2"] <= 100
+    assert "val_top5" not in results
+    header = rows(tmp_path / "run")[0]
+    assert [name for name in header if name.startswith("val/")] == ["val/loss", "val/top1", "val/top2", "val/balanced"]
