@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -24,6 +25,7 @@ from imgcls.errors import ConfigError
 from imgcls.runs import BEST, RESULTS, RunDirectory, build_loggers, check_same_run, read_json, saved_config
 
 EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
+EXPORT_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | None, ImageSet | None]:
@@ -116,7 +118,28 @@ def _trained_root(checkpoint: str) -> str | None:
     return root if isinstance(root, str) else None
 
 
-def check_export_file(file: Path, *, normalise: bool, softmax: bool, opset: int | None) -> None:
+@dataclass(frozen=True)
+class ExportForm:
+    """What an exported network takes and gives, and how it is written.
+
+    Args:
+        normalise: take images in 0..1 and normalise them inside; otherwise they come normalised.
+        softmax: give probabilities; otherwise logits.
+        opset: of ONNX; None is torch's own choice.
+        precision: of the weights and maps of an ONNX file; what goes in and out is float32.
+        any_size: take images of any height and width, where the network can.
+        compiled: a .pt2 file is machine code for the processors of this kind, by AOTInductor, not a program.
+    """
+
+    normalise: bool = False
+    softmax: bool = False
+    opset: int | None = None
+    precision: str = EXPORT_PRECISIONS[0]
+    any_size: bool = False
+    compiled: bool = False
+
+
+def check_export_file(file: Path, form: ExportForm) -> None:
     """Check that an exported file is of a known kind, which can hold what is asked for.
 
     Raises:
@@ -124,10 +147,14 @@ def check_export_file(file: Path, *, normalise: bool, softmax: bool, opset: int 
     """
     if file.suffix not in EXPORT_SUFFIXES:
         raise ValueError(f"out={file}: the suffix says what to write; use one of {', '.join(EXPORT_SUFFIXES)}")
-    if file.suffix == ".safetensors" and (normalise or softmax):
-        raise ValueError("safetensors holds weights alone, no graph: leave normalise and softmax out")
-    if opset is not None and file.suffix != ".onnx":
-        raise ValueError(f"opset={opset} is ONNX's; leave it out for {file.suffix}")
+    if file.suffix == ".safetensors" and (form.normalise or form.softmax or form.any_size):
+        raise ValueError("safetensors holds weights alone, no graph: leave normalise, softmax and any_size out")
+    if form.opset is not None and file.suffix != ".onnx":
+        raise ValueError(f"opset={form.opset} is ONNX's; leave it out for {file.suffix}")
+    if form.precision != EXPORT_PRECISIONS[0] and file.suffix != ".onnx":
+        raise ValueError(f"precision={form.precision} is for .onnx files; leave it out for {file.suffix}")
+    if form.compiled and file.suffix != ".pt2":
+        raise ValueError(f"format=aoti writes .pt2 files, not {file.suffix}; use out={file.with_suffix('.pt2')}")
 
 
 def check_picture_file(option: str, file: Path) -> None:

@@ -47,6 +47,9 @@ def test_a_message_that_is_explained_is_one_of_the_code(message: str) -> None:
 INLINE = re.compile(r"`(\+?[a-z_]+(?:\.[a-z_0-9]+)*=[^`\s]*(?: \+?[a-z_]+(?:\.[a-z_0-9]+)*=[^`\s]*)*)`")
 # Keys of training and of tests, by their first part, and those that scripts alone take.
 OF_SCRIPTS = {
+    "accuracy",
+    "any_size",
+    "calibration",
     "format",
     "top",
     "out",
