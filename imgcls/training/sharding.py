@@ -110,9 +110,12 @@ def load_whole_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def _like(value: Any, own: Any) -> Any:
-    """Return this rank's part of `value` if `own` is shared out and of the same shape, else `value`."""
-    if not is_shared_out(own) or not isinstance(value, Tensor) or value.shape != own.shape:
+    """Return a `value` of the shape of `own` as `own` is: this rank's part if that is shared out, else in its format."""
+    if not isinstance(own, Tensor) or not isinstance(value, Tensor) or value.shape != own.shape:
         return value
+    if not is_shared_out(own):
+        # In the memory format of the weights: a fused step goes through both in the order of their memory.
+        return torch.empty_like(own, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import distribute_tensor
 
     # Every rank has the whole value: nothing is sent.

@@ -27,7 +27,7 @@ WAYS = {
     "whole": ("microbatch=null",),
     "static graph": ("microbatch=null", "ranks.static_graph=true"),
 }
-SIZES = ["batch_size=12", "epochs=1", "data.num_threads=1", "tensorboard=false", "device=cpu"]
+SIZES = ["batch_size=12", "epochs=1", "data.num_threads=1", "logger=none", "device=cpu"]
 
 
 def fit(name: str, *words: str) -> Trainer:
