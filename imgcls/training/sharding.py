@@ -110,7 +110,7 @@ def load_whole_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def _like(value: Any, own: Any) -> Any:
-    """Return a `value` of the shape of `own` as `own` is: this rank's part if that is shared out, else in its format."""
+    """Return a `value` of the shape of `own` as `own` is: this rank's part of it, or in its memory format."""
     if not isinstance(own, Tensor) or not isinstance(value, Tensor) or value.shape != own.shape:
         return value
     if not is_shared_out(own):
@@ -119,7 +119,8 @@ def _like(value: Any, own: Any) -> Any:
     from torch.distributed.tensor import distribute_tensor
 
     # Every rank has the whole value: nothing is sent.
-    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+    shared_out: Any = own
+    return distribute_tensor(value.to(own.device), shared_out.device_mesh, shared_out.placements, src_data_rank=None)
 
 
 @contextmanager

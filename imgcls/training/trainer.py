@@ -336,8 +336,9 @@ def gradients_synced(model: nn.Module, *, when: bool) -> Any:
     inner: Any = getattr(model, "_orig_mod", model)
     if isinstance(inner, DistributedDataParallel) and not when:
         return inner.no_sync()
-    if hasattr(inner, "set_requires_gradient_sync"):  # its weights are shared out
-        inner.set_requires_gradient_sync(when)
+    sync: Any = getattr(inner, "set_requires_gradient_sync", None)
+    if sync is not None:  # its weights are shared out
+        sync(when)
     return nullcontext()
 
 

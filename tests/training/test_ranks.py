@@ -24,7 +24,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
         (["ranks.static_graph=true"], "sharding=full does not go with ranks.static_graph=true; leave it out"),
         (
             ["sharding=none", "ranks.static_graph=true", "microbatch=2"],
-            "static_graph=true does not go with microbatch=2",
+            "does not go with microbatch=2: torch",
         ),
     ],
 )
