@@ -19,6 +19,8 @@ COMMANDS = {
     "report": "write runs as one HTML page: curves, tables, commands",
     "paper_tables": "print the papers' tables of their networks, counted on ours",
     "replay": "run a run again, and compare the results",
+    "doctor": "say before a run whether it will work, and how long it takes",
+    "verify_data": "read every image of a set: what is damaged, odd, or there twice",
     "pack": "write a set of images into one file that trains faster",
     "subset": "make a tiny subset of a data set",
     "init": "write a small project: a network of your own, its configs, and a test",

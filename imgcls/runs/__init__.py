@@ -6,6 +6,7 @@ from imgcls.runs.directory import (
     BAD_FILES,
     BEST,
     CONFIG,
+    CONTENT,
     EVENT_FILES,
     FAILURE,
     LAST,
@@ -20,6 +21,7 @@ from imgcls.runs.directory import (
     note_failure,
     saved_config,
     shorter_run,
+    without_content,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
@@ -46,6 +48,7 @@ __all__ = [
     "BEST",
     "CAPSULE",
     "CONFIG",
+    "CONTENT",
     "EVENT_FILES",
     "FAILURE",
     "FORMATS",
@@ -109,5 +112,6 @@ __all__ = [
     "sync_to_disk",
     "table_cells",
     "table_notes",
+    "without_content",
     "without_seed",
 ]

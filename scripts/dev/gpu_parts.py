@@ -265,7 +265,7 @@ def switch(name: str, place: Place) -> Figures:
 
 # 4
 
-FORMS = ("noise in memory", "originals", "pack")
+FORMS = ("noise in memory", "originals", "lossless pack", "lossy pack")
 
 
 def fed(form: str, place: Place) -> Figures:
@@ -282,7 +282,7 @@ def fed(form: str, place: Place) -> Figures:
         config = _on_noise(place, words[0].partition("=")[2], *words[1:])
     else:
         images = _images(place)
-        root = images if form == "originals" else _pack_of(images, place)
+        root = images if form == "originals" else _pack_of(images, place, lossless=form == "lossless pack")
         config = compose([*words, f"data={'folder' if form == 'originals' else 'pack'}", f"data.root={root}"])
     with trainer_of(config) as trainer:
         rates = training_rates(trainer, seconds=place.seconds, rounds=place.rounds)
@@ -299,13 +299,16 @@ def fed(form: str, place: Place) -> Figures:
         }
 
 
-def _pack_of(images: Path, place: Place) -> Path:
+def _pack_of(images: Path, place: Place, *, lossless: bool) -> Path:
+    from imgcls.data.decoding import native
     from imgcls.data.sets import make_pack, open_folder
     from imgcls.environment import default_num_threads
 
-    file = place.folder / "images.pack"
+    if lossless and not native.available():
+        raise NotHereError(native.why_not())
+    file = place.folder / f"{'lossless' if lossless else 'lossy'}.pack"
     if not file.exists():
-        make_pack(open_folder(str(images)), file, num_threads=default_num_threads())
+        make_pack(open_folder(str(images)), file, lossless=lossless, num_threads=default_num_threads())
     return file
 
 
