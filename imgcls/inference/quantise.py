@@ -47,7 +47,7 @@ def to_int8(source: Path, target: Path, calibration: Tensor) -> None:
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            # Unsigned maps beside signed weights, as the instructions of x86 multiply them: 4 times as fast as both signed.
+            # Unsigned maps beside signed weights, as x86 multiplies them: 4 times as fast as with signed maps.
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=sorted(kinds),
