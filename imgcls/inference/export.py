@@ -60,9 +60,9 @@ def export_network(member: Member, file: Path, *, normalise: bool, softmax: bool
     before = Normalise(**input_statistics(member.config)) if normalise else None
     deployed = DeployedNetwork(network, before, softmax=softmax).eval()
     facts = metadata(member, normalise=normalise, softmax=softmax)
-    channels, size = member.config.data.channels, member.config.image_size
+    channels, size = member.config.data.channels, member.config.input_size
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, channels, size, size, generator=generator)
+    images = torch.rand(3, channels, *size, generator=generator)
     file.parent.mkdir(parents=True, exist_ok=True)
     write = {".pt2": write_pt2, ".onnx": write_onnx, ".safetensors": write_safetensors}[file.suffix]
     with name_disk_errors(file):
@@ -86,17 +86,18 @@ def _difference(outputs: Tensor, wanted: Tensor) -> float:
 def metadata(member: Member, *, normalise: bool, softmax: bool) -> dict[str, str]:
     """Return what a user of the file must know, as text: labels, and what goes in and comes out."""
     statistics = input_statistics(member.config)
-    size, channels = member.config.image_size, member.config.data.channels
+    size, channels = member.config.input_size, member.config.data.channels
     classes = known_classes(member)
     crop = {key: value for key, value in member.config.augment.eval_crop.items() if key != "_target_"}
     crop["name"] = str(member.config.augment.eval_crop["_target_"]).rpartition(".")[2]
     given = "in 0..1" if normalise else "normalised: (x / 255 - mean) / std"
+    shape = f"(batch, {channels}, {size.height}, {size.width})"
     spec: dict[str, Any] = {
-        "input": f"images, float32 (batch, {channels}, {size}, {size}), {'RGB' if channels == 3 else 'gray'}, {given}",
+        "input": f"images, float32 {shape}, {'RGB' if channels == 3 else 'gray'}, {given}",
         "output": "probabilities (batch, classes)" if softmax else "logits (batch, classes)",
         "mean": statistics["mean"],
         "std": statistics["std"],
-        "image_size": size,
+        "image_size": size.setting,
         "crop": crop,
         "classes": classes,
         "names": readable_names(classes),
