@@ -117,6 +117,8 @@ def command_line(
                 return
             if "hydra.mode=MULTIRUN" in words and not read.multirun:
                 raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
+            if not read.multirun and any(word.startswith("sweep.file=") for word in words):
+                raise ConfigError("sweep.file: a CSV of jobs is of a sweep, which is asked for with -m")
             if read.multirun and not _is_showing(words):
                 if sweep is None:
                     raise ConfigError("-m: there are no sweeps of this command; run it once for each")

@@ -162,6 +162,7 @@ class SweepConfig:
     """How the jobs of a sweep (`-m`) are run."""
 
     name: str | None = None
+    file: str | None = setting(None, is_path=True)
     jobs: int = setting(1, least=1)
     fail_fast: bool = False
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from imgcls.config.compose import to_config
+from imgcls.config.compose import check_choices, to_config
 from imgcls.config.hydra_internals import (
     Dimension,
     checked_configs,
@@ -20,7 +20,9 @@ from imgcls.config.hydra_internals import (
     search_space,
 )
 from imgcls.config.identity import INCIDENTAL, run_name
+from imgcls.config.job_table import JobLine, read_job_lines, split_file
 from imgcls.config.launchers import check_launcher
+from imgcls.config.messages import COMPOSITION_ERRORS, one_line
 from imgcls.config.schema import Config, SweepConfig
 from imgcls.config.settings import check_rules, setting
 from imgcls.config.words import quoted
@@ -118,7 +120,8 @@ def read_sweep(words: Sequence[str]) -> Sweep:
     overrides = read_words(list(words)).overrides
     options = tuple(word for word in words if word not in overrides and word not in ("-m", "--multirun"))
     launcher_words = tuple(word for word in overrides if _is_about(word, "launcher"))
-    plain = [word for word in overrides if word not in launcher_words]
+    file, plain = split_file(word for word in overrides if word not in launcher_words)
+    lines = [JobLine("", [])] if file is None else read_job_lines(file, plain)
     with compose_within_main(), checked_configs():
         fixed, _ = _split_keys(plain)
         master = compose_whole("config", fixed, _config_dir(options))
@@ -128,9 +131,14 @@ def read_sweep(words: Sequence[str]) -> Sweep:
         whole = [*(f"{key}={value}" for key, value in params.items() if key not in typed), *plain]
         fixed, swept = _split_keys(whole)
         space = search_space(swept) if search else []
-        lists = [] if search else expand(whole)
-        jobs = [_job(number, job, _differing(job, fixed), options) for number, job in enumerate(lists, start=1)]
+        lists = [] if search else [(line, job) for line in lines for job in expand([*line.words, *whole])]
+        jobs = [
+            _listed_job(number, line, job, _differing(job, fixed), options)
+            for number, (line, job) in enumerate(lists, start=1)
+        ]
         multirun = _yaml(master, overrides)
+    if search and file is not None:
+        raise ConfigError(f"sweep.file={file} lists the jobs, which a search chooses; leave one of them out")
     if search and not space:
         raise ConfigError(f"hydra/sweeper={sweeper}: nothing to search for; write optimizer.lr=interval(0.01,1)")
     if not search and not jobs:
@@ -144,7 +152,7 @@ def read_sweep(words: Sequence[str]) -> Sweep:
             raise ConfigError(f"hydra/launcher={launcher}: a search starts its trials itself; use sweep.jobs=N instead")
     sweep = Sweep(
         words=tuple(words),
-        name=_name(settings.name, plain),
+        name=_name(settings.name or (file and _name_of_table(file, plain)), plain),
         settings=settings,
         jobs=jobs,
         space=space,
@@ -185,6 +193,20 @@ def _way_out(job: Job) -> str:
     if any(word.startswith("hydra.sweep.") for word in job.words) or "runs" not in job.path.parts:
         return f"leave hydra.run.dir= out, or put ${{{key}}} into it"
     return f"they differ in what changes no result, so name them: name='${{{key}}}'"
+
+
+def _listed_job(
+    number: int, line: JobLine, words: Sequence[str], differing: Sequence[str], options: Sequence[str]
+) -> Job:
+    """Return a job of a list; of one from a file an error names its line."""
+    try:
+        if line.words:
+            check_choices(line.words)
+        return _job(number, words, differing, options)
+    except (ConfigError, *COMPOSITION_ERRORS) as error:
+        if not line.place:
+            raise
+        raise ConfigError(f"{line.place}: {one_line(error)}") from error
 
 
 def _job(number: int, words: Sequence[str], differing: Sequence[str], options: Sequence[str]) -> Job:
@@ -266,6 +288,12 @@ def _yaml(master: DictConfig, overrides: Sequence[str]) -> str:
     whole["hydra"]["mode"] = "MULTIRUN"
     whole["hydra"]["overrides"]["task"] = [word for word in overrides if not word.startswith("hydra")]
     return OmegaConf.to_yaml(OmegaConf.create(whole))
+
+
+def _name_of_table(file: Path, words: Sequence[str]) -> str:
+    """Return the name of a sweep of a file's jobs: the file's, and the words of the command, if any decide a result."""
+    others = _name(None, words)
+    return file.stem if others == "default" else f"{file.stem}+{others}"
 
 
 def _name(given: str | None, words: Sequence[str]) -> str:

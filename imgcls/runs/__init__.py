@@ -23,9 +23,11 @@ from imgcls.runs.directory import (
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
+from imgcls.runs.effects import Effect
 from imgcls.runs.events import COLUMNS, Events, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
+from imgcls.runs.run_differences import diff_runs, render_differences
 from imgcls.runs.saved import check_regular, check_results, is_number, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals, stop_name
 from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ, without_seed
@@ -55,6 +57,7 @@ __all__ = [
     "SIGNALS",
     "Clock",
     "DiskError",
+    "Effect",
     "Events",
     "Group",
     "Interrupted",
@@ -73,6 +76,7 @@ __all__ = [
     "config_differences",
     "describe_start",
     "diff_name",
+    "diff_runs",
     "differences",
     "durable_file",
     "duration_text",
@@ -91,6 +95,7 @@ __all__ = [
     "read_row",
     "relative_to_here",
     "render",
+    "render_differences",
     "require_top1",
     "results_table",
     "row_of",

@@ -23,6 +23,7 @@ MOST_DIFF = 2**20  # bytes of a diff that are kept
 ENVIRONMENT = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "IMGCLS_CACHE", "IMGCLS_TRUST_CONFIG")
 # What says where and when a run was, and decides no result.
 INCIDENTAL = ("started", "folder", "words")
+NAMED = ("packages", "environment")  # what may be there or not, by its name
 
 
 def describe_start(words: Sequence[str], device: str) -> dict[str, Any]:
@@ -94,22 +95,31 @@ def _starts(path: Path) -> list[dict[str, Any]]:
     return (read_json(path / CAPSULE, check=check) or {"starts": []})["starts"]
 
 
+def differing_facts(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, Any, Any]]:
+    """Return what two starts were made with and that differs: the fact, the name within it, and both values."""
+    facts = []
+    for key in dict.fromkeys([*one, *other]):
+        first, second = one.get(key), other.get(key)
+        if key in INCIDENTAL or first == second:
+            continue
+        if isinstance(first, dict) and isinstance(second, dict):
+            names = sorted({*first, *second})
+            facts += [(key, name, first.get(name), second.get(name)) for name in names]
+        else:
+            facts.append((key, key, first, second))
+    return [fact for fact in facts if fact[2] != fact[3]]
+
+
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a line for each thing that two starts were made with and that differs."""
-    lines = []
-    for key in dict.fromkeys([*then, *now]):
-        before, after = then.get(key), now.get(key)
-        if key in INCIDENTAL or before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += [
-                f"{name}: {before.get(name, 'none')} then, {after.get(name, 'none')} now"
-                for name in sorted({*before, *after})
-                if before.get(name) != after.get(name)
-            ]
-        else:
-            lines.append(f"{key}: {before} then, {after} now")
-    return lines
+
+    def shown(value: Any, fact: str) -> Any:
+        return "none" if value is None and fact in NAMED else value
+
+    return [
+        f"{name}: {shown(before, fact)} then, {shown(after, fact)} now"
+        for fact, name, before, after in differing_facts(then, now)
+    ]
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from typing import Any
 from imgcls.config import typed
 from imgcls.errors import ConfigError, did_you_mean
 from imgcls.metrics import METRICS, PERCENTS
+from imgcls.runs.effects import Effect, effects
 from imgcls.runs.rows import RunRow
 from imgcls.runs.statistics import Interval, confidence_interval, without_seed
 from imgcls.runs.tables import duration_text, relative_to_here
@@ -33,6 +34,7 @@ LEADING = (
     "seed",
 )
 MOST_COLUMNS = 6
+MOST_EFFECTS = 12  # lines below a text table; JSON has all
 WIDEST = 44  # of a cell in a text table; CSV, Markdown and JSON have the whole
 
 
@@ -46,6 +48,7 @@ class Group:
         columns: settings to show.
         left_out: more settings that differ, for which a text table has no room.
         seeds: means over runs that differ in the seed alone: the runs, and the interval of their top-1.
+        effects: what each setting does to top-1, where runs differ in several.
     """
 
     title: str
@@ -53,6 +56,7 @@ class Group:
     columns: list[str]
     left_out: list[str]
     seeds: list[tuple[list[RunRow], Interval]]
+    effects: list[Effect]
 
 
 def compare_rows(
@@ -151,7 +155,10 @@ def _by_data(rows: Iterable[RunRow]) -> dict[str, list[RunRow]]:
 def _group(title: str, rows: list[RunRow], sort: str, columns: Sequence[str]) -> Group:
     differing = differing_keys([row.config for row in rows if row.config])
     shown = list(dict.fromkeys([*columns, *differing[:MOST_COLUMNS]]))
-    return Group(title, _sorted(rows, sort), shown, [key for key in differing if key not in shown], _over_seeds(rows))
+    left_out = [key for key in differing if key not in shown]
+    # Of two runs alone the table says it all.
+    found = effects(rows, differing) if len(rows) > 2 else []
+    return Group(title, _sorted(rows, sort), shown, left_out, _over_seeds(rows), found)
 
 
 def _sorted(rows: list[RunRow], sort: str) -> list[RunRow]:
@@ -228,15 +235,32 @@ def table_cells(group: Group) -> list[list[str]]:
 
 
 def table_notes(group: Group) -> list[str]:
-    """Return the lines below a group's table: means over seeds, and settings that it has no room for."""
+    """Return the lines below a group's table: means over seeds, effects, and settings that it has no room for."""
     notes = [
         f"{relative_to_here(rows[0].path)} and {len(rows) - 1} more, over {len(rows)} seeds: {METRICS['top1'].title} "
         f"{interval} % (95 % interval)"
         for rows, interval in group.seeds
     ]
+    shown = sorted(group.effects, key=lambda effect: -abs(effect.mean))[:MOST_EFFECTS]
+    notes += [effect_text(effect) for effect in shown]
+    if len(group.effects) > len(shown):
+        notes.append(f"and {len(group.effects) - len(shown)} smaller effects, which format=json lists")
     if group.left_out:
         notes.append(f"also differ: {', '.join(group.left_out)} (columns=KEY shows one)")
     return notes
+
+
+def effect_text(effect: Effect) -> str:
+    """Return what a setting does to top-1, as a line."""
+    points = f"{effect.mean:+.2f}" + (f" +- {effect.interval.half_width:.2f}" if effect.interval else "")
+    pairs = f"{effect.num_pairs} pair{'s' if effect.num_pairs > 1 else ''}"
+    of = f"95 % interval of {pairs}" if effect.interval else f"{pairs}, no interval"
+    seeds = " of means over other seeds" if effect.over_seeds else ""
+    also = f"; with it differ {', '.join(map(_heading, effect.also))}" if effect.also else ""
+    return (
+        f"effect of {_heading(effect.key)} {_cell(effect.before)} -> {_cell(effect.after)}: "
+        f"{METRICS['top1'].title} {points} points ({of}{seeds}{also})"
+    )
 
 
 def _table(group: Group, *, markdown: bool) -> str:
@@ -308,5 +332,18 @@ def _json(group: Group) -> dict[str, Any]:
                 "half_width": interval.half_width,
             }
             for rows, interval in group.seeds
+        ],
+        "effects": [
+            {
+                "key": effect.key,
+                "before": effect.before,
+                "after": effect.after,
+                "top1": effect.mean,
+                "half_width": None if effect.interval is None else effect.interval.half_width,
+                "pairs": effect.num_pairs,
+                "over_seeds": effect.over_seeds,
+                "also": list(effect.also),
+            }
+            for effect in group.effects
         ],
     }

@@ -61,6 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name, image = names[place % 3], f"ILSVRC2012_val_{place + 1:08}"
             photo(home / folder / "val" / name / f"{image}.JPEG")
             labels += [f"{image},{name} 1 1 2 2"] if name in WNIDS else []
+    (home / "jobs.csv").write_text("model,optimizer.lr,recipe\nresnet18,0.05,\nalexnet,,modern\n")  # of sweeps.md
     (home / "LOC_val_solution.csv").write_text("\n".join(labels) + "\n")
     for name in ("photo.jpg", "photos/1.jpg", "photos/2.jpg"):
         photo(home / name)

@@ -152,3 +152,63 @@ def test_a_launcher_from_a_config_folder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     with pytest.raises(ValueError, match="not allowed"):
         read("--config-dir", str(tmp_path), "experiment=evil", "seed=1,2")
+
+
+def test_a_csv_lists_the_jobs_and_lists_on_the_command_line_multiply_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # As a table program saves it: a byte-order mark, semicolons, empty cells and lines.
+    text = "\ufeffmodel;optimizer.lr;freeze\n# the first try\nlenet5;0.1;\n;;\nalexnet;;[conv1, conv2]\n"
+    Path("my jobs.csv").write_text(text, encoding="utf-8")
+    sweep = read("sweep.file=my jobs.csv", "weights=torchvision", "seed=1,2")
+    assert [job.swept for job in sweep.jobs] == [
+        "model=lenet5 optimizer.lr=0.1 seed=1",
+        "model=lenet5 optimizer.lr=0.1 seed=2",
+        "model=alexnet freeze=[conv1,conv2] seed=1",
+        "model=alexnet freeze=[conv1,conv2] seed=2",
+    ]
+    assert (sweep.jobs[3].config.seed, sweep.jobs[3].config.freeze) == (2, ["conv1", "conv2"])
+    assert compose_run(sweep.jobs[0].words) == (sweep.jobs[0].config, sweep.jobs[0].path)
+    assert sweep.name == "my_jobs+weights-torchvision+seed-1_2-" + sweep.name.rpartition("-")[2]
+    (tmp_path / "plain.csv").write_text("model,seed\nlenet5,1\n")
+    assert read("sweep.file=plain.csv").name == "plain"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, ["sweep.file=jobs.csv", "No such file"]),
+        ("model,seed\n", ["sweep.file=jobs.csv", "lists no jobs"]),
+        ("seed,\n1,2\n", ["column 2 has no key"]),
+        ("seed,seed\n1,2\n", ["seed has two columns"]),
+        ("model,seed\nlenet5,1\n", ["model is a column and on the command line"]),
+        ("seed=1\n2\n", ["seed=1 in the first line is no key"]),
+        ("sweep.jobs\n2\n", ["sweep.jobs is of the whole sweep"]),
+        ("seed,epochs\n1,2\n3\n", ["jobs.csv, line 3 has 1 cells", "2 keys"]),
+        ('seed,epochs\n1,2\n"3,4",5\n', ["jobs.csv, line 3", "seed=3,4", "several values"]),
+        ("seed,epoks\n1,2\n", ["jobs.csv, line 2", "epoks", "did you mean epochs?"]),
+        ("seed,recipe\n1,vgg\n1,vgx\n", ["jobs.csv, line 3", "recipe=vgx", "vgg"]),
+        ("seed\n-1\n", ["jobs.csv, line 2", "seed=-1"]),
+        ("seed\n1\n1\n", ["jobs 1 and 2 are the same run"]),
+        ("seed\n[1\n", ["jobs.csv, line 2"]),
+    ],
+)
+def test_a_mistake_in_a_csv_of_jobs_names_the_line(
+    text: str | None, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("jobs.csv").write_text(text)
+    with pytest.raises((ValueError, HydraException)) as error:
+        read("sweep.file=jobs.csv", "model=lenet5")
+    line = one_line(error.value)
+    assert "\n" not in line
+    for word in said:
+        assert word in line
+
+
+def test_a_search_takes_no_list_of_jobs(tmp_path: Path) -> None:
+    (tmp_path / "jobs.csv").write_text("seed\n1\n")
+    with pytest.raises(ValueError, match="which a search chooses"):
+        read(f"sweep.file={tmp_path}/jobs.csv", "hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)")
