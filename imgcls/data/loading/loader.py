@@ -81,7 +81,7 @@ class Loader:
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
         self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
-        self.shape = (*self.plan.image_size, channels)
+        self.shape = (self.plan.image_size.height, self.plan.image_size.width, channels)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
         self.resident = make_resident(split, self.plan, self.device) if policy is None else None
