@@ -68,7 +68,7 @@ def test_the_centre_crop_of_a_rectangle_is_torchvisions_resize_to_cover_and_cent
     out = np.empty((*image_size, 3), np.uint8)
     box = boxes_of(CenterCrop(), [size], image_size=image_size)[0]
     resample_box(pixels, box, out, flip=False)
-    assert np.abs(out - expected).max() <= 1
+    assert np.abs(out - expected).max() <= 2  # of two passes, each rounded
     # The box has the proportions of the output: nothing is squashed.
     assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(image_size[1] / image_size[0], rel=0.01)
 
