@@ -4,6 +4,7 @@ import math
 import re
 
 from imgcls.config.identity import flatten
+from imgcls.config.risks import check_silence
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import check_rules, select
 from imgcls.errors import ConfigError, did_you_mean
@@ -48,6 +49,8 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"validate_every={config.validate_every:g} must be a whole number of epochs, or a part of one such as 0.25"
         )
+    if config.compile_mode != "default" and not config.compile:
+        raise ConfigError(f"compile_mode={config.compile_mode} compiles nothing by itself; add compile=true")
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)
@@ -55,6 +58,7 @@ def check_config(config: Config) -> None:
     if metric not in metrics:
         hint = f"; add it to topk={_words(config.topk)}" if metric_of(metric) else did_you_mean(metric, metrics)
         raise ConfigError(f"checkpoint.best_metric={metric} is none of {', '.join(metrics)}{hint}")
+    check_silence(config.silence)
 
 
 def check_evaluation(config: EvaluateConfig) -> None:

@@ -223,10 +223,12 @@ class Config(CommonConfig):
     validate_every: float = setting(1.0, above=0, below=math.inf)
     early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
+    silence: Any = setting(list, incidental=True)
     sweep: SweepConfig = setting(SweepConfig, incidental=True)
 
     microbatch: Any = None
     compile: bool = False
+    compile_mode: str = setting("default", one_of=("default", "blocks", "max-autotune", "reduce-overhead"))
     sync_batch_norm: bool = False
     deterministic: bool = False
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.metrics import METRICS, Scores
+from imgcls.metrics import METRICS, Scores, metric_of
 from imgcls.runs.directory import EVENT_FILES, METRICS_FILE
 
 if TYPE_CHECKING:
@@ -41,12 +41,13 @@ class Events:
     ) -> None:
         self.run_dir = run_dir
         self.enabled = enabled
+        self._metrics = tuple(metrics)
         self._tensorboard = None
         if not enabled:
             return
         self._cut_off(position or {})
         self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
-        columns = _columns(run_dir / METRICS_FILE) or columns_of(metrics, averages=averages)
+        columns = _columns(run_dir / METRICS_FILE) or columns_of(self._metrics, averages=averages)
         self._csv = csv.DictWriter(self._csv_file, columns, extrasaction="ignore", lineterminator="\n")
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
@@ -137,8 +138,11 @@ class Events:
         if self._tensorboard is not None and weights is not None:
             self._tensorboard.add_image("visual/conv1", image_grid(weights, zoom=4), step)
 
-    def hparams(self, config: dict[str, Any], *, model: str) -> None:
-        """Write the config for TensorBoard's table of hyperparameters, under the name of the `model`.
+    def describe(self, config: dict[str, Any], *, model: str, command: str) -> None:
+        """Write what is trained to TensorBoard, before the first step: a run that stops early has it too.
+
+        That is its row of the table of hyperparameters, the config and the command as texts, and the charts that show
+        training and validation of one quantity together.
 
         Each run writes its own values alone, and no list of the columns: without one TensorBoard compares the runs and
         puts the settings that differ first, and the scores of `eval/` before those of `train/`.
@@ -154,10 +158,30 @@ class Events:
                 name = LEADING.get(key, key)
                 value = value.rpartition(".")[2] if key.endswith("._target_") else value
                 values[name] = value if isinstance(value, int | float | str) else str(value)
-        _, start, end = hparams(values, {})
-        for summary in (start, end):
-            assert self._tensorboard.file_writer is not None
-            self._tensorboard.file_writer.add_summary(summary)
+        _, start, _ = hparams(values, {})
+        self._add(start)
+        lines = ["| setting | value |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in config.items())]
+        self._tensorboard.add_text("config", "\n".join(lines), 0)
+        self._tensorboard.add_text("command", f"    {command}", 0)
+        charts = {
+            metric.title: ["Multiline", [f"{split}/{name}$" for split in ("train", "train_epoch", "eval", RAW)]]
+            for name in self._metrics
+            if (metric := metric_of(name)) is not None
+        }
+        self._tensorboard.add_custom_scalars({"training and validation": charts})
+
+    def finished(self) -> None:
+        """Note in TensorBoard's table of hyperparameters that the run has finished."""
+        if self._tensorboard is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            *_, end = hparams({}, {})
+            self._add(end)
+
+    def _add(self, summary: Any) -> None:
+        assert self._tensorboard is not None
+        assert self._tensorboard.file_writer is not None
+        self._tensorboard.file_writer.add_summary(summary)
 
     def close(self) -> None:
         if self.enabled:
@@ -170,6 +194,10 @@ def columns_of(metrics: Iterable[str] = METRICS, *, averages: bool = False) -> l
     """Return the columns of a new metrics.csv of a run with these metrics, which averages its weights or does not."""
     splits = (*SPLITS, RAW) if averages else SPLITS
     return ["epoch", "step", "lr", *(f"{split}/{name}" for split in splits for name in metrics)]
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _columns(file: Path) -> list[str]:

@@ -169,6 +169,6 @@ class RunLog:
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             **{key: description[key] for key in ("data", "data_root", "code")},
         }
-        self.events.hparams(description["config"], model=str(trainer.model.arch))
+        self.events.finished()
         self.events.close()
         return results

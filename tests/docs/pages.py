@@ -201,7 +201,8 @@ def check(command: Command, config_dir: Path) -> None:
         if network:
             compose_network(network)
     elif program.startswith("scripts/dev/") and (ROOT / program).is_file():
-        options = _parse(lambda: runpy.run_path(str(ROOT / program), run_name="__main__"), program, words)
+        script = (ROOT / program).with_suffix(".py")  # a .sh is the door to a program of the same name
+        options = _parse(lambda: runpy.run_path(str(script), run_name="__main__"), program, words)
         if overrides := getattr(options, "overrides", None):
             compose_run(overrides)
     elif program.startswith("-m ") and importlib.util.find_spec(program.removeprefix("-m ")):

@@ -28,7 +28,8 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     writer.scalars(10, {"train/images_per_second": 123.0})
     writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
-    writer.hparams({"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2]}, model="lenet5")
+    config = {"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2], "name": "a|b"}
+    writer.describe(config, model="lenet5", command="python train.py seed=1")
     writer.close()
     read = EventAccumulator(str(tmp_path)).Reload()
     assert {"train_epoch/loss", "train_epoch/top5", "train/lr", "eval/loss", "eval/top1"} <= set(read.Tags()["scalars"])
@@ -36,6 +37,24 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     assert set(read.Tags()["images"]) == {"visual/first_batch", "visual/conv1"}
     assert not any(tag.startswith("final") for tag in read.Tags()["scalars"])
     assert "_hparams_/session_start_info" in read.summary_metadata
+
+
+def test_tensorboard_has_config_and_command_as_texts_and_training_beside_validation(tmp_path: Path) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    writer = open_events(tmp_path)
+    writer.describe({"seed": 1, "name": "a|b"}, model="lenet5", command="python train.py seed=1")
+    writer.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    texts = {
+        tag: read.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode() for tag in ("config", "command")
+    }
+    assert texts["config"].splitlines() == ["| setting | value |", "|---|---|", "| seed | 1 |", "| name | a\\|b |"]
+    assert texts["command"] == "    python train.py seed=1"
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(read.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert charts["loss"][:3] == ["train/loss$", "train_epoch/loss$", "eval/loss$"]
 
 
 def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optimizer_and_lr_before_others(
@@ -52,7 +71,9 @@ def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optim
         (tmp_path / name).mkdir()
         writer = open_events(tmp_path / name)
         writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
-        writer.hparams(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model)
+        writer.describe(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model, command="train")
+        if name == "a":
+            writer.finished()
         writer.close()
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     runs.Reload()

@@ -20,7 +20,7 @@ from imgcls.data.sets.imagenet import (
 from imgcls.data.sets.imagenet_labels import VAL_NAME, read_labels
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
-from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
+from imgcls.data.sets.pack import PACK_LONGEST, PACK_QUALITY, PackSummary, make_pack, open_pack
 from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
@@ -28,6 +28,8 @@ from imgcls.data.sets.table import open_csv
 
 __all__ = [
     "CLASSES",
+    "PACK_LONGEST",
+    "PACK_QUALITY",
     "TRAIN_TAR",
     "VAL_NAME",
     "VAL_TAR",
