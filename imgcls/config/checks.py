@@ -105,6 +105,10 @@ def check_source(checkpoint: object, weights: str | None, network: list[str]) ->
 
 def _check_settings(config: Config | EvaluateConfig) -> None:
     check_rules(config)
+    config.logger = config.logger or {}  # of logger=[]
+    for name, node in config.logger.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(f"logger.{name}={node} has no _target_; choose one of conf/logger")
     if 1 not in config.topk or min(config.topk) < 1 or len(set(config.topk)) < len(config.topk):
         raise ConfigError(
             f"topk={_words(config.topk)} must be different numbers of 1 or more, with 1 among them, such as [1,3,5]"

@@ -179,7 +179,7 @@ class CommonConfig:
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
     topk: list[int] = setting(list(TOPK), fixed=True)
-    tensorboard: bool = setting(True, incidental=True)
+    logger: Any = setting(dict, incidental=True)
 
 
 @dataclass
@@ -284,6 +284,6 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     if given.source is None:
         kept["class_order"] = trained.class_order
     kept |= {key: getattr(given, key) or getattr(trained, key) for key in ("alpha", "orientation", "bits")}
-    # Of another set the test may have some of its classes.
-    kept["num_classes"] = trained.num_classes if given.source is None else None
+    # Other images may be of some of the classes.
+    kept["num_classes"] = trained.num_classes if given.source is None and given.root is None else None
     return dataclasses.replace(given, **kept)

@@ -26,7 +26,14 @@ from imgcls.environment import command
 from imgcls.errors import ConfigError
 from imgcls.metrics import Meter, metrics_of
 from imgcls.models import build_model
-from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
+from imgcls.runs import (
+    Events,
+    RunDirectory,
+    build_loggers,
+    code_version,
+    explain_disk_errors,
+    shorter_run,
+)
 from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.compiling import compile_network, repeated_blocks
 from imgcls.training.freezing import Freezing
@@ -132,7 +139,7 @@ def build_trainer(
         main = distributed.is_main()
         return Events(
             run_dir.path,
-            tensorboard=config.tensorboard,
+            loggers=build_loggers(config.logger),
             enabled=main,
             position=position,
             averages=config.ema_decay > 0,

@@ -170,7 +170,7 @@ def settings_of(config: Config, trainer: Trainer) -> Settings:
 def trainer_of(config: Config) -> Iterator[Trainer]:
     """Build the trainer that train.py would build, in a directory that is removed afterwards."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", default_num_threads())))
-    config.tensorboard = False
+    config.logger = {}
     images = open_image_set(config)
     config = fit_to_set(config, len(images.train))
     with (

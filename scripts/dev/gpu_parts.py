@@ -103,7 +103,7 @@ BATCH_SIZES = {
 # Compiling takes a minute or so each: one of each family.
 COMPILED = ("resnet50", "resnet18", "alexnet", "vgg16", "googlenet", "lenet5")
 TOY_NETWORKS = ("lenet5", "resnet18")
-FAST = ("channels_last=true", "precision=auto", "tensorboard=false")
+FAST = ("channels_last=true", "precision=auto", "logger=none")
 # Dense bf16 FLOP/s of the vendor's data sheets.
 DATA_SHEET = {"H100": 989.4e12, "H200": 989.4e12, "A100": 311.9e12}
 
@@ -169,7 +169,7 @@ def step_rates(name: str, place: Place) -> Figures:
 
     compiled = name in COMPILED and not place.toy
     config = _on_noise(place, name, f"compile={str(compiled).lower()}")
-    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    shape = (config.batch_size, 3, *config.input_size)
     figures: Figures = {"batch_size": shape[0], "image_size": shape[2], "compiled": compiled}
     steps: dict[str, Callable[[], int]] = {}
     with _stepping(config) as (trainer, step):
@@ -217,7 +217,7 @@ def training_flops(config: "Config", num_classes: int) -> float:
 
     with torch.device("meta"):
         network = build_model(config, num_classes=num_classes, with_weights=False).eval()
-        image = torch.empty(1, config.data.channels, config.image_size, config.image_size)
+        image = torch.empty(1, config.data.channels, *config.input_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     return 3.0 * counter.get_total_flops()
@@ -265,7 +265,7 @@ def switch(name: str, place: Place) -> Figures:
 
 # 4
 
-FORMS = ("noise in memory", "originals", "pack")
+FORMS = ("noise in memory", "originals", "lossless pack", "lossy pack")
 
 
 def fed(form: str, place: Place) -> Figures:
@@ -282,7 +282,7 @@ def fed(form: str, place: Place) -> Figures:
         config = _on_noise(place, words[0].partition("=")[2], *words[1:])
     else:
         images = _images(place)
-        root = images if form == "originals" else _pack_of(images, place)
+        root = images if form == "originals" else _pack_of(images, place, lossless=form == "lossless pack")
         config = compose([*words, f"data={'folder' if form == 'originals' else 'pack'}", f"data.root={root}"])
     with trainer_of(config) as trainer:
         rates = training_rates(trainer, seconds=place.seconds, rounds=place.rounds)
@@ -299,13 +299,16 @@ def fed(form: str, place: Place) -> Figures:
         }
 
 
-def _pack_of(images: Path, place: Place) -> Path:
+def _pack_of(images: Path, place: Place, *, lossless: bool) -> Path:
+    from imgcls.data.decoding import native
     from imgcls.data.sets import make_pack, open_folder
     from imgcls.environment import default_num_threads
 
-    file = place.folder / "images.pack"
+    if lossless and not native.available():
+        raise NotHereError(native.why_not())
+    file = place.folder / f"{'lossless' if lossless else 'lossy'}.pack"
     if not file.exists():
-        make_pack(open_folder(str(images)), file, num_threads=default_num_threads())
+        make_pack(open_folder(str(images)), file, lossless=lossless, num_threads=default_num_threads())
     return file
 
 
@@ -318,7 +321,7 @@ def same_bits(place: Place) -> Figures:
 
     model = ["model=lenet5", "image_size=32"] if place.toy else ["model=resnet18", "image_size=128"]
     words = [*model, "data=folder", f"data.root={_images(place)}", f"batch_size={8 if place.toy else 64}"]
-    words += ["recipe=modern", "deterministic=true", "tensorboard=false"]
+    words += ["recipe=modern", "deterministic=true", "logger=none"]
     # The kinds of saved things are listed in the log of the item.
     code = prove(3, 3, words, stop="SIGKILL", ranks=1, folder=_new_folder(place, "same_bits"))
     return {"same": code == 0}
@@ -396,7 +399,7 @@ def train(name: str, place: Place) -> Figures:
     run = RUNS[name]
     run_dir = place.folder / "runs" / name.replace(", ", "_").replace(" ", "_")
     if place.toy:
-        words = ["model=lenet5", "data=shapes", "max_steps=2", "batch_size=8", "image_size=32", "tensorboard=false"]
+        words = ["model=lenet5", "data=shapes", "max_steps=2", "batch_size=8", "image_size=32", "logger=none"]
     else:
         root = getattr(place, run.data)
         if root is None:

@@ -13,13 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from imgcls.metrics import Scores
 from imgcls.runs import Events, Progress, columns_of, image_grid
+from imgcls.runs.loggers import TensorBoard
 
 TRAIN = Scores(loss=1.5, top1=40.0, top5=80.0, num_images=100)
 VAL = Scores(loss=1.25, top1=50.0, top5=None, num_images=20)
 
 
 def open_events(path: Path, position: dict[str, int] | None = None) -> Events:
-    return Events(path, tensorboard=True, enabled=True, position=position)
+    return Events(path, loggers={"tensorboard": TensorBoard()}, enabled=True, position=position)
 
 
 def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: Path) -> None:
@@ -72,9 +73,7 @@ def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optim
         writer = open_events(tmp_path / name)
         writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
         writer.describe(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model, command="train")
-        if name == "a":
-            writer.finished()
-        writer.close()
+        writer.close(finished=name == "a")
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     runs.Reload()
     context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
@@ -152,7 +151,7 @@ def test_an_event_file_sorts_after_those_that_are_there(tmp_path: Path) -> None:
 
 
 def test_a_rank_beside_the_main_one_writes_nothing(tmp_path: Path) -> None:
-    writer = Events(tmp_path, tensorboard=True, enabled=False, position=None)
+    writer = Events(tmp_path, loggers={"tensorboard": TensorBoard()}, enabled=False, position=None)
     writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
     writer.images("x", torch.zeros(1, 3, 4, 4), 0)
     assert writer.position() == {}

@@ -99,7 +99,8 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
     if (base / TRAIN_TAR).is_file() or (base / VAL_TAR).is_file():
         return _open_archives(base, channels, without_training=train == val)
     folder = next((base / name for name in KAGGLES if (base / name).is_dir()), base)
-    form = f"found Kaggle's layout in {folder}" if folder != base else "found train/ and val/"
+    layout = "class folders alone" if val == "." else "train/ and val/"
+    form = f"found Kaggle's layout in {folder}" if folder != base else f"found {layout}"
     if (folder / val).is_dir() and _is_flat(listing := list_folder(folder / val)):
         images = _open_flat(base, folder, train, val, channels, listing)
     else:

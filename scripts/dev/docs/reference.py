@@ -35,6 +35,7 @@ GROUPS = {
     "optimizer": "Any of `torch.optim`. A setting that its file lacks is added by `+`: `+optimizer.maximize=true`.",
     "schedule": "The learning rate over the run.",
     "experiment": "Choices and settings under one name; none by default.",
+    "logger": "Where numbers and pictures go besides `metrics.csv`: one, several as `[tensorboard,wandb]`, or none.",
     "protocol": "Of a test: the views of each image. See [test protocols](protocols.md).",
 }
 
