@@ -51,6 +51,7 @@ class DataConfig:
         name: what logs, results and folders of results call the set.
         source: the function that opens the set, and its settings: one of imgcls.data.sets, or of a trusted package.
         num_classes: how many classes the set must have; null counts them.
+        published_images: how many training and validation images the whole set has, for `doctor` to compare.
         channels: of an image: 1 (gray) or 3 (RGB).
         mean: of each channel, for pixels of 0 to 1: subtracted.
         std: of each channel: divided by.
@@ -60,11 +61,13 @@ class DataConfig:
     source: Any = None
     root: str | None = setting(None, incidental=True, is_path=True)
     num_classes: int | None = setting(None, least=2, fixed=True)
+    published_images: list[int] | None = setting(None, incidental=True)
     memorise: int | None = setting(None, least=2)
     channels: int = setting(3, fixed=True)
     mean: list[float] = setting(list)
     std: list[float] = setting(list)
     scale: Scale = setting(Scale)
+    exclude: str | None = setting(None, incidental=True, is_path=True)
     num_threads: int | None = setting(None, least=1, incidental=True)
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)

@@ -1,6 +1,8 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
+from imgcls.data.sets.checksums import checksum_of, with_checksums
 from imgcls.data.sets.digits import draw_digits
+from imgcls.data.sets.exclusion import as_line, exclude, name_in_list
 from imgcls.data.sets.factory import open_image_set, pixel_rules
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
@@ -23,11 +25,13 @@ from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PACK_LONGEST, PACK_QUALITY, PackSummary, make_pack, open_pack
 from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
-from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
+from imgcls.data.sets.splits import ArraySplit, ImageSet, Split, checksums_of
 from imgcls.data.sets.table import open_csv
+from imgcls.data.sets.verification import ODD_TEXTS, Place, Verification, known_odd_files, odd_of_imagenet, verify
 
 __all__ = [
     "CLASSES",
+    "ODD_TEXTS",
     "PACK_LONGEST",
     "PACK_QUALITY",
     "TRAIN_TAR",
@@ -42,21 +46,30 @@ __all__ = [
     "Listing",
     "PackSplit",
     "PackSummary",
+    "Place",
     "Split",
+    "Verification",
+    "as_line",
+    "checksum_of",
+    "checksums_of",
     "describe_sample",
     "draw_digits",
     "draw_image",
     "draw_noise",
     "draw_set",
+    "exclude",
     "imagenet_classes",
     "index_of_devkit_id",
     "is_wnid",
+    "known_odd_files",
     "list_folder",
     "load_cifar10",
     "load_cifar100",
     "load_fashion_mnist",
     "load_mnist",
     "make_pack",
+    "name_in_list",
+    "odd_of_imagenet",
     "open_csv",
     "open_folder",
     "open_image_set",
@@ -69,5 +82,7 @@ __all__ = [
     "read_labels",
     "readable_names",
     "validation_number",
+    "verify",
+    "with_checksums",
     "wnids",
 ]
