@@ -335,13 +335,13 @@ def log_run(
         log.info("data     %s", line)
     left_out = len(images.train) - steps * config.batch_size
     log.info(
-        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px%s",
+        "recipe   %s (%s): %d epochs of %d steps, batch %d, %s px%s",
         recipe.name,
         recipe.paper,
         config.epochs,
         steps,
         config.batch_size,
-        config.image_size,
+        config.input_size,
         f"; each epoch leaves out {left_out} other images" if left_out else "",
     )
     settings = {key: value for key, value in config.optimizer.items() if key != "_target_" and value is not None}
