@@ -10,6 +10,7 @@ from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
 from imgcls.config.hydra_internals import Dimension
 from imgcls.config.identity import compared, consequential, flatten, from_flat, is_fixed, with_new_settings
+from imgcls.config.image_size import ImageSize
 from imgcls.config.launchers import launch
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.risks import RISKS, Facts, Risk, find_risks
@@ -30,6 +31,7 @@ __all__ = [
     "Dimension",
     "EvaluateConfig",
     "Facts",
+    "ImageSize",
     "Job",
     "LogFile",
     "Risk",
