@@ -1,5 +1,6 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
+from imgcls.data.sets.containers import ContainerSplit
 from imgcls.data.sets.digits import draw_digits
 from imgcls.data.sets.factory import open_image_set, pixel_rules
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
@@ -21,8 +22,10 @@ from imgcls.data.sets.imagenet_labels import VAL_NAME, read_labels
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
+from imgcls.data.sets.parts import is_pattern, is_url, parts_present
 from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
+from imgcls.data.sets.shards import open_webdataset
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
 from imgcls.data.sets.table import open_csv
 
@@ -33,6 +36,7 @@ __all__ = [
     "VAL_TAR",
     "VERSION",
     "ArraySplit",
+    "ContainerSplit",
     "FileSplit",
     "FolderSplit",
     "Holdout",
@@ -48,6 +52,8 @@ __all__ = [
     "draw_set",
     "imagenet_classes",
     "index_of_devkit_id",
+    "is_pattern",
+    "is_url",
     "is_wnid",
     "list_folder",
     "load_cifar10",
@@ -62,7 +68,9 @@ __all__ = [
     "open_pack",
     "open_shapes",
     "open_tiny_imagenet",
+    "open_webdataset",
     "pack_names",
+    "parts_present",
     "pixel_rules",
     "read_labels",
     "readable_names",

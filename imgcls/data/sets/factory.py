@@ -6,6 +6,7 @@ from typing import Any
 from imgcls.config import Config, DataConfig, build_component, locate
 from imgcls.data.decoding import PixelRules
 from imgcls.data.sets.archives import ArchiveSplit
+from imgcls.data.sets.containers import ContainerSplit
 from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.splits import ImageSet, to_memorise
@@ -24,7 +25,7 @@ def open_image_set(config: Config) -> ImageSet:
     opened.check_num_classes(data.num_classes)
     rules = pixel_rules(data)
     for split in (opened.train, opened.val):
-        if isinstance(split, FolderSplit | ArchiveSplit):
+        if isinstance(split, FolderSplit | ArchiveSplit | ContainerSplit):
             split.rules = rules
         elif rules != PixelRules():
             raise ConfigError(
