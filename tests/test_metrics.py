@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imgcls.metrics import METRICS, Meter, Metric, Scores, rank_labels
+from imgcls.metrics import METRICS, Meter, Metric, Scores, known_metrics, metric_of, metrics_of, rank_labels
 from imgcls.training import ClassificationLoss
 
 CPU = torch.device("cpu")
@@ -36,6 +36,29 @@ def test_top5_is_left_out_where_it_would_always_be_right() -> None:
     meter.update(torch.tensor(1.0), torch.randn(4, 5), torch.tensor([0, 1, 2, 3]))
     assert meter.scores(5).top5 is None
     assert "top-5" not in str(meter.scores(5))
+
+
+def test_a_list_of_ks_gives_a_top_k_for_each() -> None:
+    metrics = metrics_of([5, 1, 3])
+    assert list(metrics) == ["loss", "top1", "top3", "top5", "balanced"]
+    meter = Meter(CPU, metrics=metrics)
+    meter.update(torch.tensor(1.0), torch.tensor([[9.0, 8, 7, 6, 5, 4, 3]] * 4), torch.tensor([0, 2, 4, 6]))
+    scores = meter.scores(7)
+    assert (scores.top1, scores.top3, scores.top5) == (25, 50, 75)
+    assert "top-3  50.00 %" in str(scores)
+    with pytest.raises(AttributeError):
+        _ = scores.top_3
+
+
+def test_the_metrics_of_a_file_are_known_by_their_names() -> None:
+    assert list(known_metrics(["val/loss", "seconds", "top10", "balanced", "top1", "top2"])) == [
+        "top1",
+        "top2",
+        "top10",
+        "balanced",
+    ]
+    assert metric_of("top0") is None
+    assert metric_of("top-3") is None
 
 
 def test_a_metric_knows_which_value_is_better_and_any_beats_none() -> None:

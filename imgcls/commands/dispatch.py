@@ -17,6 +17,7 @@ COMMANDS = {
     "plot": "draw curves, first filters and Grad-CAM",
     "compare": "print tables of runs, best first",
     "report": "write runs as one HTML page: curves, tables, commands",
+    "paper_tables": "print the papers' tables of their networks, counted on ours",
     "replay": "run a run again, and compare the results",
     "pack": "shrink a set of images into one file that trains faster",
     "subset": "make a tiny subset of a data set",

@@ -7,6 +7,7 @@ from imgcls.config.identity import flatten
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import check_rules, select
 from imgcls.errors import ConfigError, did_you_mean
+from imgcls.metrics import metric_of, metrics_of
 
 PLUGS = ("model", "optimizer", "schedule", "data.source", "augment.crop", "augment.eval_crop")
 
@@ -50,6 +51,10 @@ def check_config(config: Config) -> None:
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)
+    metrics, metric = metrics_of(config.topk), config.checkpoint.best_metric
+    if metric not in metrics:
+        hint = f"; add it to topk={_words(config.topk)}" if metric_of(metric) else did_you_mean(metric, metrics)
+        raise ConfigError(f"checkpoint.best_metric={metric} is none of {', '.join(metrics)}{hint}")
 
 
 def check_evaluation(config: EvaluateConfig) -> None:
@@ -96,6 +101,10 @@ def check_source(checkpoint: object, weights: str | None, network: list[str]) ->
 
 def _check_settings(config: Config | EvaluateConfig) -> None:
     check_rules(config)
+    if 1 not in config.topk or min(config.topk) < 1 or len(set(config.topk)) < len(config.topk):
+        raise ConfigError(
+            f"topk={_words(config.topk)} must be different numbers of 1 or more, with 1 among them, such as [1,3,5]"
+        )
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise ConfigError(f"device={config.device} is none of auto, cpu, cuda, cuda:N")
 
@@ -172,6 +181,10 @@ def _check_freeze(config: Config) -> None:
     for layer, factor in flatten(config.lr_factors or {}).items():
         if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < math.inf:
             raise ConfigError(f"lr_factors.{layer}={factor} must be a number above 0; freeze=[{layer}] is for none")
+
+
+def _words(values: list[int]) -> str:
+    return f"[{','.join(map(str, values))}]"
 
 
 def _is_text(value: object) -> bool:

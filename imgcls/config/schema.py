@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from imgcls.config.settings import setting
-from imgcls.metrics import METRICS
+from imgcls.metrics import TOPK
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -135,7 +135,7 @@ class CheckpointConfig:
 
     every_minutes: float = setting(10.0, least=0, incidental=True)
     keep: int = setting(0, least=0, incidental=True)
-    best_metric: str = setting("top1", one_of=tuple(METRICS))
+    best_metric: str = "top1"
 
 
 @dataclass
@@ -177,6 +177,7 @@ class CommonConfig:
     device: str = setting("auto", incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
+    topk: list[int] = setting(list(TOPK), fixed=True)
     tensorboard: bool = setting(True, incidental=True)
 
 

@@ -73,6 +73,8 @@ def setting(default: Any, **rule: Any) -> Any:
     metadata = {"rule": Rule(**rule)}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -27,7 +27,7 @@ from imgcls.config.schema import Config, SweepConfig
 from imgcls.config.settings import check_rules, setting
 from imgcls.config.words import quoted
 from imgcls.errors import ConfigError
-from imgcls.metrics import METRICS
+from imgcls.metrics import metrics_of
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes")  # every combination is a sweep without a search
 PRUNERS = ("none", "median", "halving", "hyperband")
@@ -262,7 +262,7 @@ def direction(search: SearchConfig, config: Config) -> str:
         ConfigError: hydra.sweeper.direction asks for the other.
     """
     metric = config.checkpoint.best_metric
-    wanted = "maximize" if METRICS[metric].higher_is_better else "minimize"
+    wanted = "maximize" if metrics_of(config.topk)[metric].higher_is_better else "minimize"
     if search.direction not in (None, wanted):
         raise ConfigError(
             f"hydra.sweeper.direction={search.direction}: a run returns its best val/{metric} "

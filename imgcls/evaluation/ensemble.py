@@ -1,5 +1,6 @@
 """Ensembles: check that the members fit together, and compare each with the others and with the ensemble."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from imgcls.errors import ConfigError
 from imgcls.evaluation.report import MemberResult, scores_dict
 from imgcls.inference import Predictions, ensemble_predictions, open_checkpoint, scores_of_predictions
-from imgcls.metrics import METRICS, PERCENTS
+from imgcls.metrics import known_metrics, percents
 from imgcls.runs import confidence_interval, mcnemar, only_seeds_differ
 from imgcls.startup import checkpoint_file
 
@@ -59,14 +60,17 @@ def check_same_images(first: MemberResult, other: MemberResult) -> None:
         )
 
 
-def ensemble_results(tested: list[MemberResult], predictions: list[Predictions], names: list[str]) -> dict[str, Any]:
+def ensemble_results(
+    tested: list[MemberResult], predictions: list[Predictions], names: list[str], topk: Sequence[int]
+) -> dict[str, Any]:
     """Return the members' scores, those of the ensemble as members are added in order, and tests of the differences."""
     labels = tested[0].labels[predictions[0].indices.numpy()]
     true = torch.from_numpy(labels)
     right = [(member.log_probs.argmax(dim=1) == true).numpy() for member in predictions]
-    alone = [scores_of_predictions(member, true) for member in predictions]
+    alone = [scores_of_predictions(member, true, topk) for member in predictions]
     added = [
-        scores_of_predictions(ensemble_predictions(predictions[: count + 1]), true) for count in range(len(predictions))
+        scores_of_predictions(ensemble_predictions(predictions[: count + 1]), true, topk)
+        for count in range(len(predictions))
     ]
     results: dict[str, Any] = {
         "members": [{"name": name, **scores_dict(value)} for name, value in zip(names, alone, strict=True)],
@@ -78,7 +82,7 @@ def ensemble_results(tested: list[MemberResult], predictions: list[Predictions],
         ],
     }
     if only_seeds_differ([member.config for member in tested]):
-        for name in PERCENTS:
+        for name in percents(known_metrics(alone[0].values())):
             values = [getattr(value, name) for value in alone]
             if None not in values:
                 interval = confidence_interval(values)
@@ -88,10 +92,11 @@ def ensemble_results(tested: list[MemberResult], predictions: list[Predictions],
 
 def ensemble_table(results: dict[str, Any]) -> str:
     """Return a table of the members and what each adds."""
-    titles = {name: f"{METRICS[name].title} %" for name in PERCENTS}
+    metrics = known_metrics(results["added"][-1])
+    titles = {name: f"{metrics[name].title} %" for name in percents(metrics)}
 
     def cells(row: dict[str, Any]) -> str:
-        texts = {name: "-" if row[name] is None else f"{row[name]:.2f}" for name in PERCENTS}
+        texts = {name: "-" if row[name] is None else f"{row[name]:.2f}" for name in titles}
         return " ".join(f"{texts[name]:>{len(title)}}" for name, title in titles.items())
 
     width = max(len("member"), *(len(row["name"]) for row in results["members"]))
@@ -102,11 +107,11 @@ def ensemble_table(results: dict[str, Any]) -> str:
     ]
     last, best = results["added"][-1]["top1"], max(row["top1"] for row in results["members"])
     lines.append(f"gain over the best member: {last - best:+.2f} points of top-1")
-    for name in PERCENTS:
+    for name in titles:
         if interval := results.get(f"seeds_{name}"):
             mean, half = interval["mean"], interval["half_width_95"]
             lines.append(
-                f"over the seeds: {METRICS[name].title} {mean:.2f} +- {half:.2f} % (95 % interval of the mean)"
+                f"over the seeds: {metrics[name].title} {mean:.2f} +- {half:.2f} % (95 % interval of the mean)"
             )
     for pair in results["mcnemar"][:10]:
         verdict = "differ" if pair["p_value"] < 0.05 else "do not differ significantly"

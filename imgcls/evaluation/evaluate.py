@@ -21,6 +21,7 @@ from imgcls.evaluation.cache import cache_key, load_predictions, save_prediction
 from imgcls.evaluation.ensemble import check_checkpoints, check_same_images, ensemble_results, ensemble_table
 from imgcls.evaluation.published import check_comparable, compare_published
 from imgcls.evaluation.report import (
+    CALIBRATION,
     CONFUSION,
     PREDICTIONS,
     RESULTS,
@@ -44,7 +45,6 @@ from imgcls.inference import (
     predict_split,
     validation_crop,
 )
-from imgcls.metrics import METRICS
 from imgcls.runs import EVENT_FILES, code_version, name_disk_errors
 
 log = logging.getLogger(__name__)
@@ -253,12 +253,12 @@ def run_evaluation(
     for other in tested[1:]:
         check_same_images(first, other)
     predictions = [member.predictions for member in tested if member.predictions is not None]
-    report = Report(ensemble_predictions(predictions), first.split, first.labels, first.classes)
+    report = Report(ensemble_predictions(predictions), first.split, first.labels, first.classes, config.topk)
     results: dict[str, Any] = {}
     if len(tested) > 1:
         together = folder_of_several(config.checkpoints, "ensemble") / folder.name
         folder = Path(config.out).expanduser() if config.out else together
-        results["ensemble"] = ensemble_results(tested, predictions, [member.name for member in tested])
+        results["ensemble"] = ensemble_results(tested, predictions, [member.name for member in tested], config.topk)
         log.info(ensemble_table(results["ensemble"]))
         log.info("the ensemble of %d:", len(tested))
     log.info(report.table())
@@ -283,11 +283,15 @@ def run_evaluation(
 
 
 def write_results(report: Report, results: dict[str, Any], folder: Path, config: EvaluateConfig) -> None:
-    """Write results.json, predictions.csv, the pictures, and the same to TensorBoard."""
+    """Write results.json, the predictions, counts and pictures, and the same to TensorBoard."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
     report.write_predictions(folder / PREDICTIONS)
-    pictures = {CONFUSION: draw_confusion_matrix(report.confusion(), report.names)}
+    report.write_confusions(folder)
+    pictures = {
+        CONFUSION: draw_confusion_matrix(report.counts, report.names),
+        CALIBRATION: report.calibration_picture(),
+    }
     if (worst := report.worst_picture(config.num_worst)) is not None:
         pictures[WORST] = worst
     for name, picture in pictures.items():
@@ -298,8 +302,8 @@ def write_results(report: Report, results: dict[str, Any], folder: Path, config:
         for old in folder.glob(EVENT_FILES):
             old.unlink()
         with SummaryWriter(str(folder)) as writer:
-            for key in METRICS:
-                if results[key] is not None:
-                    writer.add_scalar(f"test/{key}", results[key], 0)
+            for key, value in report.scores.values().items():
+                if value is not None:
+                    writer.add_scalar(f"test/{key}", value, 0)
             for name, picture in pictures.items():
                 writer.add_image(f"test/{Path(name).stem}", np.asarray(picture.convert("RGB")), 0, dataformats="HWC")

@@ -18,7 +18,7 @@ from imgcls.data.sets import wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.report import MemberResult, Report
 from imgcls.inference import Member, TestProtocol
-from imgcls.metrics import METRICS, PERCENTS, Scores
+from imgcls.metrics import METRICS, Scores, percents
 
 log = logging.getLogger(__name__)
 PUBLISHED_TABLE = Path(__file__).with_name("published.csv")
@@ -67,7 +67,7 @@ def published_results() -> tuple[PublishedResult, ...]:
             PublishedResult(
                 row["model"],
                 row["protocol"],
-                {name: float(cell) if (cell := row.get(name)) else None for name in PERCENTS},
+                {name: float(cell) if (cell := row.get(name)) else None for name in percents(METRICS)},
                 row["weights"],
                 row["source"],
             )
@@ -108,7 +108,7 @@ def compare_scores(scores: Scores, *, model: str, protocol: str, weights: str | 
     row = find_published(model=model, protocol=protocol, weights=weights)
     comparisons = []
     for name, published in row.scores.items():
-        measured = scores.values()[name]
+        measured = scores.values().get(name)
         if measured is not None and published is not None:
             band = SAME_WEIGHTS_BAND if weights is not None else TRAINED_BAND
             if scores.num_images < NUM_IMAGES:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 
 from imgcls.data.decoding import BadImageError
 from imgcls.data.sets import Split, readable_names, validation_number
-from imgcls.inference import CaptionedImage, Predictions, contact_sheet, scores_of_predictions
-from imgcls.metrics import Scores
+from imgcls.evaluation.calibration import calibration_bins, calibration_error
+from imgcls.evaluation.class_scores import MOST_SHOWN, class_scores, class_table
+from imgcls.inference import CaptionedImage, Predictions, contact_sheet, draw_calibration, scores_of_predictions
+from imgcls.metrics import TOP_K, TOPK, Scores
+from imgcls.runs import bootstrap_interval
 
 
 @dataclass
@@ -32,7 +36,9 @@ class MemberResult:
     predictions: Predictions | None  # None on ranks other than 0
 
 
-RESULTS, PREDICTIONS, CONFUSION, WORST = "results.json", "predictions.csv", "confusion.png", "worst.png"
+RESULTS, PREDICTIONS = "results.json", "predictions.csv"
+CONFUSION, WORST, CALIBRATION = "confusion.png", "worst.png", "calibration.png"
+COUNTS_CSV, COUNTS_JSON = "confusion.csv", "confusion.json"
 
 
 class Report:
@@ -44,7 +50,14 @@ class Report:
         classes: the classes of the network, in the order of its outputs.
     """
 
-    def __init__(self, predictions: Predictions, split: Split, labels: np.ndarray, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        predictions: Predictions,
+        split: Split,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        topk: Sequence[int] = TOPK,
+    ) -> None:
         if len(predictions.indices) == 0:
             raise ValueError("there is no image to test on: the set is empty, or none of its images can be decoded")
         self.predictions = predictions
@@ -53,31 +66,41 @@ class Report:
         self.names = readable_names(classes)
         self.indices = predictions.indices.numpy()
         self.labels = labels[self.indices]
-        self.scores = scores_of_predictions(predictions, torch.from_numpy(self.labels))
+        self.scores = scores_of_predictions(predictions, torch.from_numpy(self.labels), topk)
         best = predictions.log_probs.topk(min(5, len(self.classes)), dim=1)
         self.top = best.indices.numpy()  # (N, 5), the most probable first
         self.top_probs = best.values.double().exp().numpy()
         self.right = self.top[:, 0] == self.labels
+        self.counts = self._count_confusions()
+        self.class_scores = class_scores(self.counts)
+        self.calibration = calibration_bins(self.top_probs[:, 0], self.right)
 
-    def confusion(self) -> np.ndarray:
+    def _count_confusions(self) -> np.ndarray:
         """Return counts (K, K): true class by predicted class."""
         counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
         np.add.at(counts, (self.labels, self.top[:, 0]), 1)
         return counts
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Return for each class that has images its number of images and top-1 in percent, the worst first."""
-        total = np.bincount(self.labels, minlength=len(self.classes))
-        hits = np.bincount(self.labels[self.right], minlength=len(self.classes))
+        """Return the scores of each class that has images, in percent, the lowest recall first."""
         rows = [
-            {"class": self.classes[k], "name": self.names[k], "images": int(total[k]), "top1": 100 * hits[k] / total[k]}
-            for k in np.flatnonzero(total)
+            {"class": self.classes[k], "name": self.names[k], **self.class_scores.of(int(k))}
+            for k in np.flatnonzero(self.class_scores.images)
         ]
-        return sorted(rows, key=lambda row: (row["top1"], row["class"]))
+        return sorted(rows, key=lambda row: (row["recall"], row["class"]))
+
+    def intervals(self) -> dict[str, list[float]]:
+        """Return the 95 % bootstrap interval of each top-k, in percent."""
+        num_images = len(self.right)
+        return {
+            name: list(bootstrap_interval(round(value / 100 * num_images), num_images))
+            for name, value in self.scores.values().items()
+            if re.fullmatch(TOP_K, name) and value is not None
+        }
 
     def most_confused(self, most: int = 10) -> list[dict[str, Any]]:
         """Return pairs of a true and a wrongly predicted class, the most frequent first."""
-        counts = self.confusion()
+        counts = self.counts.copy()
         np.fill_diagonal(counts, 0)
         order = np.argsort(-counts, axis=None, kind="stable")[:most]
         pairs = [(int(place) // len(counts), int(place) % len(counts)) for place in order]
@@ -109,6 +132,19 @@ class Report:
                 known = [self.classes[label], self.names[label], int(self.right[row])]
                 writer.writerow([self.split.path(int(index)), *known, *cells])
 
+    def write_confusions(self, folder: Path) -> None:
+        """Write the counts of true and predicted classes: confusion.csv, a row for each true class, confusion.json."""
+        with (folder / COUNTS_CSV).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["true class", *self.classes])
+            writer.writerows([name, *row] for name, row in zip(self.classes, self.counts.tolist(), strict=True))
+        counts = {"classes": self.classes, "names": self.names, "counts": self.counts.tolist()}
+        (folder / COUNTS_JSON).write_text(json.dumps(counts) + "\n")
+
+    def calibration_picture(self) -> Any:
+        """Return the reliability diagram."""
+        return draw_calibration(self.calibration, error=calibration_error(self.calibration))
+
     def worst_picture(self, most: int) -> Any:
         """Return a picture of the worst mistakes, or None if there are none."""
         items = []
@@ -131,7 +167,13 @@ class Report:
         """Return what results.json holds."""
         return {
             **scores_dict(self.scores),
+            "intervals_95": self.intervals(),
             "unreadable": len(self.split) - len(self.indices),
+            "averages": self.class_scores.averages(),
+            "calibration": {
+                "expected_error": calibration_error(self.calibration),
+                "bins": [one._asdict() for one in self.calibration],
+            },
             "per_class": self.per_class(),
             "most_confused": self.most_confused(),
             "worst": [
@@ -146,15 +188,22 @@ class Report:
         }
 
     def table(self) -> str:
-        """Return the scores, the worst classes and the most confused pairs, for the terminal."""
+        """Return the scores, those of the classes, and the most confused pairs, for the terminal."""
         lines = [str(self.scores), f"images   {len(self.indices):,}"]
+        if interval := self.intervals().get("top1"):
+            lines.append(
+                f"right    {interval[0]:.2f} to {interval[1]:.2f} % (95 % interval, bootstrap over the images)"
+            )
+        lines.append(f"expected calibration error {calibration_error(self.calibration):.2f} %")
         if missing := len(self.split) - len(self.indices):
             lines.append(f"         {missing:,} more could not be read")
         classes = self.per_class()
-        if len(classes) > 1:
+        if len(classes) > MOST_SHOWN:
             for head, rows in (("worst", classes[:5]), ("best", classes[:-4:-1])):
-                shown = ", ".join(f"{row['name']} {row['top1']:.0f} %" for row in rows)
+                shown = ", ".join(f"{row['name']} {row['recall']:.0f} %" for row in rows)
                 lines.append(f"{head:<8} {shown}")
+        if len(classes) > 1:
+            lines += class_table(self.class_scores, self.names)
         for number, pair in enumerate(self.most_confused(5)):
             head = "confused" if number == 0 else ""
             lines.append(f"{head:<8} {pair['true']} taken for {pair['predicted']}: {pair['images']}")

@@ -1,6 +1,6 @@
 """Inference: open a network, test protocols, predictions, exports and pictures."""
 
-from imgcls.inference.charts import draw_confusion_matrix
+from imgcls.inference.charts import CalibrationBin, draw_calibration, draw_confusion_matrix
 from imgcls.inference.classifier import Classifier
 from imgcls.inference.export import DeployedNetwork, ExportError, export_network, write_pt2
 from imgcls.inference.figures import (
@@ -52,6 +52,7 @@ from imgcls.inference.protocols import (
 
 __all__ = [
     "FORMATS",
+    "CalibrationBin",
     "CaptionedImage",
     "Center",
     "ClassProbability",
@@ -71,6 +72,7 @@ __all__ = [
     "average_weights",
     "contact_sheet",
     "distinct_names",
+    "draw_calibration",
     "draw_confusion_matrix",
     "ensemble_predictions",
     "export_network",

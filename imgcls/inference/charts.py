@@ -1,4 +1,4 @@
-"""Charts, drawn by matplotlib: curves over epochs, and a confusion matrix. matplotlib is imported when one is drawn."""
+"""Charts, drawn by matplotlib, which is imported when one is drawn: curves over epochs, confusions, calibration."""
 
 import math
 from collections.abc import Sequence
@@ -90,6 +90,50 @@ def confusion_figure(counts: np.ndarray, names: Sequence[str]) -> "Figure":
         for i, j in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[i, j] > 0.25 else "black"
             axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", color=colour, fontsize=size)
+    return figure
+
+
+class CalibrationBin(NamedTuple):
+    """The images whose confidence is above `low` and at most `high`; their means are None if there are none."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def draw_calibration(bins: Sequence[CalibrationBin], *, error: float) -> Image.Image:
+    """Draw the reliability diagram: accuracy by confidence, with the number of images below it.
+
+    Guo et al. 2017, figure 1. A perfectly calibrated network has all bars on the diagonal.
+
+    Args:
+        error: the expected calibration error, in percent.
+    """
+    return _to_image(calibration_figure(bins, error=error))
+
+
+def calibration_figure(bins: Sequence[CalibrationBin], *, error: float) -> "Figure":
+    """Return the figure of `draw_calibration`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 6.4), dpi=DOTS_PER_INCH, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    shown = [one for one in bins if one.accuracy is not None and one.confidence is not None]
+    left, width = [one.low for one in shown], [one.high - one.low for one in shown]
+    accuracy = [one.accuracy or 0.0 for one in shown]
+    above.bar(left, accuracy, width, align="edge", color=COLOURS[0], edgecolor="white", label="accuracy")
+    above.plot([one.confidence for one in shown], accuracy, "o", ms=3, color=COLOURS[1], label="at the mean confidence")
+    above.plot([0, 1], [0, 1], "--", color="grey", label="perfectly calibrated")
+    above.set_title(f"expected calibration error {error:.2f} %")
+    above.set_ylabel("accuracy")
+    above.set_xlim(0, 1)
+    above.set_ylim(0, 1)
+    above.legend(loc="upper left", frameon=False, fontsize="small")
+    below.bar(left, [one.images for one in shown], width, align="edge", color="grey", edgecolor="white")
+    below.set_ylabel("images")
+    below.set_xlabel("confidence")
     return figure
 
 

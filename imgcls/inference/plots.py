@@ -17,7 +17,7 @@ from imgcls.inference.figures import CaptionedImage, contact_sheet, filter_grid,
 from imgcls.inference.gradcam import grad_cam
 from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.protocols import Center
-from imgcls.metrics import METRICS, PERCENTS
+from imgcls.metrics import known_metrics, percents
 from imgcls.models import first_convolution
 from imgcls.runs import METRICS_FILE, check_regular, read_metrics
 
@@ -42,7 +42,8 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
     if not ends:
         raise ValueError(f"{file} holds no finished epoch yet")
     curves = {}
-    for column in (*(f"{split}/{name}" for name in METRICS for split in ("train", "val")), "lr"):
+    metrics = known_metrics(column.removeprefix("val/") for column in rows[0])
+    for column in (*(f"{split}/{name}" for name in metrics for split in ("train", "val")), "lr"):
         source = column.replace("train/", "train_epoch/") if _has_epoch_means(rows) else column
         points = [
             (_epoch_of(int(row["step"]), ends), float(row[source]))
@@ -73,10 +74,11 @@ def plot_runs(run_dirs: Sequence[Path]) -> Image.Image:
         curves = {
             column: curve._replace(name=column.replace("/", " ")) for column, curve in read_curves(run_dirs[0]).items()
         }
+        metrics = known_metrics(column.partition("/")[2] for column in curves)
         return draw_curves(
             [
-                *((metric.title, _both_splits(curves, [name])) for name, metric in METRICS.items() if not metric.unit),
-                ("accuracy, %", _both_splits(curves, PERCENTS)),
+                *((metric.title, _both_splits(curves, [name])) for name, metric in metrics.items() if not metric.unit),
+                ("accuracy, %", _both_splits(curves, percents(metrics))),
                 ("learning rate", [curves["lr"]] if "lr" in curves else []),
             ]
         )

@@ -18,7 +18,7 @@ from imgcls.environment import default_num_threads
 from imgcls.inference.fused_batch_norm import fuse_batch_norms
 from imgcls.inference.network import Member, validation_crop
 from imgcls.inference.protocols import TestProtocol
-from imgcls.metrics import Meter, Scores
+from imgcls.metrics import TOPK, Meter, Scores, metrics_of
 from imgcls.runs import Progress
 
 
@@ -145,9 +145,9 @@ def gather_predictions(predictions: Predictions) -> Predictions | None:
     return _ordered([part[0] for part in parts], [part[1] for part in parts])
 
 
-def scores_of_predictions(predictions: Predictions, labels: Tensor) -> Scores:
+def scores_of_predictions(predictions: Predictions, labels: Tensor, topk: Iterable[int] = TOPK) -> Scores:
     """Return the scores of predictions, given the labels (N,) of the same images."""
-    meter = Meter(torch.device("cpu"), predictions.log_probs.shape[1])
+    meter = Meter(torch.device("cpu"), predictions.log_probs.shape[1], metrics_of(topk))
     if len(labels):
         log_probs = predictions.log_probs.double()
         meter.update(F.nll_loss(log_probs, labels), log_probs, labels)

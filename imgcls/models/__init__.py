@@ -7,7 +7,9 @@ from imgcls.models.googlenet import INCEPTIONS, GoogLeNet, GoogLeNetOutput
 from imgcls.models.heads import average_states, find_heads, is_head, load_into
 from imgcls.models.layers import DenseHead, average_to, first_convolution, linear_of_averages, local_response_norm
 from imgcls.models.lenet import LeNet5, scaled_tanh
+from imgcls.models.paper_tables import TABLES, named_layers, paper_table, paper_tables, published_figures
 from imgcls.models.resnet import DEPTHS, ResNet
+from imgcls.models.summary import Layer, NetworkSummary, folded, summarize_network
 from imgcls.models.vgg import COLUMNS, VGG
 from imgcls.models.weights import (
     PublishedInput,
@@ -23,12 +25,15 @@ __all__ = [
     "COLUMNS",
     "DEPTHS",
     "INCEPTIONS",
+    "TABLES",
     "VGG",
     "AlexNet",
     "DenseHead",
     "GoogLeNet",
     "GoogLeNetOutput",
+    "Layer",
     "LeNet5",
+    "NetworkSummary",
     "PublishedInput",
     "ResNet",
     "UnpublishedError",
@@ -37,17 +42,23 @@ __all__ = [
     "build_model",
     "find_heads",
     "first_convolution",
+    "folded",
     "is_head",
     "is_published",
     "linear_of_averages",
     "load_into",
     "local_response_norm",
+    "named_layers",
     "outline_model",
+    "paper_table",
+    "paper_tables",
     "published_arch",
+    "published_figures",
     "published_input",
     "published_name",
     "read_weights",
     "scaled_tanh",
+    "summarize_network",
     "timm_model",
     "torchvision_model",
 ]

@@ -24,13 +24,13 @@ from imgcls.runs.directory import (
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.effects import Effect
-from imgcls.runs.events import COLUMNS, Events, image_grid
+from imgcls.runs.events import Events, columns_of, image_grid
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
 from imgcls.runs.run_differences import diff_runs, render_differences
 from imgcls.runs.saved import check_regular, check_results, is_number, read_json, read_metrics
 from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals, stop_name
-from imgcls.runs.statistics import confidence_interval, mcnemar, only_seeds_differ, without_seed
+from imgcls.runs.statistics import bootstrap_interval, confidence_interval, mcnemar, only_seeds_differ, without_seed
 from imgcls.runs.tables import (
     TooLowError,
     duration_text,
@@ -44,7 +44,6 @@ __all__ = [
     "BAD_FILES",
     "BEST",
     "CAPSULE",
-    "COLUMNS",
     "CONFIG",
     "EVENT_FILES",
     "FAILURE",
@@ -67,10 +66,12 @@ __all__ = [
     "StopSignals",
     "TooLowError",
     "add_to_capsule",
+    "bootstrap_interval",
     "check_regular",
     "check_results",
     "check_same_run",
     "code_version",
+    "columns_of",
     "compare_rows",
     "confidence_interval",
     "config_differences",

@@ -11,7 +11,7 @@ from typing import Any
 
 from imgcls.config import typed
 from imgcls.errors import ConfigError, did_you_mean
-from imgcls.metrics import METRICS, PERCENTS
+from imgcls.metrics import METRICS, Metric, known_metrics, metric_of, percents
 from imgcls.runs.effects import Effect, effects
 from imgcls.runs.rows import RunRow
 from imgcls.runs.statistics import Interval, confidence_interval, without_seed
@@ -74,7 +74,7 @@ def compare_rows(
         ConfigError: a condition or a name that no run has.
     """
     kept = list(rows)
-    known = {*METRICS, "state", "run", *(key for row in kept for key in row.config)}
+    known = {*metrics_in(kept), "state", "run", *(key for row in kept for key in row.config)}
     for key in (sort.removeprefix("-"), *columns):
         _check_known(key, known)
     for condition in where:
@@ -88,9 +88,14 @@ def _check_known(key: str, known: set[str]) -> None:
         raise ConfigError(f"{key}: no run has such a setting or score{did_you_mean(key, known)}")
 
 
+def metrics_in(rows: Iterable[RunRow]) -> dict[str, Metric]:
+    """Return METRICS and the other top-k's that one of the runs has, by their names."""
+    return known_metrics([*METRICS, *(name for row in rows for name in row.scores)])
+
+
 def value_of(row: RunRow, key: str) -> Any:
     """Return a setting, a score, the state or the directory of a run, or None if it has none."""
-    if key in METRICS:
+    if metric_of(key):
         return row.scores.get(key)
     return {"state": row.state, "run": str(row.path)}.get(key, row.config.get(key))
 
@@ -163,8 +168,8 @@ def _group(title: str, rows: list[RunRow], sort: str, columns: Sequence[str]) ->
 
 def _sorted(rows: list[RunRow], sort: str) -> list[RunRow]:
     key, turned = sort.removeprefix("-"), sort.startswith("-")
-    if key in METRICS:
-        turned = turned != METRICS[key].higher_is_better
+    if metric := metric_of(key):
+        turned = turned != metric.higher_is_better
     with_value = [row for row in rows if value_of(row, key) is not None]
     numbers = all(isinstance(value_of(row, key), int | float) for row in with_value)
     with_value.sort(key=lambda row: value_of(row, key) if numbers else str(value_of(row, key)), reverse=turned)
@@ -223,10 +228,12 @@ def _heading(key: str) -> str:
 
 def table_cells(group: Group) -> list[list[str]]:
     """Return the table of a group, its headings first."""
-    titles = ["run", *(f"{METRICS[name].title} %" for name in PERCENTS), *map(_heading, group.columns)]
+    metrics = metrics_in(group.rows)
+    shown = percents(metrics)
+    titles = ["run", *(f"{metrics[name].title} %" for name in shown), *map(_heading, group.columns)]
     cells = [[*titles, "epoch", "time", "state"]]
     for row in group.rows:
-        scores = ["-" if row.scores.get(name) is None else f"{row.scores[name]:.2f}" for name in PERCENTS]
+        scores = ["-" if row.scores.get(name) is None else f"{row.scores[name]:.2f}" for name in shown]
         settings = [_cell(row.config.get(key)) for key in group.columns]
         epoch = f"{row.best_epoch} of {row.epochs}" if row.best_epoch else "-"
         time = "-" if row.seconds is None else duration_text(row.seconds)
@@ -294,10 +301,10 @@ def _markdown(cells: list[list[str]]) -> list[str]:
     return [rows[0], "|" + " --- |" * len(cells[0]), *rows[1:]]
 
 
-def _facts(row: RunRow) -> dict[str, Any]:
+def _facts(row: RunRow, metrics: Iterable[str]) -> dict[str, Any]:
     return {
         "run": relative_to_here(row.path),
-        **{f"val/{name}": row.scores.get(name) for name in METRICS},
+        **{f"val/{name}": row.scores.get(name) for name in metrics},
         "best_epoch": row.best_epoch or None,
         "epochs": row.epochs,
         "seconds": row.seconds,
@@ -309,13 +316,14 @@ def _facts(row: RunRow) -> dict[str, Any]:
 def _csv(groups: Sequence[Group]) -> str:
     keys = list(dict.fromkeys(key for group in groups for key in [*group.columns, *group.left_out]))
     text = io.StringIO()
-    facts = list(_facts(RunRow(Path())))
+    metrics = metrics_in(row for group in groups for row in group.rows)
+    facts = list(_facts(RunRow(Path()), metrics))
     rows = csv.DictWriter(text, ["data", *facts, *keys], lineterminator="\n")
     rows.writeheader()
     for group in groups:
         for row in group.rows:
             settings = {key: _cell(row.config[key]) for key in keys if key in row.config}
-            rows.writerow({"data": group.title} | settings | _facts(row))
+            rows.writerow({"data": group.title} | settings | _facts(row, metrics))
     return text.getvalue().rstrip("\n")
 
 
@@ -324,7 +332,7 @@ def _json(group: Group) -> dict[str, Any]:
     return {
         "data": group.title,
         "differ": keys,
-        "runs": [_facts(row) | {"config": row.config} for row in group.rows],
+        "runs": [_facts(row, metrics_in(group.rows)) | {"config": row.config} for row in group.rows],
         "seeds": [
             {
                 "runs": [relative_to_here(row.path) for row in rows],

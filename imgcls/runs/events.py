@@ -3,6 +3,7 @@
 import csv
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,7 @@ log = logging.getLogger(__name__)
 # Scores of training are means over the steps since the last row, those of an epoch are means over all of its steps:
 # two quantities, which one name would mix into a saw-tooth.
 SPLITS = ("train", "train_epoch", "val")
-COLUMNS = ("epoch", "step", "lr", *(f"{split}/{name}" for split in SPLITS for name in METRICS))
-# Of a run that averages its weights, where val/ is the average's: the scores of the weights themselves.
-RAW_COLUMNS = tuple(f"val_raw/{name}" for name in METRICS)
+RAW = "val_raw"  # of a run that averages its weights, where val/ is the average's: the scores of the weights themselves
 # What comes first in TensorBoard's table of hyperparameters, which sorts capitals before small letters.
 LEADING = {"recipe.name": "Recipe", "optimizer._target_": "Optimizer", "optimizer.lr": "LR"}
 
@@ -38,6 +37,7 @@ class Events:
         enabled: bool,
         position: dict[str, int] | None,
         averages: bool = False,
+        metrics: Iterable[str] = METRICS,
     ) -> None:
         self.run_dir = run_dir
         self.enabled = enabled
@@ -46,11 +46,11 @@ class Events:
             return
         self._cut_off(position or {})
         self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
-        columns = _columns(run_dir / METRICS_FILE) or (*COLUMNS, *(RAW_COLUMNS if averages else ()))
+        columns = _columns(run_dir / METRICS_FILE) or columns_of(metrics, averages=averages)
         self._csv = csv.DictWriter(self._csv_file, columns, extrasaction="ignore", lineterminator="\n")
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
-        if averages and not set(RAW_COLUMNS) <= set(columns):
+        if averages and f"{RAW}/loss" not in columns:
             log.info("%s was begun without the average: TensorBoard alone gets val_raw/", METRICS_FILE)
         if tensorboard:
             # Imported here: it takes a second, which a run without TensorBoard does not need.
@@ -111,7 +111,7 @@ class Events:
         if not self.enabled:
             return
         row: dict[str, Any] = {"epoch": epoch, "step": step, "lr": lr}
-        splits = (("train", train), ("train_epoch", train_epoch), ("val", val), ("val_raw", raw))
+        splits = (("train", train), ("train_epoch", train_epoch), ("val", val), (RAW, raw))
         for split, scores in splits:
             if scores is not None:
                 row |= {f"{split}/{name}": value for name, value in scores.values().items()}
@@ -164,6 +164,12 @@ class Events:
             self._csv_file.close()
             if self._tensorboard is not None:
                 self._tensorboard.close()
+
+
+def columns_of(metrics: Iterable[str] = METRICS, *, averages: bool = False) -> list[str]:
+    """Return the columns of a new metrics.csv of a run with these metrics, which averages its weights or does not."""
+    splits = (*SPLITS, RAW) if averages else SPLITS
+    return ["epoch", "step", "lr", *(f"{split}/{name}" for split in splits for name in metrics)]
 
 
 def _columns(file: Path) -> list[str]:

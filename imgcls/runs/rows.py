@@ -1,13 +1,14 @@
 """What a run's files say of it, as one row of a table: its scores, and whether it runs, stopped, failed or finished."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
-from imgcls.metrics import METRICS
+from imgcls.metrics import METRICS, known_metrics, metric_of
 from imgcls.runs.directory import CONFIG, FAILURE, LOCK, METRICS_FILE, RESULTS
 from imgcls.runs.disk import lock_file
 from imgcls.runs.saved import check_results, read_json, read_metrics
@@ -61,7 +62,7 @@ def read_row(path: Path) -> RunRow:
             path,
             config or {},
             state="finished",
-            scores={name: results.get(f"val_{name}") for name in METRICS},
+            scores=dict.fromkeys(METRICS) | _scores(results, "val_"),
             best_epoch=results["best_epoch"],
             last_epoch=results["epochs"],
             epochs=results["epochs"],
@@ -118,15 +119,20 @@ def _is_locked(file: Path) -> bool | None:
     return False
 
 
+def _scores(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the scores among the values of `row`, by the metrics' names."""
+    return {name: row[prefix + name] for name in known_metrics(key.removeprefix(prefix) for key in row)}
+
+
 def _best_so_far(file: Path, metric: str) -> tuple[dict[str, float | None], int, int]:
     # The scores of the best epoch, its number, and that of the last epoch.
-    metric = metric if metric in METRICS else "top1"
+    better = (metric_of(metric) or METRICS["top1"]).better
     best: dict[str, float | None] = {}
     best_epoch, last_epoch = 0, 0
     for row in read_metrics(file):
         if row["val/top1"]:
             last_epoch = int(row["epoch"])
-            values = {name: float(cell) if (cell := row.get(f"val/{name}")) else None for name in METRICS}
-            if METRICS[metric].better(values[metric], best.get(metric)):
+            values = {name: float(cell) if cell else None for name, cell in _scores(row, "val/").items()}
+            if better(values.get(metric), best.get(metric)):
                 best, best_epoch = values, last_epoch
     return best, best_epoch, last_epoch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls.errors import RunError
-from imgcls.metrics import METRICS
+from imgcls.metrics import METRICS, known_metrics
 from imgcls.runs.directory import BEST, CONFIG, METRICS_FILE
 
 
@@ -30,9 +30,9 @@ def results_table(results: dict[str, Any], path: Path) -> str:
     rows = {
         "best validation top-1": METRICS["top1"].text(results["val_top1"]),
         **{
-            f"its {METRICS[name].title}": METRICS[name].text(results[f"val_{name}"])
-            for name in METRICS
-            if name != "top1" and f"val_{name}" in results  # a run of an earlier release has fewer metrics
+            f"its {metric.title}": metric.text(results[f"val_{name}"])
+            for name, metric in known_metrics(key.removeprefix("val_") for key in results).items()
+            if name != "top1"
         },
         **_nothing_learnt(results),
         "epoch": f"{results['best_epoch']} of {results['epochs']}",

@@ -22,7 +22,7 @@ from imgcls.data.on_device import Augment, Normalise, build_augmentations, input
 from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
 from imgcls.errors import ConfigError
-from imgcls.metrics import METRICS
+from imgcls.metrics import Meter, metrics_of
 from imgcls.models import build_model
 from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
 from imgcls.training.bad_files import put_back_removed_files
@@ -107,7 +107,7 @@ def build_trainer(
         network = sync_batch_norm(network, config, device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    dtype = autocast_dtype(config.precision, device)
+    metrics, dtype = metrics_of(config.topk), autocast_dtype(config.precision, device)
     statistics = input_statistics(config)
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
@@ -129,6 +129,7 @@ def build_trainer(
             enabled=main,
             position=position,
             averages=config.ema_decay > 0,
+            metrics=metrics,
         )
 
     def fp16_scaler() -> torch.amp.GradScaler:
@@ -163,13 +164,13 @@ def build_trainer(
         train_loader=train_loader,
         val_loader=val_loader,
         checkpoints=build_checkpoints(config, run_dir.path),
-        run_log=RunLog(open_events, device),
+        run_log=RunLog(open_events, Meter(device, metrics=metrics)),
         description={
             "config": consequential(config),
             "classes": images.classes,
             "data": images.identity(),
             "data_root": config.data.root,
-            "metrics": ", ".join(METRICS),
+            "metrics": ", ".join(metrics),
             "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
             "code": code_version(),
         },
@@ -238,11 +239,11 @@ def build_checkpoints(config: Config, run_dir: Path) -> Checkpoints:
 
 def check_best_metric(config: Config, num_classes: int) -> None:
     """Raise ConfigError if this data has too few classes for `checkpoint.best_metric`."""
-    name = config.checkpoint.best_metric
-    if num_classes < METRICS[name].min_classes:
-        others = " or ".join(other for other, metric in METRICS.items() if num_classes >= metric.min_classes)
+    name, metrics = config.checkpoint.best_metric, metrics_of(config.topk)
+    if num_classes < metrics[name].min_classes:
+        others = " or ".join(other for other, metric in metrics.items() if num_classes >= metric.min_classes)
         raise ConfigError(
-            f"checkpoint.best_metric={name} needs at least {METRICS[name].min_classes} classes, and the data has "
+            f"checkpoint.best_metric={name} needs at least {metrics[name].min_classes} classes, and the data has "
             f"{num_classes}; use {others}"
         )
 

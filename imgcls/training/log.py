@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imgcls import distributed
 from imgcls.data.loading import Loader
-from imgcls.metrics import METRICS, Meter, Scores, scores_of
+from imgcls.metrics import Meter, Scores
 from imgcls.models import first_convolution
 from imgcls.runs import Clock, Events, Progress, duration_text
 from imgcls.training.divergence import check_moving
@@ -28,13 +28,15 @@ class RunLog:
 
     Args:
         open_events: opens metrics.csv and TensorBoard, cut off at the lengths that a checkpoint saved.
+        meter: an empty one of the run's metrics.
     """
 
     events: Events
 
-    def __init__(self, open_events: Callable[[dict[str, int] | None], Events], device: torch.device) -> None:
+    def __init__(self, open_events: Callable[[dict[str, int] | None], Events], meter: Meter) -> None:
         self._open_events = open_events
-        self.sums_at_last_log = Meter(device).sums
+        self.sums_at_last_log = meter.sums.clone()
+        self._is_mixed = False
         self._seconds_a_batch: dict[str, float] = {}  # of the newest pass of training and of validation
         self._epoch_started = time.monotonic()
         self.raw_val: Scores | None = None  # of the network itself, where the average of its weights is what counts
@@ -87,6 +89,12 @@ class RunLog:
         """Show the first batch (B, C, H, W) as the network receives it."""
         self.events.images("visual/first_batch", images, 0)
 
+    def mixed(self) -> None:
+        """Log, once, what the training accuracy of mixed images means."""
+        if not self._is_mixed:
+            log.info("mixed    a training image counts as right by the class that has the larger share of it")
+        self._is_mixed = True
+
     def step(self, trainer: "Trainer", lr: float, clock: Clock, progress: Progress) -> None:
         """Log the scores since the last log: the one place in an epoch that waits for the device.
 
@@ -97,7 +105,7 @@ class RunLog:
         """
         state, sums = trainer.state, trainer.meter.sums
         trainer.watch.check(epoch=state.epoch + 1)
-        scores = scores_of(distributed.all_reduce_sum(sums - self.sums_at_last_log), trainer.num_classes)
+        scores = trainer.scores(distributed.all_reduce_sum(sums - self.sums_at_last_log))
         self.sums_at_last_log = sums.clone()
         progress.show(scores, lr=lr)
         self.events.write(epoch=state.epoch + 1, step=state.step, lr=lr, train=scores)
@@ -114,7 +122,7 @@ class RunLog:
     def glance(self, trainer: "Trainer", lr: float, progress: Progress) -> None:
         """Show this rank's scores since the last log, where the next log is far; they are written nowhere."""
         sums = trainer.meter.sums - self.sums_at_last_log
-        progress.show(scores_of(sums, trainer.num_classes), lr=lr)
+        progress.show(trainer.scores(sums), lr=lr)
 
     def epoch(self, trainer: "Trainer", train: Scores, val: Scores | None, *, note: str | None, improved: bool) -> None:
         """Log the scores of the epoch that just ended, or of a validation within it, and the schedule's note."""
@@ -151,7 +159,7 @@ class RunLog:
         if ended:
             log.info("ends after epoch %d of %d: %s", state.epoch, trainer.config.epochs, ended)
         results = {
-            **{f"val_{name}": state.best.get(name) for name in METRICS},
+            **{f"val_{name}": state.best.get(name) for name in trainer.meter.metrics},
             "val_majority": 100 * float(trainer.val_loader.class_shares.max(initial=0)),
             "best_epoch": state.best_epoch,
             "epochs": state.epoch,

@@ -9,7 +9,7 @@ import torch
 
 from imgcls import distributed
 from imgcls.checkpoints import CheckpointError
-from imgcls.metrics import METRICS, Scores
+from imgcls.metrics import METRICS, Scores, known_metrics
 from imgcls.runs import check_same_run
 from imgcls.training.changes import changed_settings, fit_to_changes, log_changes
 from imgcls.training.check_saved import check_saved
@@ -44,8 +44,9 @@ class State:
         Of two epochs that are equal in it, the one with the lower loss is the better.
         """
         values = val.values()
-        better = METRICS[metric].better(values[metric], self.best.get(metric))
-        if values[metric] == self.best.get(metric):  # of two epochs as good, the one with the lower loss
+        value = values.get(metric)
+        better = known_metrics([metric])[metric].better(value, self.best.get(metric))
+        if value == self.best.get(metric):  # of two epochs as good, the one with the lower loss
             better = METRICS["loss"].better(values["loss"], self.best.get("loss"))
         if better:
             self.best, self.best_epoch = values, self.epoch + (self.batch > 0)

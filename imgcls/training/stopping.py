@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from imgcls.metrics import METRICS
+from imgcls.metrics import metrics_of
 
 if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
@@ -28,7 +28,8 @@ def reason_to_end(trainer: "Trainer") -> str | None:
     state, config = trainer.state, trainer.config
     if state.batch or state.validated_step != state.step:
         return None
-    patience, metric = config.early_stopping.patience_epochs, METRICS[config.checkpoint.best_metric].title
+    patience = config.early_stopping.patience_epochs
+    metric = metrics_of(config.topk)[config.checkpoint.best_metric].title
     stalled = state.epoch - state.best_epoch
     if patience is not None and stalled >= patience:
         return f"no better {metric} for {stalled} epochs (early_stopping.patience_epochs={patience})"

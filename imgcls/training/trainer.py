@@ -19,7 +19,7 @@ from imgcls.config import NOT_ON_CONSOLE, Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Batch, Loader
 from imgcls.errors import exit_code_of
-from imgcls.metrics import Meter, Scores, scores_of
+from imgcls.metrics import Meter, Scores, metrics_of, scores_of
 from imgcls.runs import Clock, StopSignals
 from imgcls.training.bad_files import remember_bad_file
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
@@ -138,10 +138,10 @@ class Trainer:
                     break
                 _call(self.before_step, self)
                 lr = set_lr(self.optimizer, self.lr_factor())
-                loss, logits = self.train_step(batch)
+                loss, logits, labels = self.train_step(batch)
                 state.batch += 1
                 state.step += 1
-                self.meter.update(loss, logits, batch.labels)
+                self.meter.update(loss, logits, labels)
                 self.watch.update(loss, step=state.step)
                 if state.step % self.config.log_every_steps == 0:
                     self.run_log.step(self, lr, clock, progress)
@@ -151,19 +151,24 @@ class Trainer:
                 _call(self.after_step, self)
                 handle_stop_signal(self)
         self.watch.check(epoch=state.epoch + 1)
-        return scores_of(distributed.all_reduce_sum(self.meter.sums.clone()), self.num_classes)
+        return self.scores(distributed.all_reduce_sum(self.meter.sums.clone()))
 
-    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Take one optimizer step on a batch, in equal parts if it exceeds the microbatch.
 
         Returns:
-            The mean loss (scalar) and the logits (B, K), detached, on the device.
+            The mean loss (scalar), the logits (B, K), detached, and the labels (B,) that they are scored by: of an
+            image that was mixed with another, the class of the larger share.
         """
         # Dropout's draws are a function of the step, so that a resumed run draws the same numbers.
         seed_dropout((self.config.seed * 1_000_003 + self.state.step) * 4096 + distributed.rank(), self.device)
         images, targets = self.augment(batch, self.state.epoch)
         if self.state.step == 0:
             self.run_log.images(images)
+        labels = batch.labels
+        if targets.dim() == 2:
+            labels = targets.argmax(dim=1)
+            self.run_log.mixed()
         num_parts = math.ceil(len(images) / self.state.microbatch)
         losses, logits = [], []
         parts = [(images, targets)]
@@ -185,7 +190,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.model, step=self.state.step + 1)
-        return (losses[0], logits[0]) if num_parts == 1 else (torch.stack(losses).sum(), torch.cat(logits))
+        loss = losses[0] if num_parts == 1 else torch.stack(losses).sum()
+        return loss, logits[0] if num_parts == 1 else torch.cat(logits), labels
 
     def validate(self) -> Scores:
         """Score the network on the validation images, and the average of its weights, which counts if there is one."""
@@ -215,6 +221,7 @@ class Trainer:
                 batches,
                 prepare=self.prepare,
                 num_classes=self.num_classes,
+                metrics=self.meter.metrics,
                 device=self.device,
                 autocast=self.autocast,
                 microbatch=self.state.microbatch,
@@ -227,12 +234,19 @@ class Trainer:
     def __post_init__(self) -> None:
         self.state = State()
         self.scaler = self.new_scaler()
-        self.meter = Meter(self.device)
+        self.meter = self.new_meter()
         self.watch = FiniteLossWatch()
         self.signals = StopSignals(max_hours=self.config.max_hours)
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.save_requested = False  # a hook on any rank may set it, after a step: all save before the next
         self.started_at = time.monotonic()
+
+    def new_meter(self) -> Meter:
+        return Meter(self.device, metrics=metrics_of(self.config.topk))
+
+    def scores(self, sums: Tensor) -> Scores:
+        """Return the means of sums that this run's meter counted."""
+        return scores_of(sums, self.num_classes, self.meter.metrics)
 
     def begin(self) -> None:
         """Prepare the first step of a new or resumed run."""
@@ -260,7 +274,7 @@ class Trainer:
             note = self.schedule.epoch_ended(None if val is None else val.top1)
             state.epoch += 1
             state.batch = 0
-            self.meter = Meter(self.device)
+            self.meter = self.new_meter()
         improved = val is not None and state.improve(val, self.config.checkpoint.best_metric)
         self.run_log.epoch(self, train, val, note=note, improved=improved)
         save(self, best=val if improved else None, epoch=state.epoch if over else None)

@@ -1,6 +1,6 @@
 """Validation: the scores of a network over all validation images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imgcls import distributed
 from imgcls.data.loading import Batch
-from imgcls.metrics import Meter, Scores, scores_of
+from imgcls.metrics import METRICS, Meter, Metric, Scores, scores_of
 
 
 @torch.inference_mode()
@@ -18,6 +18,7 @@ def validate(
     *,
     prepare: Callable[[Tensor], Tensor],
     num_classes: int,
+    metrics: Mapping[str, Metric] = METRICS,
     device: torch.device,
     autocast: torch.dtype | None = None,
     microbatch: int | None = None,
@@ -27,6 +28,7 @@ def validate(
 
     Args:
         batches: uint8 images (B, H, W, C) and labels (B,), each image once, each rank its own share.
+        metrics: what to score, by name.
         prepare: uint8 images to what the network takes, (B, C, H, W) normalised.
         autocast: the dtype of mixed precision, or None for float32.
         microbatch: how many images of a batch the network takes at a time, or None for all.
@@ -34,7 +36,7 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    meter = Meter(device, num_classes)
+    meter = Meter(device, num_classes, metrics)
     for batch in batches:
         if len(batch.labels):  # none is left where all of them were bad
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
@@ -43,4 +45,4 @@ def validate(
             meter.update(F.cross_entropy(logits.float(), batch.labels), logits, batch.labels)
         after_batch(meter)
     model.train(was_training)
-    return scores_of(distributed.all_reduce_sum(meter.sums), num_classes)
+    return scores_of(distributed.all_reduce_sum(meter.sums), num_classes, metrics)

@@ -169,9 +169,9 @@ def step_of(trainer: Trainer) -> Callable[[], int]:
 
 
 def train_on(trainer: Trainer, batch: Batch) -> int:
-    loss, logits = trainer.train_step(batch)
+    loss, logits, labels = trainer.train_step(batch)
     trainer.state.step += 1
-    trainer.meter.update(loss, logits, batch.labels)
+    trainer.meter.update(loss, logits, labels)
     return len(batch.labels)
 
 

@@ -72,7 +72,22 @@ def test_a_test_writes_results_predictions_and_pictures(run_dir: Path, tiny_fold
     assert sum(row["images"] for row in per_class.values()) == 15
     for name, row in per_class.items():
         own = [r for r in rows if r["label"] == name]
-        assert row["top1"] == pytest.approx(100 * sum(r["right"] == "1" for r in own) / len(own))
+        assert row["recall"] == pytest.approx(100 * sum(r["right"] == "1" for r in own) / len(own))
+    with (out / "confusion.csv").open(newline="") as file:
+        counts = {row.pop("true class"): row for row in csv.DictReader(file)}
+    assert counts == {
+        true: {name: str(sum((r["label"], r["class1"]) == (true, name) for r in rows)) for name in counts}
+        for true in ("blue", "green", "red")
+    }
+    kept = json.loads((out / "confusion.json").read_text())
+    assert kept["classes"] == list(counts)
+    assert kept["counts"] == [[int(cell) for cell in row.values()] for row in counts.values()]
+    assert Image.open(out / "calibration.png").width > 100
+    assert results["averages"]["weighted"]["recall"] == pytest.approx(results["top1"])
+    assert results["averages"]["macro"]["recall"] == pytest.approx(results["balanced"])
+    assert sum(one["images"] for one in results["calibration"]["bins"]) == 15
+    low, high = results["intervals_95"]["top1"]
+    assert low <= results["top1"] <= high
     mistakes = sum(pair["images"] for pair in results["most_confused"])
     assert mistakes == 15 - right
     worst = results["worst"]
@@ -156,8 +171,8 @@ def test_data_with_some_of_the_classes_is_scored_among_all_of_them(
     results = run(config_of(run_dir, root=tmp_path / "part"))
     whole = run(config_of(run_dir, root=tiny_folder))
     assert results["num_images"] == 10
-    ours = {row["class"]: row["top1"] for row in results["per_class"]}
-    assert ours == {row["class"]: row["top1"] for row in whole["per_class"] if row["class"] != "blue"}
+    ours = {row["class"]: row["recall"] for row in results["per_class"]}
+    assert ours == {row["class"]: row["recall"] for row in whole["per_class"] if row["class"] != "blue"}
 
 
 def test_data_of_other_classes_is_refused(run_dir: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_classes_without_images_are_in_no_score(run_dir, tiny_folder, tmp_path):
         (root / f"val/red/{number:02}.JPEG").unlink()
     results = run(config_of(run_dir, root=root, out=str(tmp_path / "out")))
     assert results["num_images"] == 6
-    recalls = {row["class"]: row["top1"] for row in results["per_class"]}
+    recalls = {row["class"]: row["recall"] for row in results["per_class"]}
     assert set(recalls) == {"blue", "red"}
     assert results["balanced"] == pytest.approx(np.mean(list(recalls.values())))
 

@@ -25,7 +25,7 @@ from imgcls.inference import (
 )
 from imgcls.inference.figures import font, shortened
 from imgcls.models import VGG, AlexNet, GoogLeNet, ResNet
-from imgcls.runs import COLUMNS
+from imgcls.runs import columns_of
 
 
 def test_a_sheet_holds_every_image() -> None:
@@ -117,7 +117,7 @@ def run_folder(path: Path, *, earlier_version: bool = False) -> Path:
         },
     ]
     with (path / "metrics.csv").open("w", newline="") as file:
-        columns = [column for column in COLUMNS if not (earlier_version and column.startswith("train_epoch/"))]
+        columns = [column for column in columns_of() if not (earlier_version and column.startswith("train_epoch/"))]
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imgcls.metrics import Scores
-from imgcls.runs import COLUMNS, Events, Progress, image_grid
+from imgcls.runs import Events, Progress, columns_of, image_grid
 
 TRAIN = Scores(loss=1.5, top1=40.0, top5=80.0, num_images=100)
 VAL = Scores(loss=1.25, top1=50.0, top5=None, num_images=20)
@@ -73,7 +73,7 @@ def test_metrics_csv_has_a_row_a_report_and_nothing_of_time(tmp_path: Path) -> N
     writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
     writer.close()
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == ",".join(COLUMNS)
+    assert lines[0] == ",".join(columns_of())
     numbers = [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(lines)]
     train = {"loss": 1.5, "top1": 40.0, "top5": 80.0}
     assert numbers == [

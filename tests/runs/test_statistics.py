@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imgcls.runs import confidence_interval, mcnemar
+from imgcls.runs import bootstrap_interval, confidence_interval, mcnemar
 
 
 def test_mcnemar_counts_only_what_differs() -> None:
@@ -32,3 +32,13 @@ def test_the_interval_over_seeds_is_students() -> None:
     assert str(found) == "71.00 +- 2.48"
     with pytest.raises(ValueError, match="two seeds or more"):
         confidence_interval([70.0])
+
+
+def test_the_bootstrap_interval_is_that_of_samples_with_replacement() -> None:
+    right = np.arange(80) < 52
+    generator = np.random.default_rng(0)
+    sampled = 100 * generator.choice(right, (20_000, 80)).mean(axis=1)
+    low, high = bootstrap_interval(52, 80)
+    assert (low, high) == pytest.approx(np.percentile(sampled, [2.5, 97.5]), abs=1.3)  # one image is 1.25 points
+    assert bootstrap_interval(0, 80) == (0, 0)
+    assert bootstrap_interval(80, 80) == (100, 100)

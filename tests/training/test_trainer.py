@@ -202,3 +202,30 @@ def test_images_that_another_rank_skipped_count_against_the_limit(part: str, tin
 
     with pytest.raises(ValueError, match=r"1 of (60|15) images are bad, more than 0 of them"):
         train(tiny_config("data.max_bad_share=0"), "run", skip_one)
+
+
+def test_mixed_images_count_by_the_class_of_the_larger_share_and_the_log_says_so_once(
+    tiny_config: Make, train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mix(trainer: Trainer) -> None:
+        plain = trainer.augment
+
+        def mixed(batch: Batch, epoch: int) -> tuple[Any, Any]:
+            images, labels = plain(batch, epoch)
+            own, other = (torch.nn.functional.one_hot((labels + shift) % 3, 3).float() for shift in (0, 1))
+            return images, 0.1 * own + 0.9 * other
+
+        trainer.augment = mixed
+
+    with caplog.at_level("INFO"):
+        train(tiny_config("epochs=6"), before=mix)
+    assert float(rows(tmp_path / "run")[-1]["train_epoch/top1"]) > 60
+    assert caplog.text.count("by the class that has the larger share of it") == 1
+
+
+def test_a_run_has_the_top_ks_that_it_is_asked_for(tiny_config: Make, train: Train, tmp_path: Path) -> None:
+    results = train(tiny_config("topk=[2,1]", "checkpoint.best_metric=top2", "epochs=2"))
+    assert results["val_top1"] <= results["val_top2"] <= 100
+    assert "val_top5" not in results
+    header = rows(tmp_path / "run")[0]
+    assert [name for name in header if name.startswith("val/")] == ["val/loss", "val/top1", "val/top2", "val/balanced"]

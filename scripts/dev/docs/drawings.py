@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from network_pages import Layer, Network
+    from imgcls.models import Layer, NetworkSummary
 
 WIDTH = 480  # drawn at about its own size on a phone, so that the text stays readable
 CENTRE = 205
@@ -26,7 +26,7 @@ COLOURS = {
 BRANCH_WIDTH = WIDEST / 4 - 3
 
 
-def draw_network(network: "Network", rows: "Sequence[Layer]") -> str:
+def draw_network(network: "NetworkSummary", rows: "Sequence[Layer]") -> str:
     """Return an SVG of `rows` in one line of HTML; its text takes the colour of the page, light or dark."""
     images = f"{network.image_size}×{network.image_size}×{network.channels}"
     parts: list[str] = []

@@ -26,6 +26,7 @@ from reference import (
 )
 
 from imgcls.config import Config, EvaluateConfig
+from imgcls.models import paper_table
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -71,6 +72,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "family": family_table,
     "layers": layer_table,
     "drawing": drawing,
+    "paper-table": paper_table,
 }
 
 
