@@ -55,6 +55,8 @@ LAUNCHERS = {"srun", "time", "nohup", "{"}
 DOWNLOADS = {
     f"data={name}" for name in ("mnist", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenette")
 }
+# Settings of networks from outside that download their weights.
+PUBLISHED = ("model.weights=", "model.pretrained=true")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Command:
         words = set(self.words)
         if self.launched:
             return "starts several processes, or a container"
-        if words & DOWNLOADS or any(word.startswith("weights=torchvision") for word in words):
+        if words & DOWNLOADS or any(word.startswith(("weights=torchvision", *PUBLISHED)) for word in words):
             return "downloads"
         if "recipe=finetune" in words and not any(word.startswith("weights=") for word in words):
             return "downloads published weights"
@@ -164,7 +166,10 @@ def _command(tokens: list[str], line: str, page: str) -> Command:
                 program, ours = Path(program).stem, True
     elif program == "imgcls":
         program, words, ours = words[0], words[1:], True
-    return Command(page, line, program, tuple(word for word in words if word != "..."), ours, launched)
+    words = ["data.root=/data/imagenet" if word == "data.root=DIR" else word for word in words if word != "..."]
+    if ">" in words:
+        words = words[: words.index(">")]
+    return Command(page, line, program, tuple(words), ours, launched)
 
 
 def check(command: Command, config_dir: Path) -> None:
@@ -294,24 +299,40 @@ def small_words(command: Command) -> list[str]:
     ):
         return [*words, "device=cpu"]
     if command.program == "subset":
-        return [re.sub(r"^\d+$", "2", word) for word in words]
+        return [str(min(int(word), 4)) if word.isdecimal() else word for word in words]
     if command.program == "pack":
         return [*words, "--threads", "1"]
     return words
 
 
 def _small_run(words: list[str]) -> list[str]:
-    if "--cfg" in words or "--info" in words or "--help" in words:
+    if "--cfg" in words or "--why" in words or "--info" in words or "--help" in words:
         return words
-    tiny = ["max_steps=2", "epochs=20", "batch_size=8", "microbatch=null", "device=cpu", "tensorboard=false"]
+    # A run that goes on has two steps more than the one before.
+    steps = 4 if "continue_run=true" in words else 2
+    epochs = [] if any(word.startswith("epochs=") for word in words) else ["epochs=20"]
+    tiny = [f"max_steps={steps}", *epochs, "batch_size=8", "microbatch=null", "device=cpu", "tensorboard=false"]
     tiny += ["data.num_classes=null"]  # a handful of ImageNet's thousand
+    if not any(word.startswith("data") for word in words):
+        tiny.append("data.memorise=16")  # the default sets have thousands of images
     tiny += ["data.num_threads=1", "compile=false", "min_val_top1=null", "checkpoint.every_minutes=1000"]
     if "-m" in words:
-        # The first and the last of the values of each key.
-        cut = [re.sub(r"^([\w.]+=[^,\[]+),(?:.*,)?([^,\]]+)$", r"\1,\2", word) for word in words]
-        return [*cut, *tiny, "image_size=67"]
+        return [*_two_jobs(words), *tiny, "image_size=67"]
     lenet = any(word == "model=lenet5" for word in words)
     config_dir = Path("conf") if "--config-dir" in words else None
     if config_dir is None:
         tiny.append(f"hydra.run.dir={compose_run(words)[1]}")
     return [*words, *tiny, f"image_size={32 if lenet else 67}"]
+
+
+def _two_jobs(words: list[str]) -> list[str]:
+    """Return the words of a sweep with the first and the last value of its first list, and the first of the others."""
+    cut, lists = [], 0
+    for word in words:
+        word = re.sub(r"range\((\d+),\d+\)", r"\1", word)
+        if match := re.fullmatch(r"([\w./]+=)([^,\[(]+),(?:.*,)?([^,\])]+)", word):
+            key, first, last = match.groups()
+            word = f"{key}{first},{last}" if lists == 0 else f"{key}{first}"
+            lists += 1
+        cut.append(word)
+    return cut
