@@ -17,6 +17,7 @@ JPEG = os.environ.get("IMGCLS_JPEG")
 NATIVE = Extension(
     "imgcls.data.decoding._native",
     sources=["imgcls/data/decoding/_native.c"],
+    depends=["imgcls/data/decoding/_intervals.h"],
     libraries=["jpeg", *([] if sys.platform == "win32" else ["m"])],
     extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"],
     include_dirs=[f"{JPEG}/include"] if JPEG else [],

@@ -73,7 +73,7 @@ def run_training(
                 if change_images is not None:
                     images = change_images(images or open_image_set(config))
                 with open_run_directory(config, path) as run_dir:
-                    trainer = build_trainer(config, run_dir, device, images=images)
+                    trainer = build_trainer(config, run_dir, device, images=images, words=words)
                     keep_capsule(path, words, device)
                     if add_hooks is not None:
                         add_hooks(trainer)

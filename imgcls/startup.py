@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,9 +22,10 @@ from imgcls.config import (
 )
 from imgcls.data.sets import ImageSet, is_pattern, is_url, open_image_set
 from imgcls.errors import ConfigError
-from imgcls.runs import BEST, RESULTS, RunDirectory, check_same_run, read_json, saved_config
+from imgcls.runs import BEST, RESULTS, RunDirectory, build_loggers, check_same_run, read_json, saved_config
 
 EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
+EXPORT_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | None, ImageSet | None]:
@@ -37,6 +39,7 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
         ValueError, FileNotFoundError: `path` holds a run of another config or data set, or there are no such images.
     """
     images = None
+    build_loggers(config.logger)  # a package that is missing is named before torch is imported
     if has_open_size(config):
         begun = None if config.overwrite else saved_config(path)
         if begun is None:
@@ -93,6 +96,7 @@ def check_test_files(config: EvaluateConfig) -> None:
     Raises:
         ValueError, FileNotFoundError: one is not, or data.root is needed and not set.
     """
+    build_loggers(config.logger)  # a package that is missing is named before torch is imported
     check_network_files(config.checkpoints, config.weights)
     root = config.data.root
     if root is None and config.data.source is None and config.checkpoints:
@@ -115,7 +119,28 @@ def _trained_root(checkpoint: str) -> str | None:
     return root if isinstance(root, str) else None
 
 
-def check_export_file(file: Path, *, normalise: bool, softmax: bool, opset: int | None) -> None:
+@dataclass(frozen=True)
+class ExportForm:
+    """What an exported network takes and gives, and how it is written.
+
+    Args:
+        normalise: take images in 0..1 and normalise them inside; otherwise they come normalised.
+        softmax: give probabilities; otherwise logits.
+        opset: of ONNX; None is torch's own choice.
+        precision: of the weights and maps of an ONNX file; what goes in and out is float32.
+        any_size: take images of any height and width, where the network can.
+        compiled: a .pt2 file is machine code for the processors of this kind, by AOTInductor, not a program.
+    """
+
+    normalise: bool = False
+    softmax: bool = False
+    opset: int | None = None
+    precision: str = EXPORT_PRECISIONS[0]
+    any_size: bool = False
+    compiled: bool = False
+
+
+def check_export_file(file: Path, form: ExportForm) -> None:
     """Check that an exported file is of a known kind, which can hold what is asked for.
 
     Raises:
@@ -123,10 +148,14 @@ def check_export_file(file: Path, *, normalise: bool, softmax: bool, opset: int 
     """
     if file.suffix not in EXPORT_SUFFIXES:
         raise ValueError(f"out={file}: the suffix says what to write; use one of {', '.join(EXPORT_SUFFIXES)}")
-    if file.suffix == ".safetensors" and (normalise or softmax):
-        raise ValueError("safetensors holds weights alone, no graph: leave normalise and softmax out")
-    if opset is not None and file.suffix != ".onnx":
-        raise ValueError(f"opset={opset} is ONNX's; leave it out for {file.suffix}")
+    if file.suffix == ".safetensors" and (form.normalise or form.softmax or form.any_size):
+        raise ValueError("safetensors holds weights alone, no graph: leave normalise, softmax and any_size out")
+    if form.opset is not None and file.suffix != ".onnx":
+        raise ValueError(f"opset={form.opset} is ONNX's; leave it out for {file.suffix}")
+    if form.precision != EXPORT_PRECISIONS[0] and file.suffix != ".onnx":
+        raise ValueError(f"precision={form.precision} is for .onnx files; leave it out for {file.suffix}")
+    if form.compiled and file.suffix != ".pt2":
+        raise ValueError(f"format=aoti writes .pt2 files, not {file.suffix}; use out={file.with_suffix('.pt2')}")
 
 
 def check_picture_file(option: str, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shrink a set of images into one file that trains faster: `python scripts/pack.py DIR a.pack`; `--help` says more."""
+"""Write a set of images into one file that trains faster: `python scripts/pack.py DIR a.pack`; `--help` says more."""
 
 from imgcls.commands.pack import main
 

@@ -69,11 +69,12 @@ def tiny_config(tiny_folder: Path) -> Callable[..., Config]:
             "image_size=32",
             "batch_size=12",
             "epochs=3",
-            "tensorboard=false",
+            "logger=none",
             "log_every_steps=2",
             "data.num_threads=2",
         ]
-        return compose([*base, *overrides])
+        words = {word.partition("=")[0]: word for word in [*base, *overrides]}  # Hydra takes a group once
+        return compose(words.values())
 
     return make
 

@@ -38,7 +38,7 @@ def test_two_ranks_train_what_one_trains_and_count_every_validation_image_once(
         "batch_size=14",  # 15 validation images over batches of 7 a rank: 8 for one, 7 for the other
         "epochs=2",
         "data.num_threads=1",
-        "tensorboard=false",
+        "logger=none",
         "device=cpu",
         "log_every_steps=2",
     ]
@@ -106,7 +106,7 @@ def check_one_error(ended: list[tuple[int, str]], *words: str) -> None:
 
 def few_steps(folder: Path) -> list[str]:
     sizes = ["image_size=32", "batch_size=4", "max_steps=2"]
-    return ["model=lenet5", "data=folder", f"data.root={folder}", *sizes, "device=cpu", "tensorboard=false", "name=a"]
+    return ["model=lenet5", "data=folder", f"data.root={folder}", *sizes, "device=cpu", "logger=none", "name=a"]
 
 
 @pytest.mark.e2e
@@ -185,7 +185,7 @@ def test_slurm_names_the_rank_and_asks_for_the_address(monkeypatch: pytest.Monke
 
 
 RUN = ["model=lenet5", "model.activation=relu", "data=folder", "image_size=32", "batch_size=14", "data.num_threads=1"]
-RUN += ["tensorboard=false", "device=cpu"]
+RUN += ["logger=none", "device=cpu"]
 RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 

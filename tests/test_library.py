@@ -12,7 +12,7 @@ import imgcls
 from imgcls.errors import ConfigError
 
 TINY = ["model=lenet5", "model.activation=relu", "model.pool=max", "optimizer.lr=0.02", "image_size=32", "epochs=3"]
-TINY += ["batch_size=12", "tensorboard=false", "device=cpu", "data.num_threads=1"]
+TINY += ["batch_size=12", "logger=none", "device=cpu", "data.num_threads=1"]
 
 
 def test_importing_imgcls_imports_nothing_and_an_unknown_name_is_pythons_error() -> None:

@@ -19,7 +19,7 @@ COMMANDS = {
     "report": "write runs as one HTML page: curves, tables, commands",
     "paper_tables": "print the papers' tables of their networks, counted on ours",
     "replay": "run a run again, and compare the results",
-    "pack": "shrink a set of images into one file that trains faster",
+    "pack": "write a set of images into one file that trains faster",
     "subset": "make a tiny subset of a data set",
     "init": "write a small project: a network of your own, its configs, and a test",
     "sort_val": "sort ImageNet's validation images into class folders",

@@ -1,4 +1,4 @@
-"""Shrink a set of images into one file that trains faster and fits a page cache."""
+"""Write a set of images into one file that trains faster."""
 
 import argparse
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from imgcls.config import run_script
-from imgcls.data.sets import make_pack, open_folder
+from imgcls.data.sets import PACK_LONGEST, PACK_QUALITY, make_pack, open_folder
 from imgcls.environment import command, default_num_threads, printable
 from imgcls.errors import EXIT_INTERRUPTED
 
@@ -20,19 +20,25 @@ def main() -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     description = (
-        "Shrink a set of images into one file that trains faster and fits a page cache.\n\n"
+        "Write a set of images into one file that trains faster.\n\n"
         f"    {command('pack')} /data/imagenet /data/imagenet.pack\n"
         f"    {command('train')} data=pack data.root=/data/imagenet.pack\n\n"
-        "It is lossy: the longer side is at most 400 pixels, JPEG quality 90, colour at half resolution; a JPEG\n"
-        "that is no larger stays as it is. What is packed is train/<class>/* and val/<class>/*. Broken off, the\n"
-        "same command goes on."
+        "The pack is lossless: baseline JPEGs are written again, with the same pixels, so that a crop decodes\n"
+        "faster; other files stay as they are. It is about as large as the files. With --lossy the longer side\n"
+        f"has at most {PACK_LONGEST} pixels, at JPEG quality {PACK_QUALITY}, with colour at half resolution: a third\n"
+        "of the size, and faster still. What is packed is train/<class>/* and val/<class>/*. Broken off, the same\n"
+        "command goes on."
     )
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=command("pack"), description=description, formatter_class=raw)
     parser.add_argument("root", help="the folder that holds train/ and val/")
     parser.add_argument("pack", type=Path, help="the file to write")
-    parser.add_argument("--longest", type=int, default=400, help="pixels of the longer side at most (default: 400)")
-    parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default: 90)")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--lossless", action="store_true", default=True, help="keep every pixel (default)")
+    kind.add_argument("--lossy", action="store_true", help="shrink the images")
+    longest = f"with --lossy: pixels of the longer side at most (default: {PACK_LONGEST})"
+    parser.add_argument("--longest", type=int, help=longest)
+    parser.add_argument("--quality", type=int, help=f"with --lossy: JPEG quality (default: {PACK_QUALITY})")
     parser.add_argument("--threads", type=int, default=default_num_threads(), help="default: all cores")
     parser.add_argument("--train", default="train", help="the folder of the training images (default: train)")
     parser.add_argument("--val", default="val", help="the folder of the validation images (default: val)")
@@ -43,13 +49,21 @@ def pack() -> None:
     """Pack the images that the command line names."""
     parser = make_parser()
     asked = parser.parse_args()
-    print(f"lossy: longer side at most {asked.longest} px, JPEG quality {asked.quality}, colour at half resolution")
+    for option in ("longest", "quality"):
+        if (value := getattr(asked, option)) is not None and not asked.lossy:
+            parser.error(f"--{option} {value} is of a lossy pack: add --lossy, or leave --{option} out")
+    longest, quality = asked.longest or PACK_LONGEST, asked.quality or PACK_QUALITY
+    if asked.lossy:
+        print(f"lossy: longer side at most {longest} px, JPEG quality {quality}, colour at half resolution")
+    else:
+        print("lossless: every image keeps its pixels; --lossy makes a smaller and faster pack")
     try:
         packed = make_pack(
             open_folder(asked.root, train=asked.train, val=asked.val),
             asked.pack,
-            longest=asked.longest,
-            quality=asked.quality,
+            lossless=not asked.lossy,
+            longest=longest,
+            quality=quality,
             num_threads=asked.threads,
             progress=progress,
         )
@@ -57,8 +71,12 @@ def pack() -> None:
         parser.exit(EXIT_INTERRUPTED, f"\n{asked.pack} is unfinished; the same command goes on from there\n")
     except (ValueError, OSError) as error:
         parser.error(printable(str(error)))
-    for reason in packed.unshrunk:
+    for reason in packed.broken:
         print(printable(f"packed as it is: {reason}", lines=False))
+    if packed.num_unchanged:
+        print(
+            f"packed as they are: {packed.num_unchanged} images that are no baseline JPEGs, no faster than their files"
+        )
     print(printable(f"{asked.pack}: {packed.num_images} images, {packed.num_bytes / 1e9:.2f} GB"))
 
 

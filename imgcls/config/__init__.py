@@ -12,6 +12,7 @@ from imgcls.config.hydra_internals import Dimension
 from imgcls.config.identity import compared, consequential, flatten, from_flat, is_fixed, with_new_settings
 from imgcls.config.launchers import launch
 from imgcls.config.own_packages import package_names, trust_packages
+from imgcls.config.risks import RISKS, Facts, Risk, find_risks
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
@@ -21,13 +22,16 @@ from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
 __all__ = [
     "LEFT_OPEN",
     "NOT_ON_CONSOLE",
+    "RISKS",
     "Config",
     "Console",
     "DataConfig",
     "Dimension",
     "EvaluateConfig",
+    "Facts",
     "Job",
     "LogFile",
+    "Risk",
     "ScriptParser",
     "SearchConfig",
     "Sweep",
@@ -45,6 +49,7 @@ __all__ = [
     "consequential",
     "data_of_test",
     "direction",
+    "find_risks",
     "fit_to_set",
     "flatten",
     "from_flat",

@@ -4,6 +4,7 @@ import math
 import re
 
 from imgcls.config.identity import flatten
+from imgcls.config.risks import check_silence
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import check_rules, select
 from imgcls.errors import ConfigError, did_you_mean
@@ -48,6 +49,8 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"validate_every={config.validate_every:g} must be a whole number of epochs, or a part of one such as 0.25"
         )
+    if config.compile_mode != "default" and not config.compile:
+        raise ConfigError(f"compile_mode={config.compile_mode} compiles nothing by itself; add compile=true")
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)
@@ -55,6 +58,7 @@ def check_config(config: Config) -> None:
     if metric not in metrics:
         hint = f"; add it to topk={_words(config.topk)}" if metric_of(metric) else did_you_mean(metric, metrics)
         raise ConfigError(f"checkpoint.best_metric={metric} is none of {', '.join(metrics)}{hint}")
+    check_silence(config.silence)
 
 
 def check_evaluation(config: EvaluateConfig) -> None:
@@ -101,6 +105,10 @@ def check_source(checkpoint: object, weights: str | None, network: list[str]) ->
 
 def _check_settings(config: Config | EvaluateConfig) -> None:
     check_rules(config)
+    config.logger = config.logger or {}  # of logger=[]
+    for name, node in config.logger.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(f"logger.{name}={node} has no _target_; choose one of conf/logger")
     if 1 not in config.topk or min(config.topk) < 1 or len(set(config.topk)) < len(config.topk):
         raise ConfigError(
             f"topk={_words(config.topk)} must be different numbers of 1 or more, with 1 among them, such as [1,3,5]"

@@ -188,6 +188,7 @@ TRUSTED = {
     "augment.eval_crop": ("imgcls.data.augment",),
     "augment.batch": ("imgcls.data.on_device",),  # each of its nodes
     "protocol": ("imgcls.inference",),
+    "logger": ("imgcls.runs.loggers",),  # each of its nodes
 }
 
 

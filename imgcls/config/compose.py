@@ -26,6 +26,7 @@ from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.environment import CONF_DIR, command, torchrun_command
 from imgcls.errors import ConfigError
 
+GROUPS_OF_SEVERAL = ("logger",)  # of which a config may choose several, as logger=[tensorboard,wandb]
 AnyConfig = TypeVar("AnyConfig", Config, EvaluateConfig)
 
 
@@ -143,7 +144,8 @@ def _if_equal(one: Any, other: Any, then: Any, otherwise: Any) -> Any:
 
 def _list_groups() -> str:
     """Return a line for each group of the composed config with the names in it: `model: alexnet, googlenet, ...`."""
-    return "\n".join(f"{group}: {', '.join(group_choices(group))}" for group in groups_in_use())
+    groups = sorted({*groups_in_use(), *GROUPS_OF_SEVERAL})
+    return "\n".join(f"{group}: {', '.join(group_choices(group))}" for group in groups)
 
 
 def check_choices(overrides: list[str]) -> None:
@@ -159,7 +161,8 @@ def check_choices(overrides: list[str]) -> None:
                 f"{group}={value}: {group} takes a name, not a file; put the file into a folder of that name and say "
                 f"where the folder is: --config-dir DIR {group}={Path(value).stem} reads DIR/{group}/{Path(value).name}"
             )
-        chosen = isinstance(value, str) or override.is_sweep_override() or override.is_delete()
+        several = group in GROUPS_OF_SEVERAL and isinstance(value, list)
+        chosen = isinstance(value, str) or several or override.is_sweep_override() or override.is_delete()
         if chosen or isinstance(value, dict) or not (CONF_DIR / group).is_dir():
             continue
         known = ", ".join(group_choices(group))

@@ -78,7 +78,12 @@ def flatten(config: Config | dict[str, Any]) -> dict[str, Any]:
 
 def consequential(config: Config | dict[str, Any]) -> dict[str, Any]:
     """Return the part of `flatten(config)` that a run's result depends on."""
-    return {key: value for key, value in flatten(config).items() if key not in INCIDENTAL}
+    return {key: value for key, value in flatten(config).items() if not is_incidental(key)}
+
+
+def is_incidental(key: str) -> bool:
+    """Return True if the dotted `key`, or the part that it belongs to, changes nothing in a run's result."""
+    return key in INCIDENTAL or key.partition(".")[0] in INCIDENTAL
 
 
 def with_new_settings(saved: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -123,9 +128,9 @@ def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
     It is one folder below the model's and the data's, never `a/b` or `..`, and neither Hydra nor a shell needs quotes
     around it. If a `name=` had to change, a hash tells it from others, so that `a/b` and `a_b` are two runs.
     """
-    overrides = sorted(
-        re.split(r"\+(?=[a-z])", override_dirname), key=lambda override: _rank(override.partition("-")[0])
-    )
+    keys = {override: override.partition("-")[0] for override in re.split(r"\+(?=[a-z])", override_dirname)}
+    # Hydra leaves out what it is given by name; the settings of loggers have their own names.
+    overrides = sorted((each for each in keys if not is_incidental(keys[each])), key=lambda each: _rank(keys[each]))
     whole = name or "+".join(part for part in (images, *overrides) if part) or "default"
     safe = re.sub(r"^\.+$|[^\w.+-]+", "_", whole)
     short = safe.encode()[:100].decode(errors="ignore") if len(safe.encode()) > 120 else safe

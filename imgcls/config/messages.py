@@ -10,6 +10,7 @@ from yaml import YAMLError
 from imgcls.config.hydra_internals import (
     UnknownKey,
     ambiguous_override,
+    group_choices,
     refused_override,
     unknown_key,
     without_types,
@@ -44,6 +45,7 @@ ELSEWHERE = {
     "resume": "continue_run",
     "sched": "schedule",
     "scheduler": "schedule",
+    "tensorboard": "logger",
     "wd": "optimizer.weight_decay",
     "workers": "data.num_threads",
 }
@@ -69,7 +71,7 @@ def _explain(error: BaseException, kind: type) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if not group:
             return f"--config-name {choice}: {where_own_settings_go()}"
-        options = list(error.options or [])
+        options = list(error.options or group_choices(group))  # Hydra lists none where several are chosen
         return f"{group}={choice}: there is no such {group}{did_you_mean(choice, options)}; one of {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override that Hydra understands; write key=value, and quote odd characters"

@@ -178,7 +178,7 @@ class CommonConfig:
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
     topk: list[int] = setting(list(TOPK), fixed=True)
-    tensorboard: bool = setting(True, incidental=True)
+    logger: Any = setting(dict, incidental=True)
 
 
 @dataclass
@@ -222,10 +222,12 @@ class Config(CommonConfig):
     validate_every: float = setting(1.0, above=0, below=math.inf)
     early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig)
     min_val_top1: float | None = setting(None, least=0, most=100, incidental=True)
+    silence: Any = setting(list, incidental=True)
     sweep: SweepConfig = setting(SweepConfig, incidental=True)
 
     microbatch: Any = None
     compile: bool = False
+    compile_mode: str = setting("default", one_of=("default", "blocks", "max-autotune", "reduce-overhead"))
     sync_batch_norm: bool = False
     deterministic: bool = False
 
@@ -276,6 +278,6 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
     if given.source is None:
         kept["class_order"] = trained.class_order
     kept |= {key: getattr(given, key) or getattr(trained, key) for key in ("alpha", "orientation", "bits")}
-    # Of another set the test may have some of its classes.
-    kept["num_classes"] = trained.num_classes if given.source is None else None
+    # Other images may be of some of the classes.
+    kept["num_classes"] = trained.num_classes if given.source is None and given.root is None else None
     return dataclasses.replace(given, **kept)

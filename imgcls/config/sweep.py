@@ -19,7 +19,7 @@ from imgcls.config.hydra_internals import (
     read_words,
     search_space,
 )
-from imgcls.config.identity import INCIDENTAL, run_name
+from imgcls.config.identity import is_incidental, run_name
 from imgcls.config.job_table import JobLine, read_job_lines, split_file
 from imgcls.config.launchers import check_launcher
 from imgcls.config.messages import COMPOSITION_ERRORS, one_line
@@ -298,10 +298,10 @@ def _name_of_table(file: Path, words: Sequence[str]) -> str:
 
 def _name(given: str | None, words: Sequence[str]) -> str:
     """Return the name of the sweep's directory: the same for the same command, whatever changes no result."""
-    left_out = INCIDENTAL - {"name"}  # which names the runs
+    keys = {word: word.partition("=")[0].lstrip("+~") for word in words}
     kept = [
         word.replace("=", "-", 1)
-        for word in words
-        if word.partition("=")[0].lstrip("+~") not in left_out and not _is_about(word, "sweeper")
+        for word, key in keys.items()
+        if (key == "name" or not is_incidental(key)) and not _is_about(word, "sweeper")  # name= names the runs
     ]
     return run_name(given or "+".join(kept).replace(",", "_") or "default", "")

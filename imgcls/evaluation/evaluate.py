@@ -15,7 +15,7 @@ import torch
 
 from imgcls import distributed
 from imgcls.config import DataConfig, EvaluateConfig, build_component, consequential, data_of_test, locate
-from imgcls.data.sets import ImageSet, Split, open_image_set, parts_present, wnids
+from imgcls.data.sets import TRAIN_TAR, VAL_TAR, ImageSet, Split, list_folder, open_image_set, parts_present, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
 from imgcls.evaluation.ensemble import check_checkpoints, check_same_images, ensemble_results, ensemble_table
@@ -30,6 +30,7 @@ from imgcls.evaluation.report import (
     Report,
     real_accuracy,
     real_labels,
+    scores_dict,
 )
 from imgcls.inference import (
     Member,
@@ -45,7 +46,7 @@ from imgcls.inference import (
     predict_split,
     validation_crop,
 )
-from imgcls.runs import EVENT_FILES, code_version, name_disk_errors
+from imgcls.runs import OpenLoggers, build_loggers, code_version, name_disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
     """Set the member's data to the images of the test; how they are shown to it stays as in its training."""
     own = member.config.data = data_of_test(member.config.data, config.data)
     member.config.image_size = config.image_size or member.config.image_size
-    own.source = _without_training_images(own)
+    own.source = _class_folders_alone(own) or _without_training_images(own)
     if config.data.source is None and "download" in _parameters(own):
         own.source = {**own.source, "download": False}  # the command names no set: it must not fetch one
     if config.data.val_share is None and config.data.fold is None and _has_val(own):
@@ -80,6 +81,19 @@ def _without_training_images(data: DataConfig) -> dict[str, Any]:
     if "train" in present or "val" not in present:
         return data.source
     return {**data.source, "train": _name_of_part(data, "val")}
+
+
+def _class_folders_alone(data: DataConfig) -> dict[str, Any] | None:
+    """Return the source of a root that holds class folders itself, all of whose images are tested; None of others."""
+    parts, root = _parameters(data), Path(data.root or "").expanduser()
+    if data.root is None or not {"train", "val"} <= parts.keys() or data.val_share is not None or data.fold is not None:
+        return None
+    known = [TRAIN_TAR, VAL_TAR, *(data.source.get(part, parts[part].default) for part in ("train", "val"))]
+    if not root.is_dir() or any((root / name).exists() for name in known) or _parts_present(data):
+        return None
+    listing = list_folder(root)
+    one_deep = len(listing.classes) > 0 and np.count_nonzero(listing.names == ord("/")) == len(listing.labels)
+    return {**data.source, "train": ".", "val": "."} if one_deep else None
 
 
 def _has_val(data: DataConfig) -> bool:
@@ -107,7 +121,13 @@ def labels_for(member: Member, images: ImageSet) -> np.ndarray:
     Raises:
         ValueError: the images have classes that the network does not know.
     """
-    if member.classes is None and num_outputs(member) == len(wnids()) and set(images.classes) <= set(wnids()):
+    numbers = [int(name) for name in images.classes if name.isdecimal()]
+    numbered = len(set(numbers)) == len(images.classes) and max(numbers) < num_outputs(member)
+    if (
+        member.classes is None
+        and num_outputs(member) == len(wnids())
+        and (numbered or set(images.classes) <= set(wnids()))
+    ):
         member.classes = list(wnids())
     if member.classes is None:
         if len(images.classes) != num_outputs(member):
@@ -118,6 +138,10 @@ def labels_for(member: Member, images: ImageSet) -> np.ndarray:
         member.classes = images.classes
     known = {name: k for k, name in enumerate(member.classes)}
     unknown = [name for name in images.classes if name not in known]
+    if len(unknown) == len(images.classes) and numbered:  # as ImageNetV2's folders, which text would sort otherwise
+        first = member.classes[0]
+        log.info("%s: the folders' numbers are taken for places among its classes: 0 is %s", member.name, first)
+        return np.array(numbers)[images.val.labels]
     if unknown:
         raise ValueError(
             f"{member.name} knows {len(member.classes)} classes ({', '.join(member.classes[:3])}, ...), but the data "
@@ -263,6 +287,10 @@ def run_evaluation(
         log.info("the ensemble of %d:", len(tested))
     log.info(report.table())
     results = report.results(num_worst=config.num_worst) | results
+    if (present := report.among_present()) is not None:
+        num_present = len(np.unique(report.labels))
+        results["among_present"] = {"classes": num_present, **scores_dict(present)}
+        log.info("among the %d classes of the images alone, of %d: %s", num_present, len(report.classes), present)
     if first.real is not None:
         accuracy, num_images = real_accuracy(report, first.real)
         results["real"] = {"top1": accuracy, "num_images": num_images}
@@ -283,7 +311,7 @@ def run_evaluation(
 
 
 def write_results(report: Report, results: dict[str, Any], folder: Path, config: EvaluateConfig) -> None:
-    """Write results.json, the predictions, counts and pictures, and the same to TensorBoard."""
+    """Write results.json, the predictions, counts and pictures, and log them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
     report.write_predictions(folder / PREDICTIONS)
@@ -296,14 +324,11 @@ def write_results(report: Report, results: dict[str, Any], folder: Path, config:
         pictures[WORST] = worst
     for name, picture in pictures.items():
         picture.save(folder / name)
-    if config.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        for old in folder.glob(EVENT_FILES):
-            old.unlink()
-        with SummaryWriter(str(folder)) as writer:
-            for key, value in report.scores.values().items():
-                if value is not None:
-                    writer.add_scalar(f"test/{key}", value, 0)
-            for name, picture in pictures.items():
-                writer.add_image(f"test/{Path(name).stem}", np.asarray(picture.convert("RGB")), 0, dataformats="HWC")
+    loggers = OpenLoggers()
+    loggers.open(build_loggers(config.logger), folder, goes_on=False)
+    scores = {f"test/{name}": value for name, value in report.scores.values().items() if value is not None}
+    loggers.each(lambda logger: logger.scalars(0, scores))
+    for name, picture in pictures.items():
+        pixels = np.asarray(picture.convert("RGB"))
+        loggers.each(lambda logger, name=name, pixels=pixels: logger.image(f"test/{Path(name).stem}", pixels, 0))
+    loggers.close(finished=True)

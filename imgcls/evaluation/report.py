@@ -62,6 +62,7 @@ class Report:
             raise ValueError("there is no image to test on: the set is empty, or none of its images can be decoded")
         self.predictions = predictions
         self.split = split
+        self.topk = topk
         self.classes = list(classes)
         self.names = readable_names(classes)
         self.indices = predictions.indices.numpy()
@@ -80,6 +81,18 @@ class Report:
         counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
         np.add.at(counts, (self.labels, self.top[:, 0]), 1)
         return counts
+
+    def among_present(self) -> Scores | None:
+        """Return the scores if only the classes that have images could be predicted; None if all have, or one alone.
+
+        Hendrycks et al. 2021 score ImageNet-R and ImageNet-A so: 200 of the 1,000 classes.
+        """
+        present, labels = np.unique(self.labels, return_inverse=True)
+        if not 1 < len(present) < len(self.classes):
+            return None
+        log_probs = self.predictions.log_probs[:, torch.from_numpy(present)].double().log_softmax(dim=1)
+        predictions = Predictions(log_probs, self.predictions.indices)
+        return scores_of_predictions(predictions, torch.from_numpy(labels), self.topk)
 
     def per_class(self) -> list[dict[str, Any]]:
         """Return the scores of each class that has images, in percent, the lowest recall first."""

@@ -2,7 +2,7 @@
 
 from imgcls.inference.charts import CalibrationBin, draw_calibration, draw_confusion_matrix
 from imgcls.inference.classifier import Classifier
-from imgcls.inference.export import DeployedNetwork, ExportError, export_network, write_pt2
+from imgcls.inference.export import DeployedNetwork, ExportError, export_network, input_of, open_exported, write_pt2
 from imgcls.inference.figures import (
     CaptionedImage,
     contact_sheet,
@@ -82,9 +82,11 @@ __all__ = [
     "fully_convolutional",
     "fuse_batch_norms",
     "grad_cam",
+    "input_of",
     "known_classes",
     "num_outputs",
     "open_checkpoint",
+    "open_exported",
     "open_member",
     "open_weights",
     "plot_filters",

@@ -25,6 +25,7 @@ from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
 from imgcls.runs.effects import Effect
 from imgcls.runs.events import Events, columns_of, image_grid
+from imgcls.runs.loggers import OpenLoggers, build_loggers
 from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
 from imgcls.runs.run_differences import diff_runs, render_differences
@@ -60,6 +61,7 @@ __all__ = [
     "Events",
     "Group",
     "Interrupted",
+    "OpenLoggers",
     "Progress",
     "RunDirectory",
     "RunRow",
@@ -67,6 +69,7 @@ __all__ = [
     "TooLowError",
     "add_to_capsule",
     "bootstrap_interval",
+    "build_loggers",
     "check_regular",
     "check_results",
     "check_same_run",

@@ -20,6 +20,7 @@ CONFIG = "config.json"
 RESULTS = "results.json"
 METRICS_FILE = "metrics.csv"
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
+LOGGERS = "loggers.json"  # the names by which services that log the run know it
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
@@ -126,7 +127,7 @@ class RunDirectory:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
         # run, or nothing that would resume without its metrics.
         checkpoints = (RESULTS, PREVIOUS, "epoch_*.pt", "*.partial", "*.damaged", LAST)
-        files = (BEST, METRICS_FILE, EVENT_FILES, JOB, FAILURE, BAD_FILES, CAPSULE, diff_name("*"), CONFIG)
+        files = (BEST, METRICS_FILE, EVENT_FILES, LOGGERS, JOB, FAILURE, BAD_FILES, CAPSULE, diff_name("*"), CONFIG)
         for pattern in (*checkpoints, *files):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)

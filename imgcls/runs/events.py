@@ -1,14 +1,14 @@
-"""The files that show how a run went: metrics.csv and TensorBoard events. torch is imported when they are written."""
+"""What shows how a run goes: metrics.csv and the loggers. torch is imported when pictures are made."""
 
 import csv
 import logging
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls.metrics import METRICS, Scores
+from imgcls.metrics import METRICS, Scores, metric_of
 from imgcls.runs.directory import EVENT_FILES, METRICS_FILE
+from imgcls.runs.loggers import Description, Logger, OpenLoggers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,17 +23,27 @@ LEADING = {"recipe.name": "Recipe", "optimizer._target_": "Optimizer", "optimize
 
 
 class Events:
-    """Write metrics.csv and the TensorBoard events of a run; ranks other than 0 (not `enabled`) write nothing.
+    """Write metrics.csv of a run, and log to its loggers; ranks other than 0 (not `enabled`) write nothing.
 
     metrics.csv has no times, only what the seed decides, so that two runs can be compared byte for byte. A resumed run
-    cuts both off at its checkpoint, which saves their `position`, so that no step is written twice.
+    cuts its files off at its checkpoint, which saves their `position`, so that no step is written twice; services are
+    given those steps again, and draw them at their place.
+
+    Args:
+        loggers: by their names, not open yet.
+        position: that the checkpoint has saved of a run that is resumed; None is a run that begins.
+        averages: whether the run averages its weights.
+        metrics: the names of the run's metrics.
+
+    Raises:
+        ConfigError: a logger cannot be opened.
     """
 
     def __init__(
         self,
         run_dir: Path,
         *,
-        tensorboard: bool,
+        loggers: Mapping[str, Logger],
         enabled: bool,
         position: dict[str, int] | None,
         averages: bool = False,
@@ -41,35 +51,22 @@ class Events:
     ) -> None:
         self.run_dir = run_dir
         self.enabled = enabled
-        self._tensorboard = None
+        self._metrics = tuple(metrics)
+        self._loggers = OpenLoggers()
         if not enabled:
             return
         self._cut_off(position or {})
         self._csv_file = (run_dir / METRICS_FILE).open("a", newline="")
-        columns = _columns(run_dir / METRICS_FILE) or columns_of(metrics, averages=averages)
+        columns = _columns(run_dir / METRICS_FILE) or columns_of(self._metrics, averages=averages)
         self._csv = csv.DictWriter(self._csv_file, columns, extrasaction="ignore", lineterminator="\n")
         if self._csv_file.tell() == 0:
             self._csv.writeheader()
         if averages and f"{RAW}/loss" not in columns:
-            log.info("%s was begun without the average: TensorBoard alone gets val_raw/", METRICS_FILE)
-        if tensorboard:
-            # Imported here: it takes a second, which a run without TensorBoard does not need.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._wait_for_a_later_name()
-            self._tensorboard = SummaryWriter(str(run_dir))
+            log.info("%s was begun without the average: the loggers alone get val_raw/", METRICS_FILE)
+        self._loggers.open(loggers, run_dir, goes_on=bool(position))
 
     def _files(self) -> list[Path]:
         return [self.run_dir / METRICS_FILE, *sorted(self.run_dir.glob(EVENT_FILES))]
-
-    def _wait_for_a_later_name(self) -> None:
-        """Wait until a new event file sorts after those that are there.
-
-        TensorBoard reads them in the order of their names, which begin with the time in whole seconds and go on with
-        the process and a count, both compared as text: of two files of one second, 10 would be read before 9.
-        """
-        while any(self.run_dir.glob(EVENT_FILES.replace("*", f"{int(time.time()):010d}.*"))):
-            time.sleep(0.02)
 
     def _cut_off(self, position: dict[str, int]) -> None:
         for file in self._files():
@@ -87,8 +84,7 @@ class Events:
         if not self.enabled:
             return {}
         self._csv_file.flush()
-        if self._tensorboard is not None:
-            self._tensorboard.flush()
+        self._loggers.each(lambda logger: logger.flush())
         return {file.name: file.stat().st_size for file in self._files()}
 
     def write(
@@ -117,53 +113,49 @@ class Events:
                 row |= {f"{split}/{name}": value for name, value in scores.values().items()}
         self._csv.writerow(row)
         scores = {key: value for key, value in row.items() if "/" in key and value is not None}
-        # TensorBoard shows tags by name: the scores of validation come first.
+        # Loggers show tags by name: the scores of validation come first.
         self.scalars(step, {"train/lr": lr} | {key.replace("val/", "eval/"): value for key, value in scores.items()})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Write `values` to TensorBoard alone."""
-        if self._tensorboard is not None:
-            for tag, value in values.items():
-                self._tensorboard.add_scalar(tag, value, step)
+        """Give `values` to the loggers alone."""
+        self._loggers.each(lambda logger: logger.scalars(step, values))
 
     def images(self, tag: str, images: "Tensor", step: int) -> None:
-        """Write a grid of up to 16 normalised images (B, C, H, W), each stretched to its own range."""
-        if self._tensorboard is None:
-            return
-        self._tensorboard.add_image(tag, image_grid(images[:16]), step)
+        """Log a grid of up to 16 normalised images (B, C, H, W), each stretched to its own range."""
+        if self._loggers:
+            self._picture(tag, image_grid(images[:16]), step)
 
     def filters(self, weights: "Tensor | None", step: int) -> None:
-        """Write the kernels (N, C, H, W) of a first convolution as images, as Krizhevsky et al. 2012, figure 3."""
-        if self._tensorboard is not None and weights is not None:
-            self._tensorboard.add_image("visual/conv1", image_grid(weights, zoom=4), step)
+        """Log the kernels (N, C, H, W) of a first convolution as images, as Krizhevsky et al. 2012, figure 3."""
+        if self._loggers and weights is not None:
+            self._picture("visual/conv1", image_grid(weights, zoom=4), step)
 
-    def hparams(self, config: dict[str, Any], *, model: str) -> None:
-        """Write the config for TensorBoard's table of hyperparameters, under the name of the `model`.
+    def _picture(self, tag: str, picture: "Tensor", step: int) -> None:
+        pixels = picture.permute(1, 2, 0).numpy()
+        self._loggers.each(lambda logger: logger.image(tag, pixels, step))
 
-        Each run writes its own values alone, and no list of the columns: without one TensorBoard compares the runs and
-        puts the settings that differ first, and the scores of `eval/` before those of `train/`.
-        """
-        if self._tensorboard is None:
-            return
-        from torch.utils.tensorboard.summary import hparams
-
-        # Its own column of names has room for the first 15 letters, which are those of the model and the data.
-        values: dict[str, Any] = {"Model": model, "Run": self.run_dir.name}
+    def describe(self, config: dict[str, Any], *, model: str, command: str) -> None:
+        """Log what is trained, before the first step: a run that stops early has it too."""
+        # TensorBoard's own column of names has room for 15 letters, which are those of the model and the data.
+        settings: dict[str, Any] = {"Model": model, "Run": self.run_dir.name}
         for key, value in config.items():
             if key != "model._target_":
                 name = LEADING.get(key, key)
                 value = value.rpartition(".")[2] if key.endswith("._target_") else value
-                values[name] = value if isinstance(value, int | float | str) else str(value)
-        _, start, end = hparams(values, {})
-        for summary in (start, end):
-            assert self._tensorboard.file_writer is not None
-            self._tensorboard.file_writer.add_summary(summary)
+                settings[name] = value if isinstance(value, int | float | str) else str(value)
+        charts = {
+            metric.title: [f"{split}/{name}" for split in ("train", "train_epoch", "eval", RAW)]
+            for name in self._metrics
+            if (metric := metric_of(name)) is not None
+        }
+        description = Description(settings, config, command, charts)
+        self._loggers.each(lambda logger: logger.describe(description))
 
-    def close(self) -> None:
+    def close(self, *, finished: bool = False) -> None:
+        """Close the files and the loggers; `finished` says whether the run came to its end."""
         if self.enabled:
             self._csv_file.close()
-            if self._tensorboard is not None:
-                self._tensorboard.close()
+            self._loggers.close(finished=finished)
 
 
 def columns_of(metrics: Iterable[str] = METRICS, *, averages: bool = False) -> list[str]:

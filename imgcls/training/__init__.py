@@ -10,6 +10,7 @@ from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import OutOfMemory, out_of_memory_text
 from imgcls.training.optim import WeightAverage, parameter_groups, set_lr, without_dynamo
 from imgcls.training.ranks import look_up_run_on_all_ranks
+from imgcls.training.risks import risks_of
 from imgcls.training.schedules import Constant, Cosine, Plateau, Step
 from imgcls.training.state import State
 from imgcls.training.trainer import Trainer
@@ -35,6 +36,7 @@ __all__ = [
     "open_run_directory",
     "out_of_memory_text",
     "parameter_groups",
+    "risks_of",
     "set_lr",
     "validate",
     "without_dynamo",

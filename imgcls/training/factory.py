@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,26 @@ from imgcls.data.loading import Batch, build_loaders, check_files
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
 from imgcls.data.sets import ImageSet, describe_sample, open_image_set
 from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
+from imgcls.environment import command
 from imgcls.errors import ConfigError
 from imgcls.metrics import Meter, metrics_of
 from imgcls.models import build_model
-from imgcls.runs import Events, RunDirectory, code_version, explain_disk_errors, shorter_run
+from imgcls.runs import (
+    Events,
+    RunDirectory,
+    build_loggers,
+    code_version,
+    explain_disk_errors,
+    shorter_run,
+)
 from imgcls.training.bad_files import put_back_removed_files
+from imgcls.training.compiling import compile_network, repeated_blocks
 from imgcls.training.freezing import Freezing
 from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, without_dynamo
+from imgcls.training.risks import log_risks
 from imgcls.training.schedules import Schedule
 from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
@@ -81,12 +92,14 @@ def build_trainer(
     device: torch.device,
     *,
     images: ImageSet | None = None,
+    words: Sequence[str] = (),
     new_scaler: Callable[[], torch.amp.GradScaler] | None = None,
 ) -> Trainer:
     """Build the trainer of a run, claim `run_dir` for it, and resume the run that the directory holds, if any.
 
     Args:
         images: the image set of the config, if it is open already.
+        words: of the command line, which TensorBoard shows.
         new_scaler: makes the scaler of the loss; by default it scales in fp16 alone.
 
     Raises:
@@ -112,6 +125,7 @@ def build_trainer(
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)
+    log_risks(config, network, num_images=len(images.train))
 
     def layout(pixels: Tensor) -> Tensor:
         # (B, H, W, C) seen as (B, C, H, W) is channels_last already.
@@ -125,7 +139,7 @@ def build_trainer(
         main = distributed.is_main()
         return Events(
             run_dir.path,
-            tensorboard=config.tensorboard,
+            loggers=build_loggers(config.logger),
             enabled=main,
             position=position,
             averages=config.ema_decay > 0,
@@ -137,6 +151,8 @@ def build_trainer(
 
     # Everything that may be refused comes before the first change to the run's directory.
     check_best_metric(config, num_classes)
+    if config.compile_mode == "blocks":
+        repeated_blocks(network)
     check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
@@ -148,7 +164,7 @@ def build_trainer(
         num_classes=num_classes,
         model=network,
         train_model=network,
-        wrap=lambda network: wrap(network, compiled=config.compile),
+        wrap=lambda network: wrap(network, config),
         freezing=freezing,
         average=average,
         loss=ClassificationLoss(
@@ -180,6 +196,8 @@ def build_trainer(
         log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)
     run_dir.claim(step=trainer.state.step, epoch=trainer.state.epoch)
     trainer.run_log.open(position)
+    line = f"{command('train')} {shlex.join(words)}"
+    trainer.run_log.events.describe(trainer.description["config"], model=str(network.arch), command=line)
     freezing.apply(trainer.state.epoch)
     trainer.train_model = trainer.wrap(network)
     log_learning(config, network, freezing)
@@ -202,10 +220,13 @@ def sync_batch_norm(network: nn.Module, config: Config, device: torch.device) ->
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
-def wrap(network: nn.Module, *, compiled: bool) -> nn.Module:
+def wrap(network: nn.Module, config: Config) -> nn.Module:
     """Return what trains the network's weights: over all ranks, and compiled if asked for."""
-    distributed_network = DistributedDataParallel(network) if distributed.world_size() > 1 else network
-    return torch.compile(distributed_network) if compiled else distributed_network  # type: ignore[return-value]
+    blocks = config.compile and config.compile_mode == "blocks"
+    if blocks:
+        network = compile_network(network, "blocks")
+    over_ranks = DistributedDataParallel(network) if distributed.world_size() > 1 else network
+    return compile_network(over_ranks, config.compile_mode) if config.compile and not blocks else over_ranks
 
 
 def class_weights(config: Config, images: ImageSet) -> Tensor | None:

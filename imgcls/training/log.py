@@ -1,4 +1,4 @@
-"""What a run reports while it trains: log lines, the progress bar, metrics.csv and TensorBoard."""
+"""What a run reports while it trains: log lines, the progress bar, metrics.csv and the loggers."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ class RunLog:
     """The log of a run; `open` it before the first step.
 
     Args:
-        open_events: opens metrics.csv and TensorBoard, cut off at the lengths that a checkpoint saved.
+        open_events: opens metrics.csv and the loggers, cut off at the lengths that a checkpoint saved.
         meter: an empty one of the run's metrics.
     """
 
@@ -44,6 +44,12 @@ class RunLog:
     def open(self, position: dict[str, int] | None) -> None:
         """Open the files, cut off at `position`; None starts new ones."""
         self.events = self._open_events(position)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.events.close()  # of a run that stops or fails; the results of one that finishes have closed them
 
     def reopen(self, position: dict[str, int] | None) -> None:
         """Close the files and open them again, cut off at `position`."""
@@ -169,6 +175,5 @@ class RunLog:
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             **{key: description[key] for key in ("data", "data_root", "code")},
         }
-        self.events.hparams(description["config"], model=str(trainer.model.arch))
-        self.events.close()
+        self.events.close(finished=True)
         return results

@@ -41,16 +41,30 @@ def save_single_rank(trainer: "Trainer") -> None:
 def handle_stop_signal(trainer: "Trainer", *, save_if_due: bool = True) -> None:
     """Save and stop if any rank received a signal; save if a save is due. All ranks decide alike.
 
+    Several ranks do so one step after they were asked to: see `Agreement`.
+
     Raises:
         Interrupted: a signal stopped the run.
     """
-    due = save_if_due and (trainer.save_requested or trainer.checkpoints.due)
-    trainer.save_requested = False
-    answer = distributed.agree(2 * trainer.signals.request + due)
+    agreement = trainer.agreement
+    if distributed.world_size() > 1:
+        _act(trainer, agreement.answer(), save_if_due=save_if_due)
+        agreement.ask(_wanted(trainer))
+    else:
+        _act(trainer, _wanted(trainer), save_if_due=save_if_due)
+
+
+def _wanted(trainer: "Trainer") -> int:
+    """Return what this rank asks for: twice the number of its signal, and one more for a save."""
+    return 2 * trainer.signals.request + (trainer.save_requested or trainer.checkpoints.due)
+
+
+def _act(trainer: "Trainer", answer: int, *, save_if_due: bool) -> None:
     number, step = answer // 2, trainer.state.step
     if number:
         log.info("%s: saving after step %d", stop_name(number), step)
-    if answer:
+    if number or (answer and save_if_due):
+        trainer.save_requested = False
         save(trainer)
     if number:
         trainer.checkpoints.settle()

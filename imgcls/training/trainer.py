@@ -21,7 +21,9 @@ from imgcls.data.loading import Batch, Loader
 from imgcls.errors import exit_code_of
 from imgcls.metrics import Meter, Scores, metrics_of, scores_of
 from imgcls.runs import Clock, StopSignals
+from imgcls.training.agreement import Agreement
 from imgcls.training.bad_files import remember_bad_file
+from imgcls.training.compiling import kept_logits, uncompiled
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
 from imgcls.training.freezing import Freezing
 from imgcls.training.log import RunLog
@@ -91,7 +93,7 @@ class Trainer:
             BadImageError: an image cannot be read; the run is saved after its last step.
             OSError: a checkpoint or a metric cannot be written.
         """
-        with self.signals, explain_out_of_memory(lambda: memory_advice(self)), self.checkpoints:
+        with self.signals, explain_out_of_memory(lambda: memory_advice(self)), self.checkpoints, self.run_log:
             self.begin()
             while not self.finished():
                 try:
@@ -107,6 +109,7 @@ class Trainer:
                 except Exception as error:
                     self.explain_failed_resume(error)
                     raise
+            self.agreement.answer()  # a signal after the last step has nothing to stop
             return self.run_log.results(self)
 
     def explain_failed_resume(self, error: Exception) -> None:
@@ -181,7 +184,7 @@ class Trainer:
                 loss = output.loss if num_parts == 1 else output.loss * (len(part) / len(images))
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
-            logits.append(output.logits.detach())
+            logits.append(kept_logits(output.logits.detach(), self.config))
         if self.config.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
@@ -206,7 +209,11 @@ class Trainer:
     def score(self, network: nn.Module, name: str) -> Scores:
         """Return the scores of `network` on the validation images, with `name` beside the progress bar."""
         loader = self.val_loader
-        with self.run_log.progress(self, name, loader) as progress, closing(loader.epoch(0)) as batches:
+        with (
+            self.run_log.progress(self, name, loader) as progress,
+            closing(loader.epoch(0)) as batches,
+            uncompiled(self.config),
+        ):
 
             def after_batch(meter: Meter) -> None:
                 if progress.due or progress.done % self.config.log_every_steps == 0:
@@ -238,7 +245,9 @@ class Trainer:
         self.watch = FiniteLossWatch()
         self.signals = StopSignals(max_hours=self.config.max_hours)
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
-        self.save_requested = False  # a hook on any rank may set it, after a step: all save before the next
+        self.agreement = Agreement()
+        # A hook on any rank may set it, after a step: one process saves before the next step, several after it.
+        self.save_requested = False
         self.started_at = time.monotonic()
 
     def new_meter(self) -> Meter:

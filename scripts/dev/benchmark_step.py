@@ -24,42 +24,67 @@ from imgcls.training import Trainer, build_trainer, open_run_directory
 
 def measure_step(asked: argparse.Namespace) -> None:
     """Measure the step alone on noise: augmentation on the device, forward, backward, optimizer."""
-    config = compose(asked.overrides)
-    classes = config.data.num_classes or 1000
-    config.batch_size = config.batch_size or config.recipe.batch_size
-    config.data.source = {
-        "_target_": "imgcls.data.sets.draw_noise",
-        **{"image_size": config.image_size, "num_images": config.batch_size, "num_classes": classes},
-    }
-    config.data.root, config.data.num_classes = None, None
+    config = on_noise(asked.overrides)
     with trainer_of(config) as trainer:
         step = step_of(trainer)
-        rates = [rate(step, asked.seconds, trainer) for _ in range(asked.rounds)]
+        rates = [rate(step, asked.seconds, trainer.device) for _ in range(asked.rounds)]
     print(f"{machine()}\n{describe(config)}")
     print(f"the step alone: {shown(rates)} images/s")
     print(advice_on_compute(settings_of(config, trainer)))
+
+
+def on_noise(words: list[str]) -> Config:
+    """Compose a run in train.py's words on one batch of noise with the classes of its data set."""
+    config = compose(words)
+    config.batch_size = config.batch_size or config.recipe.batch_size
+    config.data.source = {
+        "_target_": "imgcls.data.sets.draw_noise",
+        "image_size": config.image_size,
+        "num_images": config.batch_size,
+        "num_classes": config.data.num_classes or 1000,
+    }
+    config.data.root, config.data.num_classes = None, None
+    return config
+
+
+class TrainingRates(NamedTuple):
+    """Images/s of each round for the data alone, the step alone, and both; the share of the time spent waiting."""
+
+    data: list[float]
+    step: list[float]
+    whole: list[float]
+    waits: list[float]
+
+
+def training_rates(trainer: Trainer, *, seconds: float, rounds: int) -> TrainingRates:
+    """Measure the data alone, the step alone, and training, in turns of so many seconds."""
+    step = step_of(trainer)
+    batches = endless(trainer.train_loader)
+    rates = TrainingRates([], [], [], [])
+    for _ in range(rounds):
+        rates.data.append(rate(lambda: len(next(batches).labels), seconds, trainer.device))
+        rates.step.append(rate(step, seconds, trainer.device))
+        waited, started = [0.0], time.perf_counter()
+        rates.whole.append(rate(lambda waited=waited: whole_step(trainer, batches, waited), seconds, trainer.device))
+        rates.waits.append(waited[0] / (time.perf_counter() - started))
+    batches.close()
+    return rates
 
 
 def measure_train(asked: argparse.Namespace) -> None:
     """Measure the data alone, the step alone, and training, and print what bounds it."""
     config = compose(asked.overrides)
     with trainer_of(config) as trainer:
-        step = step_of(trainer)
-        batches = endless(trainer.train_loader)
-        data_rates, step_rates, whole_rates, waits = [], [], [], []
-        for _ in range(asked.rounds):
-            data_rates.append(rate(lambda: len(next(batches).labels), asked.seconds, trainer))
-            step_rates.append(rate(step, asked.seconds, trainer))
-            waited, started = [0.0], time.perf_counter()
-            whole_rates.append(rate(lambda waited=waited: whole_step(trainer, batches, waited), asked.seconds, trainer))
-            waits.append(waited[0] / (time.perf_counter() - started))
-        batches.close()
+        rates = training_rates(trainer, seconds=asked.seconds, rounds=asked.rounds)
         settings = settings_of(config, trainer)
     print(f"{machine()}\n{describe(config)}\ndecoder: {describe_decoder()}")
-    print(f"the data alone: {shown(data_rates)} images/s")
-    print(f"the step alone: {shown(step_rates)} images/s")
-    print(f"training:       {shown(whole_rates)} images/s, waiting for data {statistics.median(waits):.0%} of the time")
-    data, step_alone, whole = (statistics.median(rates) for rates in (data_rates, step_rates, whole_rates))
+    print(f"the data alone: {shown(rates.data)} images/s")
+    print(f"the step alone: {shown(rates.step)} images/s")
+    print(
+        f"training:       {shown(rates.whole)} images/s, "
+        f"waiting for data {statistics.median(rates.waits):.0%} of the time"
+    )
+    data, step_alone, whole = (statistics.median(each) for each in rates[:3])
     print(verdict(data, step_alone, whole, settings))
 
 
@@ -103,7 +128,7 @@ def advice_on_data(settings: Settings) -> str:
     if settings.num_threads < settings.cores:
         return f"Change: data.num_threads={settings.cores}, all the cores of this process"
     if settings.data == "files":
-        return "Change: data=pack (scripts/pack.py, lossy), which decodes more than twice as fast; or use more cores"
+        return "Change: data=pack (scripts/pack.py), which decodes faster with the same pixels; or use more cores"
     return "Change: more cores, or a smaller image_size"
 
 
@@ -145,7 +170,7 @@ def settings_of(config: Config, trainer: Trainer) -> Settings:
 def trainer_of(config: Config) -> Iterator[Trainer]:
     """Build the trainer that train.py would build, in a directory that is removed afterwards."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", default_num_threads())))
-    config.tensorboard = False
+    config.logger = {}
     images = open_image_set(config)
     config = fit_to_set(config, len(images.train))
     with (
@@ -189,12 +214,12 @@ def endless(loader: Loader) -> Any:
         epoch += 1
 
 
-def rate(step: Callable[[], int], seconds: float, trainer: Trainer) -> float:
+def rate(step: Callable[[], int], seconds: float, device: torch.device) -> float:
     """Images/s of `step`, called for so many seconds after two times that do not count."""
 
     def settle() -> None:
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     for _ in range(2):
         step()

@@ -482,6 +482,7 @@ def failing_reads(lab: Lab, num: int) -> Tally:
 
 def mutated_files(lab: Lab, num: int) -> Tally:
     """Read broken copies of every kind of file that a run leaves: the answer is one line, and comes at once."""
+    from imgcls.data.decoding import native
     from imgcls.data.sets import make_pack, open_folder
 
     tally = Tally()
@@ -490,7 +491,7 @@ def mutated_files(lab: Lab, num: int) -> Tally:
     Child(half, lab.overrides(), hook=die_at_step(NUM_STEPS - 3)).end()
     shutil.copytree(half, good / "run")
     shutil.copytree(lab.whole, good / "finished")
-    make_pack(open_folder(str(lab.data)), good / "data.pack")
+    make_pack(open_folder(str(lab.data)), good / "data.pack", lossless=native.available())
     kinds = jobs(lab.data, RUN)
     for number in range(num):
         job = kinds[number % len(kinds)]

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from imgcls.data.decoding import native
+
 HARNESS = Path(__file__).resolve().parents[2] / "tests" / "fuzz" / "fuzz_native.c"
 LONGEST_SEED = 1 << 16
 
@@ -59,6 +61,8 @@ def write_seeds(corpus: Path | None, folder: Path) -> None:
     """Write all seeds into one folder."""
     seeds = list(small_jpegs())
     seeds += [tall_sampling(seed) for seed in seeds if b"\xff\xc0" in seed and b"\x03\x01\x21\x00" in seed]
+    # Those that the native decoder takes, as they are in a pack.
+    seeds += [written for seed in seeds if native.available() and (written := native.write_restarts(seed, interval=3))]
     if corpus is not None:
         seeds += [path.read_bytes()[:LONGEST_SEED] for path in sorted(corpus.iterdir()) if path.is_file()]
     for number, seed in enumerate(seeds):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ROUNDS = 8
 
 
-def saving() -> None:
-    """Train ResNet-18 on noise, and see how many seconds of steps a checkpoint takes away."""
+def saving(rounds: int = ROUNDS) -> dict[str, float]:
+    """Train ResNet-18 on noise, and return how many seconds of steps a checkpoint takes away."""
     import torch  # here: `--help` does not wait for torch
     import torch.nn.functional as F
 
@@ -55,7 +55,7 @@ def saving() -> None:
     writer, waits, losses, in_loop = CheckpointWriter(), [], [], []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         last, previous = Path(folder) / "last.pt", Path(folder) / "previous.pt"
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             num, started = 0, time.perf_counter()
             while time.perf_counter() < started + 2:
                 step()
@@ -75,11 +75,12 @@ def saving() -> None:
             in_loop.append(time.perf_counter() - started)
         megabytes = last.stat().st_size / 1e6
     waited, lost, instead = (statistics.median(seconds) for seconds in (waits, losses, in_loop))
-    print(f"ResNet-18 and its momentum, {megabytes:.0f} MB, on {device}, medians of {ROUNDS}:")
+    print(f"ResNet-18 and its momentum, {megabytes:.0f} MB, on {device}, medians of {rounds}:")
     print(f"  the loop waits for the copy      {1000 * waited:4.0f} ms")
     print(f"  its steps beside the thread lose {1000 * lost:4.0f} ms")
     print(f"  saved every minute               {100 * (waited + max(lost, 0)) / 60:4.2f} % of the time")
     print(f"  written in the loop instead      {1000 * instead:4.0f} ms, {100 * instead / 60:4.2f} %")
+    return {"megabytes": megabytes, "waited_s": waited, "lost_s": lost, "in_loop_s": instead}
 
 
 def exactness(images: Path) -> None:

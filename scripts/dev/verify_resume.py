@@ -43,6 +43,8 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if options.before < 1 or options.after < 1:
         parser.error(f"N={options.before} and M={options.after} must be at least 1")
+    if options.ranks > 1 and options.after < 2:
+        parser.error("M=1 is too small with --ranks: they save one step after they are asked to; use at least 2")
     kept: Path | None = options.folder
     if kept is not None and kept.exists() and any(kept.iterdir()):
         parser.error(f"--folder {kept} is not empty; name a new one")

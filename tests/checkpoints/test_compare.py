@@ -21,7 +21,7 @@ def different(one: Path, other: Path) -> dict[str, list[str]]:
 
 
 def test_every_part_that_differs_is_named(tiny_config: Make, train: Train, tmp_path: Path) -> None:
-    config = tiny_config("epochs=1", "tensorboard=true")
+    config = tiny_config("epochs=1", "logger=tensorboard")
     train(config, "one")
     train(config, "other")
     one, other = tmp_path / "one", tmp_path / "other"
@@ -50,7 +50,7 @@ def test_another_seed_is_another_run(tiny_config: Make, train: Train, tmp_path: 
 
 
 SCRIPT = str(CONF_DIR.parent / "scripts/dev/verify_resume.py")
-RUN = ["model=lenet5", "model.activation=relu", "data=folder", "image_size=32", "batch_size=12", "tensorboard=false"]
+RUN = ["model=lenet5", "model.activation=relu", "data=folder", "image_size=32", "batch_size=12", "logger=none"]
 
 
 @pytest.mark.slow

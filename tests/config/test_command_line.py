@@ -22,7 +22,7 @@ def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def tiny(tiny_folder: Path) -> list[str]:
-    scale = ["image_size=32", "batch_size=12", "epochs=2", "data.num_threads=1", "tensorboard=false"]
+    scale = ["image_size=32", "batch_size=12", "epochs=2", "data.num_threads=1", "logger=none"]
     return ["model=lenet5", "model.activation=relu", "data=folder", f"data.root={tiny_folder}", *scale]
 
 

@@ -150,13 +150,14 @@ def test_the_config_of_another_command_is_refused() -> None:
 
 def test_what_does_not_change_the_result_is_left_out_of_the_consequential() -> None:
     one = consequential(compose(["data.num_threads=1", "name=a", "data.root=x"]))
-    other = consequential(compose(["data.num_threads=2", "overwrite=true", "tensorboard=false"]))
+    other = consequential(compose(["data.num_threads=2", "overwrite=true", "logger=none"]))
     assert one == other
     assert one != consequential(compose(["seed=1"]))
 
 
 def test_what_a_run_may_be_resumed_with_is_neither_in_its_name_nor_in_its_identity() -> None:
-    assert {"data.root", "device", "divergence.stuck_steps"} <= INCIDENTAL <= set(flatten(compose()))
+    assert {"data.root", "device", "divergence.stuck_steps"} <= INCIDENTAL - {"logger"} <= set(flatten(compose()))
+    assert not any(key.startswith("logger") for key in consequential(compose(["logger=[tensorboard,wandb]"])))
     assert {"model", "data", "trust", *INCIDENTAL} == set(keys_not_in_run_name())
 
 

@@ -87,7 +87,7 @@ def test_own_network_and_data_train_and_the_checkpoint_brings_no_trust(mynet: Pa
         return subprocess.run(command, cwd=mynet, capture_output=True, text=True, timeout=120)
 
     words = ["--config-dir", "conf", "model=mine", "data=mine", f"data.root={tiny_folder}", "device=cpu", "epochs=1"]
-    words += ["image_size=32", "batch_size=12", "max_steps=2", "tensorboard=false"]
+    words += ["image_size=32", "batch_size=12", "max_steps=2", "logger=none"]
     refused = run("train.py", *words)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert "trust=[mynet]" in refused.stderr

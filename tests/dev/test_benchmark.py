@@ -114,7 +114,7 @@ def test_every_pipeline_shows_the_same_part_of_the_image(tiny_folder):
 def test_loader_compares_every_pipeline_that_is_here(tiny_folder, tmp_path, capsys, packed):
     more = []
     if packed:
-        make_pack(open_folder(str(tiny_folder)), tmp_path / "a.pack")
+        make_pack(open_folder(str(tiny_folder)), tmp_path / "a.pack", lossless=native.available())
         more = ["--pack", str(tmp_path / "a.pack")]
     sizes = ["--image-size", "16", "--rounds", "1", "--threads", "1", "--images", "20"]
     main(["loader", "--data", str(tiny_folder), *sizes, *more])

@@ -93,6 +93,8 @@ class Command:
             return "downloads published weights"
         if not self.ours:
             return "another program, or a benchmark or proof that takes minutes"
+        if any(word.startswith("logger=") and ("wandb" in word or "mlflow" in word) for word in words):
+            return "logs to a service"
         if "real=real.json" in words:
             return "needs a download"
         return None
@@ -201,7 +203,8 @@ def check(command: Command, config_dir: Path) -> None:
         if network:
             compose_network(network)
     elif program.startswith("scripts/dev/") and (ROOT / program).is_file():
-        options = _parse(lambda: runpy.run_path(str(ROOT / program), run_name="__main__"), program, words)
+        script = (ROOT / program).with_suffix(".py")  # a .sh is the door to a program of the same name
+        options = _parse(lambda: runpy.run_path(str(script), run_name="__main__"), program, words)
         if overrides := getattr(options, "overrides", None):
             compose_run(overrides)
     elif program.startswith("-m ") and importlib.util.find_spec(program.removeprefix("-m ")):
@@ -293,7 +296,7 @@ def small_words(command: Command) -> list[str]:
     if command.program == "evaluate":
         # A run's checkpoint on its own finds its images only beside the run's results.
         given = any(word.startswith(("data", "checkpoint=runs/mynet")) for word in words)
-        return [*words, "device=cpu", "batch_size=8", "tensorboard=false", *([] if given else ["data.root=/my/photos"])]
+        return [*words, "device=cpu", "batch_size=8", "logger=none", *([] if given else ["data.root=/my/photos"])]
     if command.program in ("predict", "export", "plot") and any(
         word.startswith(("checkpoint=", "runs/")) for word in words
     ):
@@ -311,7 +314,7 @@ def _small_run(words: list[str]) -> list[str]:
     # A run that goes on has two steps more than the one before.
     steps = 4 if "continue_run=true" in words else 2
     epochs = [] if any(word.startswith("epochs=") for word in words) else ["epochs=20"]
-    tiny = [f"max_steps={steps}", *epochs, "batch_size=8", "microbatch=null", "device=cpu", "tensorboard=false"]
+    tiny = [f"max_steps={steps}", *epochs, "batch_size=8", "microbatch=null", "device=cpu", "logger=none"]
     tiny += ["data.num_classes=null"]  # a handful of ImageNet's thousand
     if not any(word.startswith("data") for word in words):
         tiny.append("data.memorise=16")  # the default sets have thousands of images

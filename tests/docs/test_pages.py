@@ -47,6 +47,9 @@ def test_a_message_that_is_explained_is_one_of_the_code(message: str) -> None:
 INLINE = re.compile(r"`(\+?[a-z_]+(?:\.[a-z_0-9]+)*=[^`\s]*(?: \+?[a-z_]+(?:\.[a-z_0-9]+)*=[^`\s]*)*)`")
 # Keys of training and of tests, by their first part, and those that scripts alone take.
 OF_SCRIPTS = {
+    "accuracy",
+    "any_size",
+    "calibration",
     "format",
     "top",
     "out",
@@ -140,7 +143,7 @@ def test_every_setting_has_a_meaning_on_its_page() -> None:
     silent = {key for key in of_training if not of_training[key]}
     silent |= {key for key in of_tests if not of_tests[key] and not of_training.get(key)}
     # Groups have other sections, and `network` is no key of a command line.
-    assert silent <= {"model", "optimizer", "schedule", "protocol", "augment.batch", "network"}
+    assert silent <= {"model", "optimizer", "schedule", "protocol", "augment.batch", "logger", "network"}
 
 
 def test_every_environment_variable_is_explained() -> None:

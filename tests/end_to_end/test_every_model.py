@@ -18,7 +18,7 @@ def test_trains_two_steps_and_validates(model: str, tmp_path: Path) -> None:
     if model == "timm":
         pytest.importorskip("timm", reason="timm is not installed: uv sync --extra timm")
     arch = [f"model.arch={ARCHS[model]}"] if model in ARCHS else []
-    config = compose([f"model={model}", "batch_size=4", "max_steps=2", "tensorboard=false", *arch])
+    config = compose([f"model={model}", "batch_size=4", "max_steps=2", "logger=none", *arch])
     with open_run_directory(config, tmp_path / "run") as run_dir:
         results = build_trainer(config, run_dir, torch.device("cpu")).fit()
     assert results["steps"] == 2

@@ -30,7 +30,7 @@ def test_a_run_learns_in_every_precision(precision: str, tiny_config: Callable[.
 
 
 def tiny(folder: Path, *overrides: str) -> Config:
-    scale = ["image_size=96", "batch_size=12", "epochs=2", "tensorboard=false"]
+    scale = ["image_size=96", "batch_size=12", "epochs=2", "logger=none"]
     return compose(["data=folder", f"data.root={folder}", *scale, "device=cuda", *overrides])
 
 

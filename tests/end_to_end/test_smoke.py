@@ -43,7 +43,7 @@ def test_the_smoke_run_that_subset_prints_passes_on_a_tiny_set(wnids: bool, tiny
     smoke, training = printed_commands(source, tmp_path, "--classes", "3", "--train", "5", "--val", "2")
     kind = "imagenet" if wnids else "folder"
     assert smoke[1:] == ["experiment=smoke", f"data={kind}", "data.root=a subset"]
-    smaller = ["image_size=16", "tensorboard=false", "device=cpu"]
+    smaller = ["image_size=16", "logger=none", "device=cpu"]
     done = run([*smoke, *smaller], tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "15 training and 15 validation images, the same ones (data.memorise=64)" in done.stdout

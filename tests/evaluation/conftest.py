@@ -22,7 +22,7 @@ def other_run_dir(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
 def _train(path: Path, folder: Path, *overrides: str) -> Path:
     torch.set_num_threads(1)
     words = ["model=lenet5", "model.activation=relu", "model.pool=max", "optimizer.lr=0.02", "data=folder"]
-    words += [f"data.root={folder}", "image_size=32", "batch_size=12", "epochs=2", "tensorboard=false"]
+    words += [f"data.root={folder}", "image_size=32", "batch_size=12", "epochs=2", "logger=none"]
     config = compose([*words, "data.num_threads=1", *overrides])
     with open_run_directory(config, path) as run_directory:
         run_directory.finish(build_trainer(config, run_directory, torch.device("cpu")).fit())

@@ -16,10 +16,8 @@ FOLDER = {"_target_": "imgcls.data.sets.open_folder"}
 
 
 def config_of(*checkpoints: Path, protocol: dict[str, Any] = CENTER, root: Path, **more: Any) -> EvaluateConfig:
-    """The test of checkpoints on the validation images in `root`, without TensorBoard."""
-    config = EvaluateConfig(
-        checkpoint=[str(path) for path in checkpoints], protocol=protocol, tensorboard=False, device="cpu", **more
-    )
+    """The test of checkpoints on the validation images in `root`, without a logger."""
+    config = EvaluateConfig(checkpoint=[str(path) for path in checkpoints], protocol=protocol, device="cpu", **more)
     config.data.root = str(root)
     config.data.num_threads = 1
     return config

@@ -76,7 +76,7 @@ assert "torch" not in sys.modules
 @pytest.mark.e2e
 def test_every_image_counts_once_on_two_ranks(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     alone = run(config_of(run_dir, root=tiny_folder, fresh=True))
-    words = [f"checkpoint={run_dir}", f"data.root={tiny_folder}", "device=cpu", "fresh=true", "tensorboard=false"]
+    words = [f"checkpoint={run_dir}", f"data.root={tiny_folder}", "device=cpu", "fresh=true", "logger=none"]
     done = evaluate_script(*words, f"out={tmp_path / 'two'}", cwd=tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr
     both = json.loads((tmp_path / "two/results.json").read_text())
@@ -89,7 +89,7 @@ def test_every_image_counts_once_on_two_ranks(run_dir: Path, tiny_folder: Path, 
 @pytest.mark.e2e
 def test_weights_from_a_file_are_tested_from_the_command_line(tiny_folder: Path, run_dir: Path, tmp_path: Path) -> None:
     torch.save(load_checkpoint(run_dir / "best.pt")["model"], tmp_path / "weights.pt")
-    words = ["weights=weights.pt", "model=lenet5", "device=cpu", "out=out", "tensorboard=false", "image_size=32"]
+    words = ["weights=weights.pt", "model=lenet5", "device=cpu", "out=out", "logger=none", "image_size=32"]
     words += ["model.activation=relu", "model.pool=max", "augment=resnet", "data=folder", f"data.root={tiny_folder}"]
     done = evaluate_script(*words, "model.num_classes=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

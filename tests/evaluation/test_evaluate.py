@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,10 +15,12 @@ from PIL import Image
 from imgcls.checkpoints import load_checkpoint, save_checkpoint
 from imgcls.config import build_component
 from imgcls.data.loading import Loader, view_images
-from imgcls.data.sets import open_image_set
+from imgcls.data.sets import FolderSplit, ImageSet, open_image_set
 from imgcls.errors import ConfigError
 from imgcls.evaluation import data_name, use_data
-from imgcls.inference import Center, open_checkpoint, predict, predict_views, scores_of_predictions
+from imgcls.evaluation.evaluate import labels_for
+from imgcls.evaluation.report import Report
+from imgcls.inference import Center, Predictions, open_checkpoint, predict, predict_views, scores_of_predictions
 from imgcls.runs import DiskError
 from imgcls.training import validate
 
@@ -51,7 +54,7 @@ def test_a_test_that_names_no_set_downloads_none(run_dir: Path, tiny_folder: Pat
 
 def test_a_test_writes_results_predictions_and_pictures(run_dir: Path, tiny_folder: Path, tmp_path: Path) -> None:
     config = config_of(run_dir, root=tiny_folder, out=str(tmp_path / "out"))
-    config.tensorboard = True
+    config.logger = {"tensorboard": {"_target_": "imgcls.runs.loggers.TensorBoard"}}
     results = run(config)
     out = tmp_path / "out"
     assert json.loads((out / "results.json").read_text())["top1"] == results["top1"]
@@ -173,6 +176,44 @@ def test_data_with_some_of_the_classes_is_scored_among_all_of_them(
     assert results["num_images"] == 10
     ours = {row["class"]: row["recall"] for row in results["per_class"]}
     assert ours == {row["class"]: row["recall"] for row in whole["per_class"] if row["class"] != "blue"}
+    assert results["among_present"]["classes"] == 2
+    assert results["among_present"]["top1"] >= results["top1"]
+    assert results["among_present"]["loss"] < results["loss"]
+    assert "among_present" not in whole
+
+
+def test_a_class_that_has_no_images_takes_none_from_those_that_have(tiny_folder: Path) -> None:
+    split = FolderSplit.of_files(["a", "b"])
+    log_probs = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]).log()
+    report = Report(Predictions(log_probs, torch.arange(2)), split, np.array([1, 2]), ["cat", "dog", "fox"])
+    assert report.scores.top1 == 50
+    present = report.among_present()
+    assert present is not None
+    assert present.top1 == 100
+    assert present.loss == pytest.approx(-(np.log(0.3 / 0.5) + np.log(0.7 / 0.9)) / 2)
+
+
+@pytest.mark.parametrize("names", [("blue", "green", "red"), ("0", "1", "2")])
+def test_class_folders_alone_are_tested_by_their_names_or_by_their_numbers(
+    names: tuple[str, ...], run_dir: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, other in zip(("blue", "green", "red"), names, strict=True):
+        shutil.copytree(tiny_folder / "val" / name, tmp_path / "set" / other)
+    with caplog.at_level("INFO"):
+        results = run(config_of(run_dir, root=tmp_path / "set", out=str(tmp_path / "out")))
+    assert {key: results[key] for key in ("num_images", "top1", "loss")} == {
+        key: run(config_of(run_dir, root=tiny_folder))[key] for key in ("num_images", "top1", "loss")
+    }
+    assert ("numbers are taken for places among its classes: 0 is blue" in caplog.text) == (names[0] == "0")
+
+
+def test_numbered_folders_are_the_classes_in_the_order_of_their_numbers(run_dir: Path) -> None:
+    member = open_checkpoint(run_dir)
+    member.classes = [f"class {k:02}" for k in range(12)]
+    files = FolderSplit.of_files([str(k) for k in range(4)])
+    files.labels = np.array([0, 1, 2, 3])
+    images = ImageSet(files, files, ["0", "1", "10", "2"], 3)  # sorted as text
+    assert labels_for(member, images).tolist() == [0, 1, 10, 2]
 
 
 def test_data_of_other_classes_is_refused(run_dir: Path, tmp_path: Path) -> None:

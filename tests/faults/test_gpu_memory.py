@@ -26,7 +26,7 @@ def _one_gibibyte() -> Iterator[None]:
 
 
 def steps_of(path: Path, folder: Path, *overrides: str) -> int:
-    size = ["image_size=224", "batch_size=60", "max_steps=2", "epochs=2", "precision=fp32", "tensorboard=false"]
+    size = ["image_size=224", "batch_size=60", "max_steps=2", "epochs=2", "precision=fp32", "logger=none"]
     config = compose(["model=resnet50", "data=folder", f"data.root={folder}", *size, "device=cuda", *overrides])
     with distributed.process_group(config.device) as device, open_run_directory(config, path) as run_dir:
         return build_trainer(config, run_dir, device).fit()["steps"]

@@ -2,7 +2,8 @@
  *
  * Each input is decoded with AVX2 and without into buffers of exactly their size. Besides what the sanitizers see, it
  * aborts where the two differ, and where a box of an image differs from the same box of the whole image decoded, which
- * holds jpeg_crop_scanline and jpeg_skip_scanlines to what we take them to do.
+ * holds jpeg_crop_scanline and jpeg_skip_scanlines to what we take them to do. What is decoded is also written again with
+ * restart markers, and must then have the same pixels.
  *
  * Compiled with clang -fsanitize=fuzzer it is a libFuzzer target; with STANDALONE it mutates a folder of files itself:
  *     fuzz_native FOLDER EXECUTIONS [SEED]
@@ -119,7 +120,37 @@ static int compare(const File *file, const double *box, int flip, Shape shape, c
     return 1;
 }
 
-static long counts[9], compared;
+static long counts[9], compared, rewritten;
+
+/* Pixels of a file with restart markers of its own may differ from libjpeg's where its data are broken. */
+static int has_segment(const File *file) {
+    Segment segment;
+    return read_segment(file->data, file->length, &segment);
+}
+
+/* The same box of the file written again. */
+static void compare_rewritten(Workspace *space, const File *file, const double *box, uint8_t flip, Shape shape,
+                              const unsigned char *wanted, size_t bytes) {
+    size_t capacity = 2 * file->length + (1 << 16);
+    unsigned char *written = allocate(capacity), *out = allocate(bytes);
+    int64_t length;
+    int32_t image[2], status;
+    if (imgcls_write_restarts(file->data, (int64_t)file->length, 1 + (int32_t)draw(20), MAX_PIXELS, written,
+                              (int64_t)capacity, &length) == STATUS_OK) {
+        /* In memory of exactly its size. */
+        unsigned char *exact = allocate((size_t)length);
+        memcpy(exact, written, (size_t)length);
+        const unsigned char *pointer = exact;
+        if (imgcls_open_bytes(space, &pointer, &length, 1, MAX_PIXELS, image, &status)) fail("open");
+        if (imgcls_decode(space, box, &flip, 1, shape.height, shape.width, shape.channels, out, &status)) fail("decode");
+        if (status != STATUS_OK) fail("a file written with restart markers is refused");
+        if (memcmp(out, wanted, bytes)) fail("a file written with restart markers has other pixels");
+        rewritten++;
+        free(exact);
+    }
+    free(written);
+    free(out);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static Workspace *spaces[2];
@@ -166,8 +197,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     counts[result[0]]++;
     if (result[0] == STATUS_OK) {
         if (memcmp(outs[0], outs[1], bytes)) fail("the pixels differ without AVX2");
-        compared += compare(&spaces[0]->files[0], box, flip, shape, outs[0]);
-    } else if (result[0] == STATUS_CORRUPT) {
+        File file = spaces[0]->files[0];
+        if (!has_segment(&file)) {
+            compared += compare(&file, box, flip, shape, outs[0]);
+            compare_rewritten(spaces[draw(2)], &file, box, flip, shape, outs[0], bytes);
+        }
+    } else if (result[0] == STATUS_CORRUPT && !has_segment(&spaces[0]->files[0])) {
         int h, w;
         unsigned char *pixels = whole_image(&spaces[0]->files[0], shape.channels, &h, &w);
         if (pixels) fail("a box is called corrupt, the whole image is not");
@@ -278,7 +313,7 @@ int main(int count, char **arguments) {
     }
     printf("%ld executions over %d files in %ld s; by status:", executions, num_seeds, (long)(time(NULL) - begin));
     for (int i = 0; i < 9; i++) printf(" %ld", counts[i]);
-    printf("; %ld compared with the whole image\n", compared);
+    printf("; %ld compared with the whole image, %ld written again\n", compared, rewritten);
     for (int i = 0; i < num_seeds; i++) free(seeds[i]);
     free(data);
     return 0;

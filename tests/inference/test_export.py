@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from imgcls.config import compose, consequential
 from imgcls.inference import DeployedNetwork, ExportError, Member, export, export_network, open_checkpoint, write_pt2
 from imgcls.models import build_model
 from imgcls.runs import DiskError, name_disk_errors
+from imgcls.startup import ExportForm
 
 CPU = torch.device("cpu")
 
@@ -39,7 +41,7 @@ def expected(member: Member, pixels: Tensor) -> Tensor:
 @torch.inference_mode()
 def test_a_pt2_program_takes_any_batch_and_says_what_it_is(member: Member, tmp_path: Path) -> None:
     file = tmp_path / "new/model.pt2"
-    assert export_network(member, file, normalise=True, softmax=True) <= 1e-4
+    assert export_network(member, file, ExportForm(normalise=True, softmax=True)) <= 1e-4
     extra = {"metadata.json": ""}
     program = torch.export.load(file, extra_files=extra).module()
     facts = json.loads(extra["metadata.json"])
@@ -58,7 +60,7 @@ def test_onnx_runs_elsewhere_and_carries_its_labels(member: Member, tmp_path: Pa
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")
     file = tmp_path / "model.onnx"
-    export_network(member, file, normalise=True, softmax=True, opset=18)
+    export_network(member, file, ExportForm(normalise=True, softmax=True, opset=18))
     session = runtime.InferenceSession(str(file))
     assert json.loads(session.get_modelmeta().custom_metadata_map["names"]) == ["tench", "goldfish", "cat"]
     for num in (1, 4):
@@ -70,6 +72,53 @@ def test_onnx_runs_elsewhere_and_carries_its_labels(member: Member, tmp_path: Pa
     assert {entry.domain: entry.version for entry in onnx.load(file).opset_import}[""] == 18
 
 
+@pytest.mark.slow
+@torch.inference_mode()
+def test_fewer_bits_and_any_size_give_nearly_the_same(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    member = open_checkpoint(saved(tmp_path, "model=resnet18", "image_size=32"))
+    calibration = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8)
+    pixels = calibration[:4].permute(0, 3, 1, 2) / 255
+    sizes = {}
+    for precision, most in (("fp32", 1e-4), ("fp16", 1e-2), ("int8", 0.1)):
+        file = tmp_path / f"{precision}.onnx"
+        form = ExportForm(normalise=True, softmax=True, precision=precision, any_size=precision != "int8")
+        export_network(member, file, form, calibration=calibration)
+        session = runtime.InferenceSession(str(file))
+        (found,) = session.run(None, {"images": pixels.contiguous().numpy()})
+        assert torch.allclose(torch.from_numpy(found), expected(member, pixels), atol=most)
+        assert session.get_modelmeta().custom_metadata_map["precision"] == precision
+        sizes[precision] = file.stat().st_size
+        if form.any_size:
+            larger = torch.rand(1, 3, 96, 40)
+            (found,) = session.run(None, {"images": larger.numpy()})
+            assert torch.allclose(torch.from_numpy(found), expected(member, larger), atol=most)
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert sizes["int8"] < 0.35 * sizes["fp32"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.e2e
+def test_a_network_of_one_size_cannot_take_any(member: Member, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="any_size=true: the network takes images of 32 x 32 pixels alone"):
+        export_network(member, tmp_path / "model.pt2", ExportForm(any_size=True))
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_an_aoti_package_computes_the_same_and_says_what_it_is(member: Member, tmp_path: Path) -> None:
+    from torch._inductor import aoti_load_package
+
+    file = tmp_path / "model.pt2"
+    assert export_network(member, file, ExportForm(normalise=True, softmax=True, compiled=True)) <= 1e-4
+    package = aoti_load_package(str(file))
+    assert json.loads(package.get_metadata()["names"]) == ["tench", "goldfish", "cat"]
+    for num in (1, 5):
+        pixels = torch.rand(num, 3, 32, 32)
+        assert torch.allclose(package(pixels), expected(member, pixels), atol=1e-5)
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     "opset, words",
@@ -79,14 +128,14 @@ def test_an_opset_that_torch_does_not_write_is_refused(opset: int, words: str, m
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     with pytest.raises(ValueError, match=words):
-        export_network(member, tmp_path / "model.onnx", normalise=False, softmax=False, opset=opset)
+        export_network(member, tmp_path / "model.onnx", ExportForm(normalise=False, softmax=False, opset=opset))
     assert not list(tmp_path.iterdir())
 
 
 def test_safetensors_hold_the_weights_and_their_story(member: Member, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors")
     file = tmp_path / "model.safetensors"
-    export_network(member, file, normalise=False, softmax=False)
+    export_network(member, file, ExportForm(normalise=False, softmax=False))
     with safetensors.safe_open(str(file), "pt") as opened:
         assert opened.metadata()["architecture"] == "lenet5"
         for name, value in member.state.items():
@@ -110,7 +159,7 @@ def test_every_family_exports(words: tuple[str, ...], suffix: str, tmp_path: Pat
     if suffix == ".onnx":
         pytest.importorskip("onnxruntime")
     member = open_checkpoint(saved(tmp_path, *words))
-    export_network(member, tmp_path / f"model{suffix}", normalise=True, softmax=False)
+    export_network(member, tmp_path / f"model{suffix}", ExportForm(normalise=True, softmax=False))
 
 
 def test_a_file_that_computes_something_else_is_refused(
@@ -123,7 +172,7 @@ def test_a_file_that_computes_something_else_is_refused(
 
     monkeypatch.setattr(export, "write_pt2", wrong)
     with pytest.raises(ExportError, match=r"differs from .* do not use it"):
-        export_network(member, tmp_path / "model.pt2", normalise=False, softmax=True)
+        export_network(member, tmp_path / "model.pt2", ExportForm(normalise=False, softmax=True))
 
 
 @pytest.mark.parametrize(
@@ -132,14 +181,15 @@ def test_a_file_that_computes_something_else_is_refused(
         ("model.h5", {}, r"the suffix says what to write; use one of .pt2, .onnx, .safetensors"),
         ("model.safetensors", {"softmax": True}, "holds weights alone"),
         ("model.pt2", {"opset": 18}, "opset=18 is ONNX's"),
+        ("model.pt2", {"precision": "int8"}, "precision=int8 is for .onnx files"),
+        ("model.onnx", {"compiled": True}, r"format=aoti writes .pt2 files, not .onnx; use out=.*model.pt2"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(
-    member: Member, tmp_path: Path, name: str, options: dict[str, bool], words: str
+    member: Member, tmp_path: Path, name: str, options: dict[str, Any], words: str
 ) -> None:
-    arguments = {"normalise": False, "softmax": False, **options}
     with pytest.raises(ValueError, match=words):
-        export_network(member, tmp_path / name, **arguments)  # type: ignore[arg-type]
+        export_network(member, tmp_path / name, ExportForm(**options))
 
 
 @pytest.mark.parametrize("package, name", [("onnxruntime", "m.onnx"), ("safetensors", "m.safetensors")])
@@ -151,14 +201,14 @@ def test_a_missing_package_is_named(
         for other in ("onnx", "onnxscript"):
             monkeypatch.setitem(sys.modules, other, nn)  # any module: only that it is there
     with pytest.raises(ValueError, match=rf"needs the package {package}.*pip install {package}"):
-        export_network(member, tmp_path / name, normalise=False, softmax=False)
+        export_network(member, tmp_path / name, ExportForm(normalise=False, softmax=False))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
 def test_a_full_disk_names_the_file(member: Member, tmp_path: Path) -> None:
     (tmp_path / "net.pt2.partial").symlink_to("/dev/full")
     with pytest.raises(DiskError, match=r"net\.pt2: No space left on device") as caught:
-        export_network(member, tmp_path / "net.pt2", normalise=False, softmax=False)
+        export_network(member, tmp_path / "net.pt2", ExportForm(normalise=False, softmax=False))
     assert caught.value.exit_code == 1
     assert not list(tmp_path.iterdir())
 

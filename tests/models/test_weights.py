@@ -243,7 +243,7 @@ def test_published_weights_refuse_an_input_they_were_not_trained_on(published_fi
 
 def test_a_frozen_backbone_does_not_move_in_training(tiny_folder: Path, published_file: Path, train: Train) -> None:
     words = ["model=resnet18", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=12"]
-    words += ["epochs=1", "max_steps=2", "tensorboard=false", "data.num_threads=1", f"weights={published_file}"]
+    words += ["epochs=1", "max_steps=2", "logger=none", "data.num_threads=1", f"weights={published_file}"]
     config = compose([*words, "freeze=backbone"])
     before = build_model(config, num_classes=3).state_dict()
     after = train(config)["weights"]
@@ -255,7 +255,7 @@ def test_the_head_learns_alone_in_its_first_epochs_and_then_all_layers_do(
     tiny_folder: Path, published_file: Path, train: Train
 ) -> None:
     words = ["model=resnet18", "recipe=finetune", "data=folder", f"data.root={tiny_folder}", "image_size=32"]
-    words += ["batch_size=12", "tensorboard=false", "data.num_threads=1", f"weights={published_file}"]
+    words += ["batch_size=12", "logger=none", "data.num_threads=1", f"weights={published_file}"]
     config = compose([*words, "epochs=1"])
     before = build_model(config, num_classes=3)
     names = [name for name, _ in before.named_parameters()]

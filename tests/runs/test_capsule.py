@@ -80,7 +80,7 @@ def test_a_run_replayed_gives_the_same_results(tiny_folder: Path, tmp_path: Path
         command = [sys.executable, str(ROOT / script), *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
 
-    scale = ["image_size=32", "batch_size=12", "epochs=1", "data.num_threads=1", "tensorboard=false"]
+    scale = ["image_size=32", "batch_size=12", "epochs=1", "data.num_threads=1", "logger=none"]
     first = run("train.py", "model=lenet5", "data=folder", f"data.root={tiny_folder}", *scale, "name=a")
     assert first.returncode == 0, first.stderr
     shown = run("scripts/replay.py", "runs/lenet5-folder/a", "dry=true")

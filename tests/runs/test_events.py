@@ -13,13 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from imgcls.metrics import Scores
 from imgcls.runs import Events, Progress, columns_of, image_grid
+from imgcls.runs.loggers import TensorBoard
 
 TRAIN = Scores(loss=1.5, top1=40.0, top5=80.0, num_images=100)
 VAL = Scores(loss=1.25, top1=50.0, top5=None, num_images=20)
 
 
 def open_events(path: Path, position: dict[str, int] | None = None) -> Events:
-    return Events(path, tensorboard=True, enabled=True, position=position)
+    return Events(path, loggers={"tensorboard": TensorBoard()}, enabled=True, position=position)
 
 
 def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: Path) -> None:
@@ -28,7 +29,8 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     writer.scalars(10, {"train/images_per_second": 123.0})
     writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
-    writer.hparams({"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2]}, model="lenet5")
+    config = {"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2], "name": "a|b"}
+    writer.describe(config, model="lenet5", command="python train.py seed=1")
     writer.close()
     read = EventAccumulator(str(tmp_path)).Reload()
     assert {"train_epoch/loss", "train_epoch/top5", "train/lr", "eval/loss", "eval/top1"} <= set(read.Tags()["scalars"])
@@ -36,6 +38,24 @@ def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: P
     assert set(read.Tags()["images"]) == {"visual/first_batch", "visual/conv1"}
     assert not any(tag.startswith("final") for tag in read.Tags()["scalars"])
     assert "_hparams_/session_start_info" in read.summary_metadata
+
+
+def test_tensorboard_has_config_and_command_as_texts_and_training_beside_validation(tmp_path: Path) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    writer = open_events(tmp_path)
+    writer.describe({"seed": 1, "name": "a|b"}, model="lenet5", command="python train.py seed=1")
+    writer.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    texts = {
+        tag: read.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode() for tag in ("config", "command")
+    }
+    assert texts["config"].splitlines() == ["| setting | value |", "|---|---|", "| seed | 1 |", "| name | a\\|b |"]
+    assert texts["command"] == "    python train.py seed=1"
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(read.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert charts["loss"][:3] == ["train/loss$", "train_epoch/loss$", "eval/loss$"]
 
 
 def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optimizer_and_lr_before_others(
@@ -52,8 +72,8 @@ def test_tensorboard_shows_the_settings_that_differ_first_and_model_recipe_optim
         (tmp_path / name).mkdir()
         writer = open_events(tmp_path / name)
         writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
-        writer.hparams(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model)
-        writer.close()
+        writer.describe(config | {"optimizer.lr": lr, "clip_grad_norm": clip}, model=model, command="train")
+        writer.close(finished=name == "a")
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     runs.Reload()
     context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
@@ -131,7 +151,7 @@ def test_an_event_file_sorts_after_those_that_are_there(tmp_path: Path) -> None:
 
 
 def test_a_rank_beside_the_main_one_writes_nothing(tmp_path: Path) -> None:
-    writer = Events(tmp_path, tensorboard=True, enabled=False, position=None)
+    writer = Events(tmp_path, loggers={"tensorboard": TensorBoard()}, enabled=False, position=None)
     writer.write(epoch=1, step=5, lr=0.1, train=TRAIN)
     writer.images("x", torch.zeros(1, 3, 4, 4), 0)
     assert writer.position() == {}

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def tiny(tiny_folder: Path) -> list[str]:
-    scale = ["image_size=32", "batch_size=12", "epochs=2", "data.num_threads=1", "tensorboard=false", "sweep.name=s"]
+    scale = ["image_size=32", "batch_size=12", "epochs=2", "data.num_threads=1", "logger=none", "sweep.name=s"]
     return ["-m", "model=lenet5", "model.activation=relu", "data=folder", f"data.root={tiny_folder}", *scale]
 
 

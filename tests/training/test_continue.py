@@ -29,7 +29,7 @@ from .helpers import (
 
 ON = "continue_run=true"
 # lr does not depend on how many epochs there are, so that a longer run begins as a shorter one does.
-STEADY = ("schedule=plateau", "schedule.patience_epochs=1", "tensorboard=true", *EVERYTHING)
+STEADY = ("schedule=plateau", "schedule.patience_epochs=1", "logger=tensorboard", *EVERYTHING)
 
 
 def history(path: Path) -> list[dict]:
@@ -225,7 +225,7 @@ def test_a_run_goes_on_in_the_precision_of_another_device_and_says_so(
 def test_a_runs_directory_may_be_renamed_moved_and_copied(
     how: str, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
-    config = tiny_config("tensorboard=true", *EVERYTHING)
+    config = tiny_config("logger=tensorboard", *EVERYTHING)
     whole = train(config, "whole")
     with pytest.raises(Interrupted):
         train(config, "cut", stop_at_step(7))

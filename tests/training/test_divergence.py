@@ -79,7 +79,7 @@ def test_a_run_that_went_back_and_was_stopped_equals_the_one_that_only_went_back
     step: int, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
     plateau = ("schedule=plateau", "schedule.patience_epochs=1")
-    config = tiny_config("on_divergence=rollback", *plateau, "tensorboard=true", *EVERYTHING)
+    config = tiny_config("on_divergence=rollback", *plateau, "logger=tensorboard", *EVERYTHING)
     whole = train(config, "whole", poison(8, rollbacks=1))
 
     with pytest.raises(Interrupted):

@@ -35,7 +35,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def resnet(tiny_folder: Path, start: Path) -> Make:
     """Compose a run of ResNet-18 from given weights: 5 steps of 12 images an epoch."""
     words = ["model=resnet18", "data=folder", f"data.root={tiny_folder}", "image_size=32", "batch_size=12", "epochs=1"]
-    words += ["tensorboard=false", "data.num_threads=1", f"weights={start}", "optimizer.lr=0.01"]
+    words += ["logger=none", "data.num_threads=1", f"weights={start}", "optimizer.lr=0.01"]
     return lambda *more: compose([*words, *more])
 
 

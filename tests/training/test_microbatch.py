@@ -67,7 +67,7 @@ def test_microbatch_auto_finds_what_fits_and_leaves_everything_else_as_it_was(
             "batch_size=12",
             "epochs=120",
         ]
-        config = compose([*resnet, *overrides, "tensorboard=false"]) if batch_norm else tiny_config(*overrides)
+        config = compose([*resnet, *overrides, "logger=none"]) if batch_norm else tiny_config(*overrides)
         return train(config, name, all_of(memory_for(5), stop_at_step(stop)))
 
     auto = small("auto", "auto")

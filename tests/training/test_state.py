@@ -45,7 +45,7 @@ def test_top5_and_loss_beat_the_best_so_far_by_their_own_measure() -> None:
 def test_a_run_stopped_at_any_step_and_resumed_equals_the_unbroken_one(
     step: int, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
-    config = tiny_config("schedule=plateau", "schedule.patience_epochs=1", "tensorboard=true", *EVERYTHING)
+    config = tiny_config("schedule=plateau", "schedule.patience_epochs=1", "logger=tensorboard", *EVERYTHING)
     whole = train(config, "whole")
     with pytest.raises(Interrupted) as stopped:
         train(config, "cut", stop_at_step(step))
@@ -65,7 +65,7 @@ def test_a_run_killed_between_checkpoints_goes_back_to_the_last_and_logs_no_step
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = tiny_config("tensorboard=true")
+    config = tiny_config("logger=tensorboard")
     whole = train(config, "whole")
     with pytest.raises(Killed):
         train(config, "killed", kill_at_step(9))
@@ -194,7 +194,7 @@ def test_skipped_images_are_counted_in_a_resumed_run_too(
         known.extend(trainer.train_loader.bad_images.share())
         trainer.train_loader.bad_images.add([3, 5])
 
-    config = tiny_config("tensorboard=true", "data.max_bad_share=0.5")
+    config = tiny_config("logger=tensorboard", "data.max_bad_share=0.5")
     with pytest.raises(Interrupted):
         train(config, "cut", all_of(skip_a_few, stop_at_step(7)))
     assert load_checkpoint(tmp_path / "cut/last.pt")["bad_images"] == [3, 5]

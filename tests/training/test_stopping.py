@@ -68,7 +68,7 @@ def test_validating_within_an_epoch_changes_no_weight(tiny_config: Make, train: 
 def test_a_run_stopped_at_a_validation_within_an_epoch_resumes_to_the_bit(
     where: str, step: int, tiny_config: Make, train: Train, tmp_path: Path
 ) -> None:
-    config = tiny_config("validate_every=0.4", "tensorboard=true", "batch_size=12", "epochs=2", *EVERYTHING)
+    config = tiny_config("validate_every=0.4", "logger=tensorboard", "batch_size=12", "epochs=2", *EVERYTHING)
     whole = train(config, "whole")
 
     def stop(trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from .helpers import EVERYTHING, LoaderWrapper, Make, Train, rows, same
 
 
 def test_a_run_learns_and_leaves_everything_it_should(tiny_config: Make, train: Train, tmp_path: Path) -> None:
-    results = train(tiny_config("epochs=6", "tensorboard=true"))
+    results = train(tiny_config("epochs=6", "logger=tensorboard"))
     assert results["val_top1"] > 60
     assert results["steps"] == 30
     names = {file.name for file in (tmp_path / "run").iterdir()}
@@ -106,8 +106,8 @@ def test_the_scores_of_the_raw_weights_are_logged_beside_those_of_their_average(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     caplog.set_level("INFO")
-    averaged = train(tiny_config("ema_decay=0.9", "tensorboard=true"), "averaged")
-    plain = train(tiny_config("tensorboard=true"), "plain")
+    averaged = train(tiny_config("ema_decay=0.9", "logger=tensorboard"), "averaged")
+    plain = train(tiny_config("logger=tensorboard"), "plain")
     assert same(averaged["weights"], plain["weights"])  # the average follows the weights and changes none
     raw = [row["val_raw/loss"] for row in rows(tmp_path / "averaged") if row["val/loss"]]
     assert raw == [row["val/loss"] for row in rows(tmp_path / "plain") if row["val/loss"]]
@@ -126,7 +126,7 @@ def test_an_average_that_begins_later_keeps_the_columns_of_the_metrics(
     columns = rows(tmp_path / "run")[0].keys()
     train(tiny_config("epochs=2", "ema_decay=0.9", "continue_run=true"))
     assert all(row.keys() == columns and None not in row.values() for row in rows(tmp_path / "run"))
-    assert "TensorBoard alone gets val_raw/" in caplog.text
+    assert "the loggers alone get val_raw/" in caplog.text
 
 
 def test_validation_too_takes_no_more_images_at_a_time_than_the_microbatch(tiny_config: Make, train: Train) -> None:

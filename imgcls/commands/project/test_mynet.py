@@ -17,7 +17,7 @@ def test_the_logits_have_a_column_for_each_class():
 
 def test_it_trains_and_names_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=mine", "epochs=1", "max_steps=2", "device=cpu", "tensorboard=false"]
+    words = ["experiment=mine", "epochs=1", "max_steps=2", "device=cpu", "logger=none"]
     results = imgcls.train(*words, config_dir=CONF)
     network = imgcls.load(results["run_dir"], device="cpu", trust="mynet")
     ((guess,),) = network.predict([Image.new("RGB", (64, 64))], top=1)

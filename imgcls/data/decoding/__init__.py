@@ -37,6 +37,7 @@ from imgcls.data.decoding.readers import (
     only_copies,
     windows_of,
 )
+from imgcls.data.decoding.restarts import with_restarts
 
 __all__ = [
     "AS_STORED",
@@ -73,4 +74,5 @@ __all__ = [
     "resample_box",
     "traits_of",
     "windows_of",
+    "with_restarts",
 ]

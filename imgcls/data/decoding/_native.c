@@ -24,6 +24,8 @@
 
 #include <jerror.h>
 
+#include "_intervals.h"
+
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2001000
 #error "imgcls needs the headers of libjpeg-turbo 2.1 or later"
 #endif
@@ -45,7 +47,7 @@
 #define API __attribute__((visibility("default")))
 
 /* Raised with every change of a signature, of the pixels, or of the files that are taken; native.py refuses a library of another number. */
-#define IMGCLS_NATIVE_VERSION 3
+#define IMGCLS_NATIVE_VERSION 4
 
 /* The numbers native.Status gives. */
 enum {
@@ -92,6 +94,7 @@ typedef struct {
     size_t num_files;
     size_t files_capacity;
     int use_avx2;
+    Intervals intervals;
 } Workspace;
 
 typedef struct {
@@ -165,6 +168,11 @@ static int find_end(const unsigned char *rest, size_t length) {
     return STATUS_TRUNCATED;
 }
 
+/* Whether a file of intervals, which has nothing behind its image, is whole. */
+static int ends_well(const File *file) {
+    return file->length >= 2 && file->data[file->length - 2] == 0xFF && file->data[file->length - 1] == JPEG_EOI;
+}
+
 /* Read the header; the sizes are set wherever it could be read, also where the file is Pillow's to decode. */
 static int read_header(Decoder *decoder, const File *file, int64_t max_pixels, int32_t *height, int32_t *width) {
     j_decompress_ptr cinfo = &decoder->cinfo;
@@ -192,6 +200,12 @@ static int status_of_trap(const Decoder *decoder, int otherwise) {
 }
 
 static int32_t size_of(const File *file, int64_t max_pixels, int32_t *size) {
+    Segment segment;
+    if (read_segment(file->data, file->length, &segment) && ends_well(file)) {
+        size[0] = segment.height; /* the header is looked at when it is decoded */
+        size[1] = segment.width;
+        return (int64_t)segment.height * segment.width > max_pixels ? STATUS_TOO_LARGE : STATUS_OK;
+    }
     Decoder decoder;
     prepare(&decoder);
     size[0] = size[1] = 0;
@@ -524,13 +538,20 @@ static int decode_box(Workspace *space, Decoder *decoder, const File *file, cons
     int32_t height, width;
     int status = read_header(decoder, file, INT64_MAX, &height, &width);
     if (status != STATUS_OK) return status;
+    Segment segment;
+    int by_intervals = read_segment(file->data, file->length, &segment) && ends_well(file);
+    /* Another image than its size was said of, or other intervals: Pillow reads it like any other JPEG. */
+    if (by_intervals && (segment.height != height || segment.width != width || segment.interval != cinfo->restart_interval))
+        return STATUS_CORRUPT;
     Plan plan;
     status = make_plan(&plan, space, height, width, box, flip, shape);
     if (status != STATUS_OK) return status;
 
     cinfo->out_color_space = shape.channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
     cinfo->dct_method = JDCT_ISLOW;
+    const unsigned char *scan = cinfo->src->next_input_byte;
     jpeg_start_decompress(cinfo);
+    if (by_intervals) use_intervals(cinfo, &space->intervals, &segment, scan, file->data + file->length);
     /* libjpeg takes the edges of its crop for the edges of the image when it interpolates chroma, which spoils the
      * outermost column: ask for one or two more on either side. */
     int from = plan.across.begin >= 1 ? plan.across.begin - 1 : 0;
@@ -538,6 +559,7 @@ static int decode_box(Workspace *space, Decoder *decoder, const File *file, cons
     JDIMENSION offset = (JDIMENSION)from, columns = (JDIMENSION)(to - from);
     if (from > 0 || to < width) jpeg_crop_scanline(cinfo, &offset, &columns);
     else columns = (JDIMENSION)width;
+    if (by_intervals) keep_columns(cinfo, &space->intervals, offset, columns);
     /* A skip off a row group's boundary returns wrong rows (libjpeg-turbo issue 915); from row 0 all are right. */
     if (plan.down.begin > 0 &&
         jpeg_skip_scanlines(cinfo, (JDIMENSION)plan.down.begin) != (JDIMENSION)plan.down.begin)
@@ -545,6 +567,8 @@ static int decode_box(Workspace *space, Decoder *decoder, const File *file, cons
     /* The columns asked for lie within the image, so its row holds them. */
     if (offset + columns > (JDIMENSION)width) return STATUS_CORRUPT;
     resize_rows(space, decoder, &plan, plan.row, (plan.across.begin - (int)offset) * shape.channels, shape, out);
+    /* A libjpeg that does not ask for its MCUs where ours does. */
+    if (by_intervals && space->intervals.position == 0) return STATUS_UNSUPPORTED;
     return STATUS_OK;
 }
 
@@ -636,7 +660,7 @@ API int32_t imgcls_native_has_avx2(void) {
 /* A workspace serves one thread at a time. NULL when there is no memory. */
 API Workspace *imgcls_workspace_new(int32_t allow_avx2) {
     Workspace *space = calloc(1, sizeof(Workspace));
-    if (space) space->use_avx2 = allow_avx2 && imgcls_native_has_avx2();
+    if (space) space->use_avx2 = space->intervals.use_bmi2 = allow_avx2 && imgcls_native_has_avx2();
     return space;
 }
 
@@ -706,6 +730,36 @@ API int32_t imgcls_decode(Workspace *space, const double *boxes, const uint8_t *
             statuses[i] = decode_one(space, file, boxes + 4 * i, flips[i], shape, out + (size_t)i * image_bytes);
     }
     return 0;
+}
+
+/* Write a JPEG again with restart markers every `interval` MCUs and optimised Huffman tables, its coefficients unchanged
+ * and its metadata left out, into out (capacity). written: the number of bytes; 0 where the status is not OK. */
+API int32_t imgcls_write_restarts(const unsigned char *data, int64_t length, int32_t interval, int64_t max_pixels,
+                                   unsigned char *out, int64_t capacity, int64_t *written) {
+    *written = 0;
+    if (interval < 1 || interval > 0xFFFF || length < 0 || capacity < 0) return STATUS_UNSUPPORTED;
+    File file = {data, (size_t)length, STATUS_OK};
+    int32_t height, width;
+    Decoder source;
+    struct jpeg_compress_struct target;
+    prepare(&source);
+    target.err = source.cinfo.err;
+    target.mem = NULL;
+    if (setjmp(source.trap.escape)) {
+        jpeg_destroy_compress(&target);
+        jpeg_destroy_decompress(&source.cinfo);
+        return status_of_trap(&source, STATUS_CORRUPT);
+    }
+    int status = read_header(&source, &file, max_pixels, &height, &width);
+    if (status == STATUS_OK) status = find_end(source.cinfo.src->next_input_byte, source.cinfo.src->bytes_in_buffer);
+    if (status == STATUS_OK) {
+        jpeg_create_compress(&target);
+        *written = (int64_t)write_intervals(&source.cinfo, &target, (uint32_t)interval, out, (size_t)capacity);
+        if (*written == 0) status = STATUS_UNSUPPORTED;
+    }
+    jpeg_destroy_compress(&target);
+    jpeg_destroy_decompress(&source.cinfo);
+    return status;
 }
 
 static int32_t skim_one(const File *file, int32_t end) {

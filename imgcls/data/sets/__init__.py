@@ -21,7 +21,8 @@ from imgcls.data.sets.imagenet import (
 from imgcls.data.sets.imagenet_labels import VAL_NAME, read_labels
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
-from imgcls.data.sets.pack import PackSummary, make_pack, open_pack
+from imgcls.data.sets.pack import PACK_LONGEST, PACK_QUALITY, PackSummary, make_pack, open_pack
+from imgcls.data.sets.parquet import open_parquet
 from imgcls.data.sets.parts import is_pattern, is_url, parts_present
 from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
@@ -31,6 +32,8 @@ from imgcls.data.sets.table import open_csv
 
 __all__ = [
     "CLASSES",
+    "PACK_LONGEST",
+    "PACK_QUALITY",
     "TRAIN_TAR",
     "VAL_NAME",
     "VAL_TAR",
@@ -66,6 +69,7 @@ __all__ = [
     "open_image_set",
     "open_imagenet",
     "open_pack",
+    "open_parquet",
     "open_shapes",
     "open_tiny_imagenet",
     "open_webdataset",

@@ -5,9 +5,7 @@ from typing import Any
 
 from imgcls.config import Config, DataConfig, build_component, locate
 from imgcls.data.decoding import PixelRules
-from imgcls.data.sets.archives import ArchiveSplit
-from imgcls.data.sets.containers import ContainerSplit
-from imgcls.data.sets.files import FolderSplit
+from imgcls.data.sets.files import FileSplit
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.splits import ImageSet, to_memorise
 from imgcls.errors import ConfigError
@@ -25,7 +23,7 @@ def open_image_set(config: Config) -> ImageSet:
     opened.check_num_classes(data.num_classes)
     rules = pixel_rules(data)
     for split in (opened.train, opened.val):
-        if isinstance(split, FolderSplit | ArchiveSplit | ContainerSplit):
+        if isinstance(split, FileSplit) and split.takes_rules:
             split.rules = rules
         elif rules != PixelRules():
             raise ConfigError(

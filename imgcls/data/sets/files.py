@@ -39,6 +39,7 @@ class FileSplit(ABC):
     labels: np.ndarray
     decoded: np.ndarray | None = None
     rules: PixelRules = AS_STORED
+    takes_rules = True  # the files have what the rules decide on
 
     def __len__(self) -> int:
         return len(self.labels)

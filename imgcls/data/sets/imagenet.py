@@ -24,6 +24,7 @@ from imgcls.data.sets.folder import SetReport, _check_listing, _existing_part, _
 from imgcls.data.sets.imagenet_containers import open_containers
 from imgcls.data.sets.imagenet_labels import NEEDED, VAL_NAME, WNID, find_labels
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
+from imgcls.data.sets.parquet import find_parquet, holds_parquet
 from imgcls.data.sets.parts import OFFICIAL
 from imgcls.data.sets.shards import Found, find_tars, holds_tars
 from imgcls.data.sets.splits import ImageSet
@@ -110,7 +111,8 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
     if (base / TRAIN_TAR).is_file() or (base / VAL_TAR).is_file():
         return _open_archives(base, channels, without_training=train == val)
     folder = next((base / name for name in KAGGLES if (base / name).is_dir()), base)
-    form = f"found Kaggle's layout in {folder}" if folder != base else "found train/ and val/"
+    layout = "class folders alone" if val == "." else "train/ and val/"
+    form = f"found Kaggle's layout in {folder}" if folder != base else f"found {layout}"
     if (folder / val).is_dir() and _is_flat(listing := list_folder(folder / val)):
         images = _open_flat(base, folder, train, val, channels, listing)
     else:
@@ -123,7 +125,9 @@ def find_containers(root: str, train: str, val: str) -> Found | None:
     """Find the shards or the parquet files of a set; None if the root holds neither, or the official archives."""
     if any(os.path.isfile(os.path.join(os.path.expanduser(root), name)) for name in (TRAIN_TAR, VAL_TAR)):
         return None
-    return find_tars(root, train, val) if holds_tars(root) else None
+    if holds_tars(root):
+        return find_tars(root, train, val)
+    return find_parquet(root, train, val) if holds_parquet(root) else None
 
 
 def _is_flat(listing: Listing) -> bool:

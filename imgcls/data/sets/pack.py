@@ -1,7 +1,9 @@
-"""A pack: a set's images made smaller and encoded again, one after another in a single file that fits a page cache.
+"""A pack: a set's images, written again so that a crop decodes faster, one after another in a single file.
 
-ImageNet becomes some 46 GB instead of 138, and a crop costs less than half as much to decode. It is lossy: the
-longer side is at most 400 pixels, the JPEG quality 90, colour at half resolution, and metadata is gone.
+A lossless pack has the pixels of the originals, to the bit, and their EXIF orientation. Each baseline JPEG has restart
+markers (`imgcls.data.decoding.with_restarts`); every other file is as it was. A lossy pack has smaller images: the
+longer side is at most 400 pixels, the JPEG quality 90, colour at half resolution, and metadata is gone. ImageNet
+becomes some 46 GB instead of 138, which fits more page caches.
 
 The file is the images' bytes, then the index as an npz, then 16 bytes: the index's length and the magic word.
 """
@@ -23,7 +25,7 @@ import numpy as np
 from filelock import Timeout
 from PIL import Image
 
-from imgcls.data.decoding import BadImageError, jpeg, load_whole
+from imgcls.data.decoding import BadImageError, decode_whole, jpeg, load_whole, native, with_restarts
 from imgcls.data.sets.files import FileSplit, PackSplit
 from imgcls.data.sets.splits import ImageSet
 from imgcls.environment import command
@@ -31,9 +33,11 @@ from imgcls.runs import lock_file
 
 log = logging.getLogger(__name__)
 MAGIC = b"imgpack1"
+PACK_LONGEST, PACK_QUALITY = 400, 90  # of the images of a lossy pack: pixels of the longer side, JPEG quality
 DIGEST_SIZE = 32
 NOTE_EVERY = 256  # images: what may have to be encoded again
-AS_IT_IS = 1 << 31  # noted with the length of an image that could not be decoded
+# Noted with the length of an image that is packed as it was: one that cannot be decoded, one that is no baseline JPEG.
+BROKEN, UNCHANGED = 1 << 63, 1 << 62
 
 
 class PackSummary(NamedTuple):
@@ -41,7 +45,8 @@ class PackSummary(NamedTuple):
 
     num_images: int
     num_bytes: int
-    unshrunk: list[str]  # could not be decoded, with the reason: packed as they are, for the loader to judge
+    num_unchanged: int  # decodable, but no baseline JPEG: packed as they are
+    broken: list[str]  # could not be decoded, with the reason: packed as they are, for the loader to judge
 
 
 def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
@@ -65,8 +70,10 @@ def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
     starts = np.concatenate([[0], index["lengths"].cumsum(dtype=np.int64)])
     name_offsets = np.concatenate([[0], index["name_lengths"].cumsum(dtype=np.int64)])
 
+    lossless = about.get("lossless", False)
+
     def split(first: int, last: int) -> PackSplit:
-        return PackSplit(
+        packed = PackSplit(
             path,
             starts=starts[first:last],
             lengths=index["lengths"][first:last],
@@ -74,8 +81,13 @@ def open_pack(root: str | None, *, channels: int = 3) -> ImageSet:
             name_offsets=name_offsets[first : last + 1] - name_offsets[first],
             labels=index["labels"][first:last],
         )
+        packed.takes_rules = lossless
+        return packed
 
-    log.info("%s is lossy: longer side at most %d px, JPEG quality %d", path, about["longest"], about["quality"])
+    if lossless:
+        log.info("%s is lossless: its images have the pixels of the originals", path)
+    else:
+        log.info("%s is lossy: longer side at most %d px, JPEG quality %d", path, about["longest"], about["quality"])
     num_train = about["num_train"]
     return ImageSet(
         train=split(0, num_train),
@@ -103,14 +115,17 @@ def _check_index(about: Any, index: dict[str, np.ndarray], num_bytes: int) -> No
     for key in ("lengths", "labels", "names", "name_lengths"):
         if index[key].ndim != 1 or index[key].dtype.kind not in "iu":
             raise ValueError(f"{key} are no whole numbers")
-    for key in ("longest", "quality", "num_train"):
-        if not isinstance(about[key], int) or isinstance(about[key], bool):
-            raise ValueError(f"{key} is no whole number")
+    num_train, lossless = about["num_train"], about.get("lossless", False)
+    if not isinstance(lossless, bool):
+        raise ValueError("lossless is neither true nor false")
+    for value in (num_train, *(() if lossless else (about["longest"], about["quality"]))):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("longest, quality or num_train is no whole number")
     classes = about["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are no list of names")
     num = len(index["lengths"])
-    if not len(index["labels"]) == len(index["name_lengths"]) == num or not 0 < about["num_train"] < num:
+    if not len(index["labels"]) == len(index["name_lengths"]) == num or not 0 < num_train < num:
         raise ValueError("its parts are of different lengths")
     # As numbers without bounds: a sum of large ones must not wrap around.
     lengths, name_lengths = index["lengths"].astype(float), index["name_lengths"].astype(float)
@@ -129,57 +144,86 @@ def make_pack(
     images: ImageSet,
     path: Path,
     *,
-    longest: int = 400,
-    quality: int = 90,
+    lossless: bool = True,
+    longest: int = PACK_LONGEST,
+    quality: int = PACK_QUALITY,
     num_threads: int = 1,
     progress: Callable[[Iterable[bytes], int, int], Iterable[bytes]] = lambda encoded, done, total: encoded,
 ) -> PackSummary:
     """Pack the train and val images of a set of files into `path`, going on where a run before was broken off.
 
     Args:
+        longest, quality: of a lossy pack, as in `shrink`.
         progress: passes the encoded images on, given how many are done already and how many there are.
 
     Raises:
         FileExistsError: `path` exists.
         BadImageError: a file cannot be read.
-        ValueError: a setting that makes no sense, what was begun is of another set or other settings, or another
-            process is at it.
+        ValueError: a setting that makes no sense, what was begun is of another set or other settings, another
+            process is at it, or a lossless pack is asked for without the native decoder, which writes it.
     """
-    if not 1 <= quality <= 95 or longest < 32:
+    if not lossless and (not 1 <= quality <= 95 or longest < 32):
         raise ValueError(f"longest={longest}, quality={quality}: use 32 px or more, and a quality of 1 to 95")
+    if lossless and not native.available():
+        raise ValueError(
+            f"only the native decoder's library writes a lossless pack: {native.why_not()} (--lossy does without it)"
+        )
     entries = _Entries(images)
-    about = {"longest": longest, "quality": quality, "num_train": entries.num_train, "classes": images.classes}
-    unshrunk: dict[int, str] = {}
+    about: dict[str, object] = {"lossless": True} if lossless else {"longest": longest, "quality": quality}
+    about |= {"restarts": native.available(), "num_train": entries.num_train, "classes": images.classes}
+    broken: dict[int, str] = {}
+    unchanged: set[int] = set()
 
     def encode(index: int) -> bytes:
         data, name = entries.read(index)
         try:
-            return shrink(data, name, longest=longest, quality=quality)
+            encoded = with_restarts_or_as_it_is(data, name) if lossless else shrink(data, name, longest, quality)
         except BadImageError as error:
-            unshrunk[index] = str(error)
+            broken[index] = str(error)
             return data
+        if lossless and encoded is data:
+            unchanged.add(index)
+        return encoded
 
     with _locked(path), open(_part(path), "ab+") as part, open(_part(path, ".lengths"), "ab+") as noted:
         lengths = _done(part, noted, entries.digest(about), path)
-        for index in np.flatnonzero(np.array(lengths, np.uint32) & AS_IT_IS).tolist():
-            encode(index)  # for the reason alone
+        for index, length in enumerate(lengths):
+            if length & BROKEN:
+                encode(index)  # for the reason alone
         todo = range(len(lengths), len(entries))
         for encoded in progress(_in_order(encode, todo, num_threads), len(lengths), len(entries)):
             part.write(encoded)
-            lengths.append(len(encoded) | (AS_IT_IS if len(lengths) in unshrunk else 0))
+            index = len(lengths)
+            lengths.append(len(encoded) | BROKEN * (index in broken) | UNCHANGED * (index in unchanged))
             if len(lengths) % NOTE_EVERY == 0:
                 _note(part, noted, lengths)
         _note(part, noted, lengths)
-        _write_index(part, _plain(np.array(lengths, np.uint32)), entries, about)
+        _write_index(part, _plain(lengths).astype(np.uint32), entries, about)
         part.flush()
         os.fsync(part.fileno())
         os.replace(_part(path), path)
         _part(path, ".lengths").unlink()
-    return PackSummary(len(entries), path.stat().st_size, sorted(unshrunk.values()))
+    num_unchanged = sum(length & UNCHANGED != 0 for length in lengths)
+    return PackSummary(len(entries), path.stat().st_size, num_unchanged, sorted(broken.values()))
 
 
-def shrink(data: bytes, name: str, *, longest: int, quality: int) -> bytes:
-    """Return an image encoded again, its longer side at most `longest`; a plain JPEG that is no larger is kept.
+def with_restarts_or_as_it_is(data: bytes, name: str) -> bytes:
+    """Return a baseline JPEG with restart markers, and any other image as it is.
+
+    Raises:
+        BadImageError: it cannot be decoded.
+    """
+    encoded = with_restarts(data, name)
+    if encoded is None:
+        decode_whole(data, 3, name)
+        return data
+    return encoded
+
+
+def shrink(data: bytes, name: str, longest: int, quality: int) -> bytes:
+    """Return an image encoded again, its longer side at most `longest`; a plain JPEG no larger keeps its pixels.
+
+    Where there is the native decoder, it has restart markers too.
 
     Raises:
         BadImageError: it cannot be decoded.
@@ -189,12 +233,12 @@ def shrink(data: bytes, name: str, *, longest: int, quality: int) -> bytes:
     if scale < 1:
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         image = image.resize(size, Image.Resampling.BICUBIC)
-    elif jpeg.read_frame(data) is not None:
-        return data
-    file = io.BytesIO()
-    # Colour at half resolution is a quarter faster to decode; Huffman tables of the image's own save a few percent.
-    image.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
-    return file.getvalue()
+    if scale < 1 or jpeg.read_frame(data) is None:
+        file = io.BytesIO()
+        # Colour at half resolution is a quarter faster to decode; Huffman tables of the image's own save a few percent.
+        image.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+        data = file.getvalue()
+    return (native.write_restarts(data) if native.available() else None) or data
 
 
 class _Entries:
@@ -284,23 +328,23 @@ def _done(part: BinaryIO, noted: BinaryIO, digest: bytes, path: Path) -> list[in
             f"{_part(path)} was begun from other images or with other settings; remove it and "
             f"{_part(path, '.lengths').name} to start from the beginning"
         )
-    lengths = np.frombuffer(rest[: len(rest) // 4 * 4], "<u4")
+    lengths = np.frombuffer(rest[: len(rest) // 8 * 8], "<u8").tolist()
     ends = _plain(lengths).cumsum(dtype=np.int64)
     kept = int((ends <= part.seek(0, os.SEEK_END)).sum())
     part.truncate(int(ends[kept - 1]) if kept else 0)
-    noted.truncate(DIGEST_SIZE + 4 * kept)
-    return lengths[:kept].tolist()
+    noted.truncate(DIGEST_SIZE + 8 * kept)
+    return lengths[:kept]
 
 
-def _plain(lengths: np.ndarray) -> np.ndarray:
-    return lengths & np.uint32(AS_IT_IS - 1)
+def _plain(lengths: list[int]) -> np.ndarray:
+    return np.array(lengths, np.uint64) & np.uint64(UNCHANGED - 1)
 
 
 def _note(part: BinaryIO, noted: BinaryIO, lengths: list[int]) -> None:
     part.flush()
     noted.seek(0, os.SEEK_END)
-    done = (noted.tell() - DIGEST_SIZE) // 4
-    noted.write(np.array(lengths[done:], "<u4").tobytes())
+    done = (noted.tell() - DIGEST_SIZE) // 8
+    noted.write(np.array(lengths[done:], "<u8").tobytes())
     noted.flush()
 
 

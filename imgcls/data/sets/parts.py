@@ -14,7 +14,7 @@ from imgcls.errors import ConfigError
 WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 WORDS |= {"eval": "val", "test": "test", "testing": "test"}
 OFFICIAL = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}  # ImageNet's archives
-_BRACES = re.compile(r"\{([^{}]*)\}")
+_BRACES = re.compile(r"\{.*\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -37,19 +37,26 @@ def is_pattern(root: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """Return the names that the braces of a pattern stand for, in their order: {000..012} counts, {a,b} are both."""
-    match = _BRACES.search(pattern)
-    if match is None:
+    """Return the names that a pattern's braces stand for, as in a shell: {000..012} counts, {a,b} are both."""
+    first = pattern.find("{")
+    words, end, depth = [], first + 1, 0
+    for place in range(first, len(pattern)) if first >= 0 else ():
+        depth += {"{": 1, "}": -1}.get(pattern[place], 0)
+        if depth == 0 or (depth == 1 and pattern[place] == ","):
+            words.append(pattern[end:place])
+            end = place + 1
+        if depth == 0:
+            break
+    if first < 0 or depth:
         return [pattern]
-    if counted := _RANGE.fullmatch(match[1]):
-        first, last = counted[1], counted[2]
-        if int(last) < int(first):
-            raise ConfigError(f"{pattern}: {{{match[1]}}} counts backwards; name the smaller number first")
-        words = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
-    else:
-        words = match[1].split(",")
-    rest = expand(pattern[match.end() :])
-    return [pattern[: match.start()] + word + more for word, more in itertools.product(words, rest)]
+    if len(words) == 1 and (counted := _RANGE.fullmatch(words[0])):
+        low, high = counted[1], counted[2]
+        if int(high) < int(low):
+            raise ConfigError(f"{pattern}: {{{words[0]}}} counts backwards; name the smaller number first")
+        words = [f"{number:0{len(low)}}" for number in range(int(low), int(high) + 1)]
+    before = pattern[:first]
+    names = [name for word in words for name in expand(word)]
+    return [before + name + rest for name, rest in itertools.product(names, expand(pattern[end:]))]
 
 
 def find_parts(root: str, train: str, val: str, endings: tuple[str, ...]) -> Parts:
@@ -128,9 +135,13 @@ def _files(place: str, endings: tuple[str, ...]) -> Iterator[str]:
             found = [name] if os.path.isfile(name) and name.endswith(endings) else []
             missing += [] if found or os.path.isfile(name) else [name]
         yield from found
+    if missing and len(names) == 1:
+        raise FileNotFoundError(f"data.root={place}: there is no such file or folder")
     if missing:
-        which = "is not there" if len(names) == 1 else f"is not there ({len(missing):,} of {len(names):,} are not)"
-        raise FileNotFoundError(f"data.root={place}: {missing[0]} {which}; complete the files, or name fewer")
+        raise FileNotFoundError(
+            f"data.root={place}: {missing[0]} is not there ({len(missing):,} of {len(names):,} are not); complete the "
+            "files, or name fewer"
+        )
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:

@@ -20,6 +20,7 @@ from reference import (
     protocols,
     published_table,
     recipes,
+    risks,
     rooms,
     schema_table,
     to_add,
@@ -39,7 +40,7 @@ MARKER = re.compile(r"^( *)<!-- generate: (\S+)(?: (.*?))? -->$", re.MULTILINE)
 NAVIGATION = {
     "": ["index", "quickstart"],
     "Choose": ["configuration", "networks", "recipes", "protocols", "data", "own-data"],
-    "Run": ["sweeps", "distributed", "continue", "resume", "smoke", "test", "cli"],
+    "Run": ["sweeps", "distributed", "continue", "resume", "loggers", "smoke", "test", "cli"],
     "Extend": ["extend", "library", "coming-from"],
     "Look up": ["troubleshooting", "code", "checks", "reading-images"],
 }
@@ -67,6 +68,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "exit-codes": exit_codes,
     "help": command_helps,
     "data-sets": data_table,
+    "risks": risks,
     "rooms": rooms,
     "to-add": to_add,
     "family": family_table,

@@ -15,7 +15,7 @@ from imgcls.data.decoding import FORMATS
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = ROOT / "docs/images"
-CPU = ["device=cpu", "tensorboard=false"]
+CPU = ["device=cpu", "logger=none"]
 MOST_BYTES = 150_000
 
 

@@ -18,7 +18,7 @@ from config_files import Key, before_facts, body, files_of, leading_comment, rea
 import imgcls
 from imgcls import errors
 from imgcls.commands import COMMANDS
-from imgcls.config import build_protocol, protocol_names
+from imgcls.config import RISKS, build_protocol, protocol_names
 from imgcls.config.settings import Rule, settings_of
 from imgcls.data.augment import CenterCrop
 from imgcls.environment import CONF_DIR
@@ -35,6 +35,7 @@ GROUPS = {
     "optimizer": "Any of `torch.optim`. A setting that its file lacks is added by `+`: `+optimizer.maximize=true`.",
     "schedule": "The learning rate over the run.",
     "experiment": "Choices and settings under one name; none by default.",
+    "logger": "Where numbers and pictures go besides `metrics.csv`: one, several as `[tensorboard,wandb]`, or none.",
     "protocol": "Of a test: the views of each image. See [test protocols](protocols.md).",
 }
 
@@ -326,3 +327,9 @@ def to_add() -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def risks() -> str:
+    """Return the warnings about settings that are known to fail, by the names that silence them."""
+    lines = ["| name | warns of |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {_cell(inspect.getdoc(find) or '')} |" for name, find in RISKS.items())])

@@ -391,6 +391,95 @@ def test_threads_with_their_own_workspaces_agree() -> None:
     assert all((result == wanted).all() for result in results)
 
 
+def many_boxes(height: int, width: int) -> list[Box]:
+    places = ["nw", "ne", "sw", "se", "cc", "nc", "sc", "cw", "ce"]
+    boxes = [box_at(place, height, width) for place in places] + [
+        (0, 0, width, height),
+        (0.3, 0.7, width - 0.4, height),
+    ]
+    boxes += [(left, 3, min(left + 5.0, width), height - 9) for left in range(0, width, 7)]
+    return boxes + [(7, top, width - 10, min(top + 4.0, height)) for top in range(0, height, 7)]
+
+
+@needs_native
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("interval", [1, 3, 8, 500])
+def test_with_restart_markers_every_box_has_the_same_pixels(sampling: str, interval: int) -> None:
+    for height, width in [(97, 131), (64, 200), (200, 23)]:
+        data = jpeg(height, width, sampling)
+        written = native.write_restarts(data, interval=interval)
+        assert written is not None
+        boxes = many_boxes(height, width)
+        for channels, allow_avx2 in [(3, True), (1, True), (3, False)]:
+            how = {"channels": channels, "allow_avx2": allow_avx2}
+            wanted = by_native([data] * len(boxes), boxes, 20, 16, **how)[0]
+            out, status = by_native([written] * len(boxes), boxes, 20, 16, **how)
+            assert not status.any()
+            np.testing.assert_array_equal(out, wanted)
+        whole = (0, 0, width, height)
+        np.testing.assert_array_equal(by_pillow(written, whole, height, width), by_pillow(data, whole, height, width))
+
+
+@needs_native
+def test_with_restart_markers_fine_grain_in_rare_codes_has_the_same_pixels() -> None:
+    """Codes of up to 16 bits, and values of up to 10 that follow them: noise at quality 100."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    noise[:, 40:80] = 7
+    data = encode(Image.fromarray(noise), quality=100, subsampling=0)
+    written = native.write_restarts(data)
+    assert written is not None
+    boxes = many_boxes(90, 120)
+    wanted, out = (by_native([one] * len(boxes), boxes, 30, 40)[0] for one in (data, written))
+    np.testing.assert_array_equal(out, wanted)
+
+
+@needs_native
+def test_restart_markers_are_written_into_what_the_decoder_takes_and_nothing_else() -> None:
+    good = jpeg(80, 90, "4:2:0")
+    scan = good.index(b"\xff\xda") + 14
+    for other in [
+        *[b"", b"no image", good[: len(good) // 2], good[: scan + 500] + b"\xff\xd9" + good[scan + 500 :]],
+        *[encode(photo(40, 50), progressive=1), encode(photo(40, 50).convert("CMYK"))],
+    ]:
+        assert native.write_restarts(other) is None
+    assert native.write_restarts(good, max_pixels=7199) is None
+    written = native.write_restarts(good + b"more behind the image")
+    assert written == native.write_restarts(good)
+    assert native.write_restarts(written or b"") == written
+
+
+@needs_native
+def test_a_file_with_damaged_restart_markers_is_refused_or_as_libjpeg_sees_it() -> None:
+    written = native.write_restarts(jpeg(120, 150, "4:4:4"), interval=2)
+    assert written is not None
+    box: list[Box] = [(75, 60, 150, 120)]
+    wanted = by_native([written], box, 24, 24)[0]
+    groups = 2 + 4 + 8 + 7
+    marker = written.index(b"\xff\xd3", written.index(b"\xff\xda"))
+    for at, value in [(groups - 6, 0x7F), (groups - 7, 121), (groups - 2, 3), (groups, 0xFF), (groups + 5, 9)]:
+        changed = written[:at] + bytes([value]) + written[at + 1 :]
+        assert by_native([changed], box, 24, 24)[1][0] != native.Status.OK, at
+    renamed = written[: marker + 1] + b"\xd4" + written[marker + 2 :]
+    assert by_native([renamed], [(0, 0, 150, 120)], 24, 24)[1].tolist() == [native.Status.CORRUPT]
+    assert by_native([written[:-2]], box, 24, 24)[1].tolist() == [native.Status.TRUNCATED]
+    unnamed = written.replace(b"imgcls", b"elsecl")
+    np.testing.assert_array_equal(by_native([unnamed], box, 24, 24)[0], wanted)
+
+
+@needs_native
+def test_any_byte_of_a_file_with_restart_markers_may_be_wrong() -> None:
+    written = native.write_restarts(jpeg(40, 60, "4:2:0"), interval=2)
+    assert written is not None
+    draws = np.random.default_rng(0)
+    changed = []
+    for at in range(len(written)):
+        changed.append(written[:at] + draws.bytes(1) + written[at + 1 :])
+    out, status = by_native(changed, [(5, 8, 55, 38)] * len(changed), 8, 8)
+    assert (status == 0).any()
+    assert (status == native.Status.CORRUPT).any()
+    assert (out[status == 0] != 77).any()
+
+
 @needs_native
 def test_odd_and_broken_files_get_a_status_or_the_pixels_of_pillow() -> None:
     root = os.environ.get("IMGCLS_REAL_DATA")
@@ -446,7 +535,7 @@ def test_the_environment_switches_the_native_decoder_off(monkeypatch: pytest.Mon
 def checkout(tmp_path: Path) -> Path:
     """A copy of the module and its source, with nothing built."""
     source = Path(native.__file__)
-    for path in (source, source.with_name("_native.c")):
+    for path in (source, source.with_name("_native.c"), source.with_name("_intervals.h")):
         shutil.copy(path, tmp_path / path.name)
     return tmp_path / source.name
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from scipy.io import savemat
@@ -161,6 +162,24 @@ def shards_by_pattern(source: Path, target: Path) -> Path:
     return target / "train" / "{000000..000004}.tar"
 
 
+def parquet(source: Path, target: Path) -> Path:
+    """imagenet-1k of the Hugging Face hub: the names have the class behind them."""
+    (target / "data").mkdir(parents=True)
+    for part, name in (("train", "train"), ("val", "validation")):
+        files = sorted(source.glob(f"{part}/*/*"), key=lambda file: file.name[::-1])
+        rows = [
+            {
+                "image": {"bytes": file.read_bytes(), "path": f"{file.stem}_{file.parent.name}.JPEG"},
+                "label": int(class_number(file)),
+            }
+            for file in files
+        ]
+        for number, first in enumerate(range(0, len(rows), 4)):
+            table = pyarrow.Table.from_pylist(rows[first : first + 4])
+            pyarrow.parquet.write_table(table, target / f"data/{name}-{number:05}-of-00003.parquet", row_group_size=2)
+    return target
+
+
 def one_tar(source: Path, target: Path) -> Path:
     target.mkdir()
     with tarfile.open(target / "all.tar", "w") as archive:
@@ -179,6 +198,7 @@ FORMS = {
     "flat with WordNet ids": (flat_with_wnids, "found train/ and val/"),
     "shards": (shards, "found 5 shards for training and 3 for validation"),
     "shards by a pattern": (shards_by_pattern, "found 5 shards for training and 3 for validation"),
+    "parquet": (parquet, "found 3 parquet files for training and 2 for validation"),
     "one tar of folders": (one_tar, "found all.tar, a tar of train/ and val/, read in place"),
     "archives": (archived, "found the archives ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, read in place"),
 }

@@ -1,8 +1,8 @@
-"""The pack: what was packed comes out, shrunk as said, in the same order; broken off it goes on; and it says so."""
+"""The packs: what was packed comes out, the same pixels or shrunk as said, in the same order; broken off it goes on."""
 
 import importlib
 import io
-import subprocess
+import json
 import sys
 from pathlib import Path
 
@@ -11,16 +11,24 @@ import pytest
 import torch
 from PIL import Image
 
+from imgcls.commands import pack as command
 from imgcls.config import compose
 from imgcls.data.augment import RandomResizedCrop, Whole
 from imgcls.data.decoding import BadImageError, native
 from imgcls.data.loading import Loader
-from imgcls.data.sets import ArraySplit, ImageSet, PackSplit, make_pack, open_folder, open_pack
-from imgcls.environment import CONF_DIR
+from imgcls.data.sets import (
+    ArraySplit,
+    FileSplit,
+    FolderSplit,
+    ImageSet,
+    PackSplit,
+    make_pack,
+    open_folder,
+    open_image_set,
+    open_pack,
+)
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-SCRIPT = CONF_DIR.parent / "scripts" / "pack.py"
 
 pack = importlib.import_module("imgcls.data.sets.pack")
 
@@ -45,7 +53,17 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def packed(root, tmp_path_factory) -> Path:
+    """A lossy pack."""
     path = tmp_path_factory.mktemp("pack") / "a.pack"
+    make_pack(open_folder(str(root)), path, lossless=False, num_threads=3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lossless(root, tmp_path_factory) -> Path:
+    if not native.available():
+        pytest.skip(native.why_not())
+    path = tmp_path_factory.mktemp("pack") / "lossless.pack"
     make_pack(open_folder(str(root)), path, num_threads=3)
     return path
 
@@ -81,11 +99,78 @@ def test_images_are_shrunk_to_400_pixels_in_their_shape_and_never_enlarged(root,
             assert np.abs(np.asarray(small.convert("RGB"), float) - expected).mean() < 4
 
 
-def test_a_plain_jpeg_that_needs_no_shrinking_stays_byte_for_byte(root, packed):
+def test_a_plain_jpeg_that_needs_no_shrinking_keeps_its_pixels(root, packed):
     train = open_pack(str(packed)).train
     assert isinstance(train, PackSplit)
     (index,) = (index for index in range(21) if train.path(index).endswith("small.JPEG"))
-    assert train.read(index) == (root / "train/odd/small.JPEG").read_bytes()
+    assert (train.pixels(index, 3) == np.asarray(Image.open(root / "train/odd/small.JPEG"))).all()
+
+
+def test_a_lossless_pack_has_the_pixels_of_every_file_and_the_bytes_of_all_but_baseline_jpegs(root, lossless):
+    source, found = open_folder(str(root)), open_pack(str(lossless))
+    rewritten = 0
+    for one, other in ((found.train, source.train), (found.val, source.val)):
+        assert isinstance(one, PackSplit)
+        assert isinstance(other, FolderSplit)
+        assert one.labels.tolist() == other.labels.tolist()
+        for index in range(len(one)):
+            file, packed_file = other.read(index), one.read(index)
+            assert (one.pixels(index, 3) == other.pixels(index, 3)).all()
+            baseline = b"\xff\xc0" in file and file[:2] == b"\xff\xd8"
+            assert (b"imgcls" in packed_file) == baseline
+            assert baseline or packed_file == file
+            rewritten += baseline
+    assert 10 < rewritten < 20
+
+
+@pytest.mark.parametrize("kind", ["native", "pillow"])
+def test_a_loader_gives_the_same_crops_from_a_lossless_pack_as_from_the_files(root, lossless, monkeypatch, kind):
+    monkeypatch.setenv("IMGCLS_NATIVE", "1" if kind == "native" else "0")
+    settings = {"image_size": 24, "batch_size": 5, "seed": 0, "shuffle": True, "flip": 0.5, "num_threads": 2}
+    one, other = (
+        Loader(found.train, RandomResizedCrop(), **settings)
+        for found in (open_pack(str(lossless)), open_folder(str(root)))
+    )
+    for epoch in range(3):
+        for left, right in zip(one.epoch(epoch), other.epoch(epoch), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_a_lossless_pack_turns_images_as_their_exif_data_say(root, tmp_path):
+    if not native.available():
+        pytest.skip(native.why_not())
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "a description", 6
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.open(root / "train/odd/19.JPEG").save(tmp_path / part / name / "1.JPEG", exif=exif)
+    path = tmp_path / "turned.pack"
+    make_pack(open_folder(str(tmp_path)), path)
+    shown = []
+    for words in ([f"data.root={path}", "data=pack"], [f"data.root={tmp_path}", "data=folder"]):
+        split = open_image_set(compose(["model=lenet5", *words, "data.orientation=apply"])).train
+        assert isinstance(split, FileSplit)
+        (batch,) = Loader(split, RandomResizedCrop(), image_size=20, batch_size=2, seed=0, shuffle=False).epoch(0)
+        shown += [split.pixels(0, 3), batch.images]
+    assert shown[0].shape[:2] == Image.open(root / "train/odd/19.JPEG").size
+    assert (shown[0] == shown[2]).all()
+    assert torch.equal(shown[1], shown[3])
+    assert b"a description" not in path.read_bytes()
+
+
+def test_a_lossless_pack_needs_the_native_decoder_and_says_so(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMGCLS_NATIVE", "0")
+    with pytest.raises(
+        ValueError, match=r"only the native decoder's .* IMGCLS_NATIVE=0 .* \(--lossy does without it\)"
+    ):
+        make_pack(open_folder(str(root)), tmp_path / "a.pack")
+
+
+def test_a_lossy_pack_of_an_earlier_version_is_read(packed, tmp_path):
+    about = {"longest": 400, "quality": 90, "num_train": 21, "classes": ["even", "odd"]}
+    old = edited(packed, tmp_path / "old.pack", about=np.frombuffer(json.dumps(about).encode(), np.uint8))
+    assert len(open_pack(str(old)).train) == 21
 
 
 @pytest.mark.parametrize("kind", ["native", "pillow"])
@@ -114,7 +199,9 @@ class Broken(Exception):
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 20, 26])
-def test_packing_that_was_broken_off_goes_on_and_gives_the_same_file(root, packed, tmp_path, monkeypatch, after):
+@pytest.mark.parametrize("kind", ["packed", "lossless"])
+def test_packing_that_was_broken_off_goes_on_and_gives_the_same_file(root, request, tmp_path, monkeypatch, kind, after):
+    whole = request.getfixturevalue(kind)
     path, images = tmp_path / "b.pack", open_folder(str(root))
     monkeypatch.setattr(pack, "NOTE_EVERY", 3)
     counts = []
@@ -126,12 +213,15 @@ def test_packing_that_was_broken_off_goes_on_and_gives_the_same_file(root, packe
             yield data
 
     with pytest.raises(Broken):
-        make_pack(images, path, progress=broken)
+        make_pack(images, path, progress=broken, lossless=kind == "lossless")
     assert not path.exists()
     with open(tmp_path / "b.pack.part", "ab") as part:
         part.write(b"half an image")
-    make_pack(images, path, progress=lambda encoded, done, total: counts.append(done) or encoded)
-    assert path.read_bytes() == packed.read_bytes()
+    done = make_pack(
+        images, path, progress=lambda encoded, *count: counts.append(count[0]) or encoded, lossless=kind == "lossless"
+    )
+    assert path.read_bytes() == whole.read_bytes()
+    assert done.num_unchanged == (10 if kind == "lossless" else 0)
     assert [found.name for found in tmp_path.iterdir()] == ["b.pack"]
     assert counts[0] <= after
 
@@ -148,18 +238,18 @@ def test_what_was_noted_is_not_encoded_again(root, tmp_path, monkeypatch):
             yield data
 
     with pytest.raises(Broken):
-        make_pack(images, path, progress=broken)
+        make_pack(images, path, progress=broken, lossless=False)
     counted = []
-    make_pack(images, path, progress=lambda encoded, *counts: counted.append(counts) or encoded)
+    make_pack(images, path, progress=lambda encoded, *counts: counted.append(counts) or encoded, lossless=False)
     assert counted == [(8, 27)]
 
 
 def test_going_on_with_other_settings_is_refused(root, tmp_path):
     path, images = tmp_path / "b.pack", open_folder(str(root))
     with pytest.raises(Broken):
-        make_pack(images, path, progress=raising)
+        make_pack(images, path, progress=raising, lossless=False)
     with pytest.raises(ValueError, match=r"b\.pack\.part was begun from other images or with other settings; remove"):
-        make_pack(images, path, quality=80)
+        make_pack(images, path, quality=80, lossless=False)
     with pytest.raises(FileNotFoundError, match=r"is unfinished: run `imgcls pack` again"):
         open_pack(str(path))
 
@@ -173,10 +263,10 @@ def test_two_processes_do_not_write_the_same_pack(root, packed, tmp_path):
 
     def meanwhile(encoded, done, total):
         with pytest.raises(ValueError, match=r"b\.pack is being packed by another process; wait for it, or name"):
-            make_pack(images, path)
+            make_pack(images, path, lossless=False)
         return encoded
 
-    make_pack(images, path, progress=meanwhile)
+    make_pack(images, path, progress=meanwhile, lossless=False)
     assert path.read_bytes() == packed.read_bytes()
 
 
@@ -187,7 +277,7 @@ def test_a_file_that_cannot_be_decoded_is_named_also_by_the_run_that_goes_on_aft
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes((root / "train/odd/19.JPEG").read_bytes()[: -300 if number == 2 else None])
     images, path = open_folder(str(tmp_path)), tmp_path / "c.pack"
-    whole = make_pack(images, tmp_path / "whole.pack")
+    whole = make_pack(images, tmp_path / "whole.pack", lossless=False)
     monkeypatch.setattr(pack, "NOTE_EVERY", 1)
 
     def broken(encoded, done, total):
@@ -197,10 +287,10 @@ def test_a_file_that_cannot_be_decoded_is_named_also_by_the_run_that_goes_on_aft
             yield data
 
     with pytest.raises(Broken):
-        make_pack(images, path, progress=broken)
-    packed_again = make_pack(images, path)
+        make_pack(images, path, progress=broken, lossless=False)
+    packed_again = make_pack(images, path, lossless=False)
     assert packed_again == whole
-    assert [Path(reason.partition(": ")[0]).parent.parent.name for reason in packed_again.unshrunk] == ["train", "val"]
+    assert [Path(reason.partition(": ")[0]).parent.parent.name for reason in packed_again.broken] == ["train", "val"]
     assert path.read_bytes() == (tmp_path / "whole.pack").read_bytes()
 
 
@@ -211,8 +301,8 @@ def test_a_file_that_cannot_be_decoded_is_named_and_packed_for_the_loader_to_jud
             (tmp_path / part / name / "1.JPEG").write_bytes((root / "train/odd/small.JPEG").read_bytes())
     (tmp_path / "train/a/1.JPEG").write_bytes((root / "train/odd/19.JPEG").read_bytes()[:-300])
     packed_again = make_pack(open_folder(str(tmp_path)), tmp_path / "c.pack")
-    assert len(packed_again.unshrunk) == 1
-    assert "train/a/1.JPEG: cannot be decoded" in packed_again.unshrunk[0]
+    assert len(packed_again.broken) == 1
+    assert "train/a/1.JPEG: cannot be decoded" in packed_again.broken[0]
     train = open_pack(str(tmp_path / "c.pack")).train
     one = Loader(train, Whole(), image_size=8, batch_size=2, seed=0, shuffle=True)
     with pytest.raises(BadImageError, match=r"c\.pack:train/a/1\.JPEG: cannot be decoded"):
@@ -275,29 +365,46 @@ def test_a_missing_pack_is_refused_with_the_way_out(named, error, message):
 def test_settings_and_sets_that_make_no_sense_are_refused(root, packed, tmp_path):
     images = open_folder(str(root))
     with pytest.raises(ValueError, match="longest=5, quality=90: use 32 px or more"):
-        make_pack(images, tmp_path / "e", longest=5)
+        make_pack(images, tmp_path / "e", longest=5, lossless=False)
     with pytest.raises(ValueError, match="quality=99"):
-        make_pack(images, tmp_path / "e", quality=99)
+        make_pack(images, tmp_path / "e", quality=99, lossless=False)
     with pytest.raises(FileExistsError, match="exists; remove it to pack again"):
-        make_pack(images, packed)
+        make_pack(images, packed, lossless=False)
     assert list(packed.parent.glob(f"{packed.name}.part*")) == []
     split = ArraySplit(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2))
     with pytest.raises(ValueError, match="only sets of image files can be packed"):
-        make_pack(ImageSet(split, split, ["a", "b"], 3), tmp_path / "e")
+        make_pack(ImageSet(split, split, ["a", "b"], 3), tmp_path / "e", lossless=False)
 
 
-def test_the_script_packs_and_says_that_it_is_lossy(root, tmp_path):
-    command = [sys.executable, str(SCRIPT), str(root), str(tmp_path / "a.pack"), "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.stdout.startswith("lossy: longer side at most 400 px, JPEG quality 90")
-    assert "27 images" in done.stdout
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 2
-    assert "exists; remove it to pack again" in again.stderr
+def run_script(*words: str) -> SystemExit | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pack.py", *words])
+        try:
+            return command.main()
+        except SystemExit as end:
+            return end
+
+
+def test_the_script_packs_without_loss_unless_asked_to_and_says_which(root, tmp_path, capsys):
+    words = [str(root), str(tmp_path / "a.pack"), "--threads", "1"]
+    if native.available():
+        run_script(*words)
+        shown = capsys.readouterr().out
+        assert shown.startswith("lossless: every image keeps its pixels")
+        assert "packed as they are: 10 images that are no baseline JPEGs" in shown
+        assert "27 images" in shown
+        ended = run_script(*words, "--lossless")
+        assert ended is not None
+        assert ended.code == 2
+        assert "exists; remove it to pack again" in capsys.readouterr().err
+        assert run_script(*words, "--quality", "80").code == 2
+        assert "--quality 80 is of a lossy pack: add --lossy, or leave --quality out" in capsys.readouterr().err
+    run_script(str(root), str(tmp_path / "b.pack"), "--lossy", "--quality", "80")
+    assert capsys.readouterr().out.startswith("lossy: longer side at most 400 px, JPEG quality 80")
 
 
 def test_a_run_trains_from_a_pack(packed, train, tmp_path):
-    size = ["model=lenet5", "image_size=32", "batch_size=5", "epochs=1", "tensorboard=false", "data.num_threads=1"]
+    size = ["model=lenet5", "image_size=32", "batch_size=5", "epochs=1", "logger=none", "data.num_threads=1"]
     results = train(compose(["data=pack", f"data.root={packed}", *size]))
     assert results["steps"] == 4
 
@@ -354,6 +461,8 @@ def edited(packed: Path, path: Path, **changes) -> Path:
         {"names": np.zeros(3, np.uint8)},
         {"about": np.frombuffer(b"[]", np.uint8)},
         {"about": np.frombuffer(b'{"longest": 1}', np.uint8)},
+        {"about": np.frombuffer(b'{"lossless": "yes", "num_train": 21, "classes": ["a", "b"]}', np.uint8)},
+        {"about": np.frombuffer(b'{"lossless": false, "num_train": 21, "classes": ["a", "b"]}', np.uint8)},
         {"about": np.frombuffer(b'{"longest": 1, "quality": "x", "num_train": 21, "classes": ["a", "b"]}', np.uint8)},
         {"about": np.frombuffer(b'{"longest": 1, "quality": 1, "num_train": 27, "classes": ["a", "b"]}', np.uint8)},
         {"about": np.frombuffer(b'{"longest": 1, "quality": 1, "num_train": 21, "classes": "ab"}', np.uint8)},

@@ -107,6 +107,8 @@ def test_labels_may_be_names_and_numbers_may_have_them(root, tmp_path):
 def test_braces_count_or_choose():
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand("{a,b}{0..1}") == ["a0", "a1", "b0", "b1"]
+    assert expand("{train-{08..09},val}.tar") == ["train-08.tar", "train-09.tar", "val.tar"]
+    assert expand("{a") == ["{a"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ class TestAtAUrl:
             memory.pipe(f"/bucket/{file.name}", file.read_bytes())
         return "memory://bucket"
 
-    @pytest.mark.parametrize("pattern", ["", "/x-{train-0000,train-0001,val-0000}.tar"])
+    @pytest.mark.parametrize("pattern", ["", "/x-{train-{0000..0001},val-0000}.tar"])
     def test_they_are_the_same_set(self, root, url, pattern):
         images, own = opened(url + pattern), opened(root)
         assert images.identity() == own.identity()

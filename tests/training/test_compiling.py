@@ -1,0 +1,75 @@
+"""Compiled training: what is compiled, that a change of lr compiles nothing, and where compiled code is kept."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from imgcls.config import Config
+from imgcls.errors import ConfigError
+from imgcls.models import GoogLeNet, ResNet
+from imgcls.training import Trainer
+from imgcls.training.compiling import keep_compiled_code, repeated_blocks
+
+
+def test_the_blocks_of_a_network_are_its_outermost_repeated_parts() -> None:
+    with torch.device("meta"):
+        assert len(repeated_blocks(ResNet(depth=50))) == 3 + 4 + 6 + 3
+        assert {type(block).__name__ for block in repeated_blocks(GoogLeNet())} >= {"Inception"}
+        with pytest.raises(ConfigError, match="compile_mode=blocks: the network has no repeated blocks; leave"):
+            repeated_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))
+
+
+def test_a_mode_without_compile_is_refused(tiny_config: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="compile_mode=blocks compiles nothing by itself; add compile=true"):
+        tiny_config("compile_mode=blocks")
+
+
+def test_compiled_code_is_kept_in_the_cache_folder_unless_the_user_names_one(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(cache / "compiled")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize(
+    "words", [("compile_mode=default",), ("compile_mode=blocks", "model=resnet18", "batch_size=4", "max_steps=4")]
+)
+def test_a_compiled_run_is_compiled_once_though_lr_changes_and_ends_where_the_eager_one_does(
+    words: tuple[str, ...],
+    tiny_config: Callable[..., Config],
+    train: Callable[..., dict[str, Any]],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
+    torch._dynamo.reset()
+    counts, lrs = [], []
+
+    def after_step(trainer: Trainer) -> None:
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        lrs.append(trainer.optimizer.param_groups[0]["lr"])
+
+    torch._dynamo.utils.counters.clear()
+    eager = tiny_config("epochs=1", "schedule=cosine", *(word for word in words if "compile" not in word))
+    compiled = tiny_config("epochs=1", "schedule=cosine", "compile=true", *words)
+    expected = train(eager, "eager")["weights"]
+    weights = train(compiled, "compiled", lambda trainer: trainer.after_step.append(after_step))["weights"]
+    assert len(set(lrs)) == len(lrs) > 3
+    assert counts[0] > 0
+    assert counts == counts[:1] * len(counts)
+    # Not the same bits: compiled kernels add in another order and contract multiplications with additions.
+    for key, value in weights.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4)
