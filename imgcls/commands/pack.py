@@ -1,16 +1,27 @@
 """Write a set of images into one file that trains faster."""
 
 import argparse
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from imgcls.config import run_script
-from imgcls.data.sets import PACK_LONGEST, PACK_QUALITY, make_pack, open_folder
+from imgcls.config import compose, run_script
+from imgcls.data.decoding import AS_STORED
+from imgcls.data.sets import (
+    PACK_LONGEST,
+    PACK_QUALITY,
+    ImageSet,
+    make_pack,
+    open_folder,
+    open_image_set,
+    pixel_rules,
+)
 from imgcls.environment import command, default_num_threads, printable
-from imgcls.errors import EXIT_INTERRUPTED
+from imgcls.errors import EXIT_INTERRUPTED, ConfigError
 
 
 def main() -> None:
@@ -22,16 +33,17 @@ def make_parser() -> argparse.ArgumentParser:
     description = (
         "Write a set of images into one file that trains faster.\n\n"
         f"    {command('pack')} /data/imagenet /data/imagenet.pack\n"
+        f"    {command('pack')} data=imagenet data.root=/data/archives /data/imagenet.pack\n"
         f"    {command('train')} data=pack data.root=/data/imagenet.pack\n\n"
+        "What is packed is a folder of train/<class>/* and val/<class>/*, or a set of files in train.py's words.\n\n"
         "The pack is lossless: baseline JPEGs are written again, with the same pixels, so that a crop decodes\n"
         "faster; other files stay as they are. It is about as large as the files. With --lossy the longer side\n"
         f"has at most {PACK_LONGEST} pixels, at JPEG quality {PACK_QUALITY}, with colour at half resolution: a third\n"
-        "of the size, and faster still. What is packed is train/<class>/* and val/<class>/*. Broken off, the same\n"
-        "command goes on."
+        "of the size, and faster still. Broken off, the same command goes on."
     )
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=command("pack"), description=description, formatter_class=raw)
-    parser.add_argument("root", help="the folder that holds train/ and val/")
+    parser.add_argument("root", nargs="?", help="the folder that holds train/ and val/; or data=... in its place")
     parser.add_argument("pack", type=Path, help="the file to write")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--lossless", action="store_true", default=True, help="keep every pixel (default)")
@@ -48,18 +60,21 @@ def make_parser() -> argparse.ArgumentParser:
 def pack() -> None:
     """Pack the images that the command line names."""
     parser = make_parser()
-    asked = parser.parse_args()
+    data_words = [word for word in sys.argv[1:] if re.match(r"data[.=]", word)]
+    asked = parser.parse_args([word for word in sys.argv[1:] if word not in data_words])
     for option in ("longest", "quality"):
         if (value := getattr(asked, option)) is not None and not asked.lossy:
-            parser.error(f"--{option} {value} is of a lossy pack: add --lossy, or leave --{option} out")
-    longest, quality = asked.longest or PACK_LONGEST, asked.quality or PACK_QUALITY
+            raise ConfigError(f"--{option} {value} is of a lossy pack: add --lossy, or leave --{option} out")
+    longest = PACK_LONGEST if asked.longest is None else asked.longest
+    quality = PACK_QUALITY if asked.quality is None else asked.quality
+    images = open_set(asked, data_words)
     if asked.lossy:
         print(f"lossy: longer side at most {longest} px, JPEG quality {quality}, colour at half resolution")
     else:
         print("lossless: every image keeps its pixels; --lossy makes a smaller and faster pack")
     try:
         packed = make_pack(
-            open_folder(asked.root, train=asked.train, val=asked.val),
+            images,
             asked.pack,
             lossless=not asked.lossy,
             longest=longest,
@@ -69,15 +84,33 @@ def pack() -> None:
         )
     except KeyboardInterrupt:
         parser.exit(EXIT_INTERRUPTED, f"\n{asked.pack} is unfinished; the same command goes on from there\n")
-    except (ValueError, OSError) as error:
-        parser.error(printable(str(error)))
+    except FileExistsError as error:
+        raise ConfigError(str(error)) from error
     for reason in packed.broken:
         print(printable(f"packed as it is: {reason}", lines=False))
     if packed.num_unchanged:
-        print(
-            f"packed as they are: {packed.num_unchanged} images that are no baseline JPEGs, no faster than their files"
-        )
+        print(f"packed as they are: {packed.num_unchanged} images, no baseline JPEGs and no faster than their files")
     print(printable(f"{asked.pack}: {packed.num_images} images, {packed.num_bytes / 1e9:.2f} GB"))
+
+
+def open_set(asked: argparse.Namespace, data_words: Sequence[str]) -> ImageSet:
+    """Open the folder, or the set of train.py's words.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: neither is named, both are, or the set cannot be opened.
+    """
+    if bool(data_words) == (asked.root is not None):
+        raise ConfigError(f"name the images once: {command('pack')} DIR FILE, or {command('pack')} data=... FILE")
+    if not data_words:
+        return open_folder(asked.root, train=asked.train, val=asked.val)
+    if asked.train != "train" or asked.val != "val":
+        raise ConfigError("--train and --val are folders of DIR; leave them out where data=... names the set")
+    config = compose(data_words)
+    if pixel_rules(config.data) != AS_STORED:
+        raise ConfigError(
+            "data.alpha, data.orientation and data.bits: leave them out; train.py takes them with a lossless pack"
+        )
+    return open_image_set(config)
 
 
 def progress(encoded: Iterable[bytes], done: int, total: int) -> Iterable[bytes]:

@@ -10,14 +10,16 @@ from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
 from imgcls.config.hydra_internals import Dimension
 from imgcls.config.identity import compared, consequential, flatten, from_flat, is_fixed, with_new_settings
+from imgcls.config.image_size import ImageSize
 from imgcls.config.launchers import launch
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.risks import RISKS, Facts, Risk, find_risks
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
-from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, run_script
+from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, parse_run_words, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
 from imgcls.config.settings import typed
 from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
+from imgcls.config.words import without_dashes
 
 __all__ = [
     "LEFT_OPEN",
@@ -29,6 +31,7 @@ __all__ = [
     "Dimension",
     "EvaluateConfig",
     "Facts",
+    "ImageSize",
     "Job",
     "LogFile",
     "Risk",
@@ -59,9 +62,11 @@ __all__ = [
     "locate",
     "network_of",
     "package_names",
+    "parse_run_words",
     "protocol_names",
     "run_script",
     "trust_packages",
     "typed",
     "with_new_settings",
+    "without_dashes",
 ]

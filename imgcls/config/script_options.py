@@ -10,10 +10,12 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from imgcls import __version__
 from imgcls.config.checks import check_source
+from imgcls.config.command_line import compose_run
 from imgcls.config.compose import compose_network
 from imgcls.config.console import Console
 from imgcls.config.own_packages import package_names, trust_packages
@@ -115,6 +117,37 @@ class ScriptParser(argparse.ArgumentParser):
             r"^the following arguments are required: (?:--)?", "this needs more words, see --help: ", message
         )
         raise ConfigError(re.sub(r"^argument \S+: ", "", message))
+
+
+def parse_run_words(parser: ScriptParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config, Path]:
+    """Parse the command line of a script that takes train.py's words besides options of its own.
+
+    Returns:
+        The options, the config that train.py would compose from the other words, and its run's directory, which is not
+        made.
+
+    Raises:
+        ConfigError: an option or a word that does not exist, or a value that it does not take.
+    """
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of configs beside conf/, as train.py takes it")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-m", "--multirun"}.intersection(words):
+        raise ConfigError("-m: this looks at one run; run it once for each")
+    if {"-h", "--help", "--version"}.intersection(words):
+        parser.parse(words)
+    own, run = [], []
+    while words:
+        word = words.pop(0)
+        key, equals, _ = word.removeprefix("--").partition("=")
+        if f"--{key.replace('_', '-')}" not in parser._option_string_actions or not (equals or word.startswith("--")):
+            run.append(word)
+        else:
+            own += [word] if equals else [word, *words[:1]]
+            words = words if equals else words[1:]
+    options = parser.parse(own)
+    config, path = compose_run(run, options.config_dir)
+    trust_packages(config.trust)
+    return options, config, path
 
 
 def _true_or_false(key: str, value: str) -> bool:

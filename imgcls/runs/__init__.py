@@ -6,6 +6,7 @@ from imgcls.runs.directory import (
     BAD_FILES,
     BEST,
     CONFIG,
+    CONTENT,
     EVENT_FILES,
     FAILURE,
     LAST,
@@ -20,6 +21,7 @@ from imgcls.runs.directory import (
     note_failure,
     saved_config,
     shorter_run,
+    without_content,
 )
 from imgcls.runs.disk import durable_file, lock_file, sync_to_disk
 from imgcls.runs.disk_errors import DiskError, explain_disk_errors, name_disk_errors
@@ -40,16 +42,20 @@ from imgcls.runs.tables import (
     require_top1,
     results_table,
 )
+from imgcls.runs.time_estimate import LEAST_SECONDS, LEAST_STEPS, estimate_text, read_estimate
 
 __all__ = [
     "BAD_FILES",
     "BEST",
     "CAPSULE",
     "CONFIG",
+    "CONTENT",
     "EVENT_FILES",
     "FAILURE",
     "FORMATS",
     "LAST",
+    "LEAST_SECONDS",
+    "LEAST_STEPS",
     "LOCK",
     "METRICS_FILE",
     "PREVIOUS",
@@ -84,6 +90,7 @@ __all__ = [
     "differences",
     "durable_file",
     "duration_text",
+    "estimate_text",
     "explain_disk_errors",
     "find_runs",
     "image_grid",
@@ -94,6 +101,7 @@ __all__ = [
     "note_failure",
     "only_seeds_differ",
     "read_capsule",
+    "read_estimate",
     "read_json",
     "read_metrics",
     "read_row",
@@ -109,5 +117,6 @@ __all__ = [
     "sync_to_disk",
     "table_cells",
     "table_notes",
+    "without_content",
     "without_seed",
 ]

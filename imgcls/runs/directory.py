@@ -28,6 +28,7 @@ LOCK = "lock"
 JOB = "job"
 BAD_FILES = "bad_files.json"
 CHANGES = "changes"  # in config.json: what was changed where the run went on
+CONTENT = "checksum of the files"  # of an image set's identity: known where verify_data has read all files
 FAILURE = "failure.txt"  # the error that ended the run, until it goes on
 
 
@@ -191,14 +192,23 @@ def resumable(run_dir: Path) -> list[Path]:
 def check_same_run(path: Path, what: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:
     """Compare `what` (the config, the data set) of the run in `path` with the requested one.
 
+    A checksum of the files counts only where both have it.
+
     Raises:
         ValueError: they differ; it names the first five keys that do.
     """
+    if not (CONTENT in saved and CONTENT in requested):
+        saved, requested = without_content(saved), without_content(requested)
     if changed := config_differences(saved, requested):
         raise ValueError(
             f"{path} holds a run of another {what} ({_listed(changed)}); give this run another name (name=...), "
             "or train from scratch in that directory (overwrite=true)"
         )
+
+
+def without_content(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of an image set as it is where nothing is known of the bytes of its files."""
+    return {key: value for key, value in identity.items() if key != CONTENT}
 
 
 def config_differences(saved: dict[str, Any], requested: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from filelock import Timeout
 
 from imgcls.metrics import METRICS, known_metrics, metric_of
-from imgcls.runs.directory import CONFIG, FAILURE, LOCK, METRICS_FILE, RESULTS
+from imgcls.runs.directory import CONFIG, FAILURE, LOCK, METRICS_FILE, RESULTS, without_content
 from imgcls.runs.disk import lock_file
 from imgcls.runs.saved import check_results, read_json, read_metrics
 
@@ -67,7 +67,7 @@ def read_row(path: Path) -> RunRow:
             last_epoch=results["epochs"],
             epochs=results["epochs"],
             seconds=results["seconds"],
-            images=results.get("data"),
+            images=without_content(results["data"]) if "data" in results else None,
         )
     if config is None:
         return RunRow(path)

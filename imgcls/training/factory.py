@@ -92,6 +92,7 @@ def build_trainer(
     device: torch.device,
     *,
     images: ImageSet | None = None,
+    look_at_files: bool = True,
     words: Sequence[str] = (),
     new_scaler: Callable[[], torch.amp.GradScaler] | None = None,
 ) -> Trainer:
@@ -99,6 +100,7 @@ def build_trainer(
 
     Args:
         images: the image set of the config, if it is open already.
+        look_at_files: look at every validation file before the first step.
         words: of the command line, which TensorBoard shows.
         new_scaler: makes the scaler of the loss; by default it scales in fp16 alone.
 
@@ -153,7 +155,8 @@ def build_trainer(
     check_best_metric(config, num_classes)
     if config.compile_mode == "blocks":
         repeated_blocks(network)
-    check_files(val_loader)
+    if look_at_files:
+        check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
     freezing = Freezing(config, network)
@@ -313,13 +316,13 @@ def log_run(
         log.info("data     %s", line)
     left_out = len(images.train) - steps * config.batch_size
     log.info(
-        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px%s",
+        "recipe   %s (%s): %d epochs of %d steps, batch %d, %s px%s",
         recipe.name,
         recipe.paper,
         config.epochs,
         steps,
         config.batch_size,
-        config.image_size,
+        config.input_size,
         f"; each epoch leaves out {left_out} other images" if left_out else "",
     )
     settings = {key: value for key, value in config.optimizer.items() if key != "_target_" and value is not None}

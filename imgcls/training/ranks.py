@@ -8,12 +8,14 @@ import torch
 from imgcls import distributed
 from imgcls.config import Config, flatten
 from imgcls.data.sets import ImageSet
-from imgcls.runs import code_version
+from imgcls.runs import CONTENT, code_version
 from imgcls.startup import look_up_run
 
 # What may be another on every machine. The other settings decide what a step computes, or when the ranks wait for each
 # other, and one command gives them to all.
-OF_THE_MACHINE = frozenset({"data.root", "data.num_threads", "data.prefetch", "data.cache_gb", "device"})
+OF_THE_MACHINE = frozenset(
+    {"data.root", "data.exclude", "data.num_threads", "data.prefetch", "data.cache_gb", "device"}
+)
 
 
 def look_up_run_on_all_ranks(config: Config, path: Path) -> tuple[Config, dict[str, Any] | None, ImageSet | None]:
@@ -34,5 +36,7 @@ def look_up_run_on_all_ranks(config: Config, path: Path) -> tuple[Config, dict[s
     distributed.check_errors(error)
     distributed.check_same({"a finished run in the run's directory": results is not None})
     identity = {} if images is None else images.identity()
+    if distributed.agree(int(CONTENT not in identity)):  # a machine where verify_data did not run knows none
+        identity.pop(CONTENT, None)
     distributed.check_same({f"data: {key}": value for key, value in identity.items()})
     return config, results, images

@@ -1,7 +1,7 @@
 """Measure where the time goes: reading and decoding images, the training step, or both together.
 
     python scripts/dev/benchmark.py loader --data /data/imagenet/train  decoders and loaders, against the usual ones
-    python scripts/dev/benchmark.py loader --data DIR --pack a.pack  and from a pack of the same images
+    python scripts/dev/benchmark.py loader --data DIR --pack a.pack --pack b.pack  and from packs of the same images
     python scripts/dev/benchmark.py step model=resnet50 batch_size=64  the step alone, on noise
     python scripts/dev/benchmark.py train model=resnet50 data=imagenet data.root=DIR
     python scripts/dev/benchmark.py evaluate --data imagenet/val  testing by the centre crop, against torchvision's
@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     loader = commands.add_parser("loader", help="decoders and loaders against the usual ones")
     loader.add_argument("--data", required=True, help="a folder of JPEG files, at any depth")
-    loader.add_argument("--pack", help="a pack of the same images, made by scripts/pack.py")
+    loader.add_argument(
+        "--pack",
+        action="append",
+        default=[],
+        help="a pack of the same images, made by scripts/pack.py; may be repeated",
+    )
     loader.add_argument("--images", type=int, default=1000, help="files to take, from all over the folder")
     loader.add_argument("--image-size", type=int, default=224)
     loader.add_argument("--threads", type=int, default=default_num_threads(), help="of the loaders; default: all cores")

@@ -1,14 +1,16 @@
 """`benchmark.py loader`: decoders and loaders against the usual ones."""
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from benchmark_peers import Work, image_paths, peers, plan, split_of_time, torchvision_loader
+from benchmark_peers import Peer, Work, image_paths, peers, plan, split_of_time, torchvision_loader
 from benchmark_report import cpu_seconds, machine, print_table, resident_bytes, take_turns
 
 from imgcls.data.augment import RandomResizedCrop
@@ -28,22 +30,42 @@ def measure_loader(asked: argparse.Namespace) -> None:
     paths = paths[:: max(1, len(paths) // asked.images)][: asked.images]
     data, paths = decodable(paths)
     print(f"{machine()}; {len(data)} files of {np.mean([len(one) for one in data]) / 1e3:.0f} KB")
-    _compare_decoders(data, asked)
+    packs = [_open_pack(pack) for pack in asked.pack]
+    if len({pack.name for pack in packs}) < len(packs):
+        raise ValueError("--pack: two packs of one kind; name a lossless and a lossy one")
+    _compare_decoders(data, paths, packs, asked)
     if native.available():
         _split_time(data, paths, asked)
-    _compare_loaders(paths, asked)
+    _compare_loaders(paths, packs, asked)
 
 
-def _compare_decoders(data: list[bytes], asked: argparse.Namespace) -> None:
+class Pack(NamedTuple):
+    """A pack of the images that are measured."""
+
+    name: str
+    split: PackSplit  # of its training images, for the loaders
+    files: dict[str, tuple[PackSplit, int]]  # by path below --data
+
+    def read(self, paths: list[str], data: str) -> list[bytes]:
+        """Return the packed files of images by their paths.
+
+        Raises:
+            ValueError: one is not in the pack.
+        """
+        names = [os.path.relpath(path, data) for path in paths]
+        if missing := [name for name in names if name not in self.files]:
+            raise ValueError(
+                f"{self.name} lacks {len(missing)} images of --data ({missing[0]}, ...); pack the same folder"
+            )
+        return [split.read(index) for split, index in map(self.files.__getitem__, names)]
+
+
+def _compare_decoders(data: list[bytes], paths: list[str], packs: list[Pack], asked: argparse.Namespace) -> None:
     present, missing = peers(asked.image_size)
     jobs = {peer.name: (peer, work_of(data, asked.image_size)) for peer in present}
-    if asked.pack:
-        split = _of_pack(asked.pack)
-        some = np.unique(np.linspace(0, len(split) - 1, len(data)).astype(np.int64))
-        packed = [split.read(int(index)) for index in some]
-        ours = present[-1]
-        jobs[f"{ours.name}, from the pack"] = (ours, work_of(packed, asked.image_size))
-        print(f"the pack: {np.mean([len(one) for one in packed]) / 1e3:.0f} KB a file")
+    ours = present[-1]
+    packed = {f"{ours.name}, from {pack.name}": pack.read(paths, asked.data) for pack in packs}
+    jobs |= {name: (ours, work_of(files, asked.image_size)) for name, files in packed.items()}
     out = np.empty((CHUNK, asked.image_size, asked.image_size, 3), np.uint8)
     seconds = take_turns(
         {
@@ -57,6 +79,26 @@ def _compare_decoders(data: list[bytes], asked: argparse.Namespace) -> None:
     print_table(per_image)
     for name in missing:
         print(f"  not here: {name}")
+    for name, files in packed.items():
+        faster = statistics.median(a / b for a, b in zip(per_image[ours.name], per_image[name], strict=True))
+        share = sum(map(len, files)) / sum(map(len, data))
+        num_same = _num_same(ours, jobs[ours.name][1], jobs[name][1], out)
+        print(
+            f"{name}: {faster:.2f} times {ours.name} from the files; {share:.3f} of their bytes; "
+            f"{num_same} of {len(data)} crops the same to the bit"
+        )
+
+
+def _num_same(peer: Peer, works: list[Work], others: list[Work], out: np.ndarray) -> int:
+    """Return how many crops of two sets of the same images are the same to the bit."""
+    num_same = 0
+    for work, other in zip(works, others, strict=True):
+        part = out[: len(work.data)]
+        peer.run(work, part)
+        crops = part.copy()
+        peer.run(other, part)
+        num_same += int((crops == part).all(axis=(1, 2, 3)).sum())
+    return num_same
 
 
 def _split_time(data: list[bytes], paths: list[str], asked: argparse.Namespace) -> None:
@@ -71,7 +113,7 @@ def _split_time(data: list[bytes], paths: list[str], asked: argparse.Namespace) 
     )
 
 
-def _compare_loaders(paths: list[str], asked: argparse.Namespace) -> None:
+def _compare_loaders(paths: list[str], packs: list[Pack], asked: argparse.Namespace) -> None:
     split = FolderSplit.of_files(paths)
     batch_size = min(64, len(paths))
     threads = sorted({1, asked.threads})
@@ -79,10 +121,9 @@ def _compare_loaders(paths: list[str], asked: argparse.Namespace) -> None:
         f"imgcls, {number} thread{'s' * (number > 1)}": _epochs_of(split, batch_size, asked.image_size, number)
         for number in threads
     }
-    if asked.pack:
-        loaders[f"imgcls from the pack, {asked.threads} threads"] = _epochs_of(
-            _of_pack(asked.pack), batch_size, asked.image_size, asked.threads
-        )
+    for pack in packs:
+        name = f"imgcls from {pack.name}, {asked.threads} thread{'s' * (asked.threads > 1)}"
+        loaders[name] = _epochs_of(pack.split, batch_size, asked.image_size, asked.threads)
 
     def usual(epoch: int) -> int:
         loader = torchvision_loader(paths, asked.image_size, workers=asked.threads, batch_size=batch_size)
@@ -126,10 +167,19 @@ def _epochs_of(split: FileSplit, batch_size: int, image_size: int, num_threads: 
     return lambda epoch: sum(len(batch.labels) for batch in loader.epoch(epoch))
 
 
-def _of_pack(path: str) -> PackSplit:
-    split = open_pack(path).train
-    assert isinstance(split, PackSplit)
-    return split
+def _open_pack(path: str) -> Pack:
+    """Open a pack; its images are found by their paths in the folder that was packed, or in a folder of it."""
+    opened = open_pack(path)
+    files: dict[str, tuple[PackSplit, int]] = {}
+    for part in (opened.val, opened.train):
+        assert isinstance(part, PackSplit)
+        for index in range(len(part)):
+            name = os.fsdecode(part.name(index))
+            for shorter in (name, name.partition("/")[2], os.path.basename(name)):  # train/<class>/<file>
+                files[shorter] = part, index
+    assert isinstance(opened.train, PackSplit)
+    kind = "lossless" if opened.train.takes_rules else "lossy"
+    return Pack(f"the {kind} pack", opened.train, files)
 
 
 def decodable(paths: list[str]) -> tuple[list[bytes], list[str]]:

@@ -62,7 +62,7 @@ def write_seeds(corpus: Path | None, folder: Path) -> None:
     seeds = list(small_jpegs())
     seeds += [tall_sampling(seed) for seed in seeds if b"\xff\xc0" in seed and b"\x03\x01\x21\x00" in seed]
     # Those that the native decoder takes, as they are in a pack.
-    seeds += [written for seed in seeds if native.available() and (written := native.write_restarts(seed, interval=3))]
+    seeds += [written for seed in seeds if native.available() and (written := native.write_restarts(seed, blocks=3))]
     if corpus is not None:
         seeds += [path.read_bytes()[:LONGEST_SEED] for path in sorted(corpus.iterdir()) if path.is_file()]
     for number, seed in enumerate(seeds):

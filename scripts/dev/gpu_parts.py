@@ -169,7 +169,7 @@ def step_rates(name: str, place: Place) -> Figures:
 
     compiled = name in COMPILED and not place.toy
     config = _on_noise(place, name, f"compile={str(compiled).lower()}")
-    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    shape = (config.batch_size, 3, *config.input_size)
     figures: Figures = {"batch_size": shape[0], "image_size": shape[2], "compiled": compiled}
     steps: dict[str, Callable[[], int]] = {}
     with _stepping(config) as (trainer, step):
@@ -217,7 +217,7 @@ def training_flops(config: "Config", num_classes: int) -> float:
 
     with torch.device("meta"):
         network = build_model(config, num_classes=num_classes, with_weights=False).eval()
-        image = torch.empty(1, config.data.channels, config.image_size, config.image_size)
+        image = torch.empty(1, config.data.channels, *config.input_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     return 3.0 * counter.get_total_flops()
@@ -265,7 +265,7 @@ def switch(name: str, place: Place) -> Figures:
 
 # 4
 
-FORMS = ("noise in memory", "originals", "pack")
+FORMS = ("noise in memory", "originals", "lossless pack", "lossy pack")
 
 
 def fed(form: str, place: Place) -> Figures:
@@ -282,7 +282,7 @@ def fed(form: str, place: Place) -> Figures:
         config = _on_noise(place, words[0].partition("=")[2], *words[1:])
     else:
         images = _images(place)
-        root = images if form == "originals" else _pack_of(images, place)
+        root = images if form == "originals" else _pack_of(images, place, lossless=form == "lossless pack")
         config = compose([*words, f"data={'folder' if form == 'originals' else 'pack'}", f"data.root={root}"])
     with trainer_of(config) as trainer:
         rates = training_rates(trainer, seconds=place.seconds, rounds=place.rounds)
@@ -299,13 +299,16 @@ def fed(form: str, place: Place) -> Figures:
         }
 
 
-def _pack_of(images: Path, place: Place) -> Path:
+def _pack_of(images: Path, place: Place, *, lossless: bool) -> Path:
+    from imgcls.data.decoding import native
     from imgcls.data.sets import make_pack, open_folder
     from imgcls.environment import default_num_threads
 
-    file = place.folder / "images.pack"
+    if lossless and not native.available():
+        raise NotHereError(native.why_not())
+    file = place.folder / f"{'lossless' if lossless else 'lossy'}.pack"
     if not file.exists():
-        make_pack(open_folder(str(images)), file, num_threads=default_num_threads())
+        make_pack(open_folder(str(images)), file, lossless=lossless, num_threads=default_num_threads())
     return file
 
 

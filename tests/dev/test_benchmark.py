@@ -114,8 +114,9 @@ def test_every_pipeline_shows_the_same_part_of_the_image(tiny_folder):
 def test_loader_compares_every_pipeline_that_is_here(tiny_folder, tmp_path, capsys, packed):
     more = []
     if packed:
-        make_pack(open_folder(str(tiny_folder)), tmp_path / "a.pack", lossless=native.available())
-        more = ["--pack", str(tmp_path / "a.pack")]
+        for kind in ("lossy", *(["lossless"] if native.available() else [])):
+            make_pack(open_folder(str(tiny_folder)), tmp_path / kind, lossless=kind == "lossless")
+            more += ["--pack", str(tmp_path / kind)]
     sizes = ["--image-size", "16", "--rounds", "1", "--threads", "1", "--images", "20"]
     main(["loader", "--data", str(tiny_folder), *sizes, *more])
     shown = capsys.readouterr().out
@@ -123,7 +124,9 @@ def test_loader_compares_every_pipeline_that_is_here(tiny_folder, tmp_path, caps
         assert words in shown
     if native.available():
         assert "entropy decoding" in shown
-    assert ("from the pack" in shown) == packed
+    assert ("from the lossy pack" in shown) == packed
+    if packed and native.available():
+        assert "bytes; 20 of 20 crops the same to the bit" in shown
 
 
 def test_a_broken_file_is_left_out_by_name(tiny_folder, tmp_path, capsys):

@@ -50,6 +50,8 @@ OTHERS = {
     "}",
     ".ci/run",
 }
+# Commands that take train.py's words.
+OF_A_RUN = {"doctor", "verify_data"}
 # What stands before a command of ours.
 LAUNCHERS = {"srun", "time", "nohup", "{"}
 DOWNLOADS = {
@@ -200,7 +202,9 @@ def check(command: Command, config_dir: Path) -> None:
     elif command.ours:
         _parse(lambda: importlib.import_module(f"imgcls.commands.{program}").main(), program, words)
         network, _ = split_network(words)
-        if network:
+        if program in OF_A_RUN:
+            compose_run([word for word in words if not word.startswith(("out=", "checksums="))])
+        elif network:
             compose_network(network)
     elif program.startswith("scripts/dev/") and (ROOT / program).is_file():
         script = (ROOT / program).with_suffix(".py")  # a .sh is the door to a program of the same name
@@ -301,6 +305,8 @@ def small_words(command: Command) -> list[str]:
         word.startswith(("checkpoint=", "runs/")) for word in words
     ):
         return [*words, "device=cpu"]
+    if command.program == "doctor":
+        return [*words, "batch_size=8", "image_size=67", "device=cpu", "data.num_threads=1"]
     if command.program == "subset":
         return [str(min(int(word), 4)) if word.isdecimal() else word for word in words]
     if command.program == "pack":

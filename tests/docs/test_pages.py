@@ -63,6 +63,7 @@ OF_SCRIPTS = {
     "columns",
     "where",
     "sort",
+    "checksums",
 }
 
 

@@ -5,6 +5,7 @@ from imgcls.data.decoding.formats import (
     FORMATS,
     describe_left_out,
     ending_of,
+    format_of_ending,
     is_image,
     needs_anything,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "describe_decoder",
     "describe_left_out",
     "ending_of",
+    "format_of_ending",
     "has_end",
     "has_readable_header",
     "is_image",

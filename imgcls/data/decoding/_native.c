@@ -732,12 +732,13 @@ API int32_t imgcls_decode(Workspace *space, const double *boxes, const uint8_t *
     return 0;
 }
 
-/* Write a JPEG again with restart markers every `interval` MCUs and optimised Huffman tables, its coefficients unchanged
- * and its metadata left out, into out (capacity). written: the number of bytes; 0 where the status is not OK. */
-API int32_t imgcls_write_restarts(const unsigned char *data, int64_t length, int32_t interval, int64_t max_pixels,
-                                   unsigned char *out, int64_t capacity, int64_t *written) {
+/* Write a JPEG again with a restart marker after each MCU that completes `blocks` blocks of 8 columns, and optimised
+ * Huffman tables, its coefficients unchanged and its metadata left out, into out (capacity). written: the number of
+ * bytes; 0 where the status is not OK. */
+API int32_t imgcls_write_restarts(const unsigned char *data, int64_t length, int32_t blocks, int64_t max_pixels,
+                                  unsigned char *out, int64_t capacity, int64_t *written) {
     *written = 0;
-    if (interval < 1 || interval > 0xFFFF || length < 0 || capacity < 0) return STATUS_UNSUPPORTED;
+    if (blocks < 1 || blocks > 0xFFFF || length < 0 || capacity < 0) return STATUS_UNSUPPORTED;
     File file = {data, (size_t)length, STATUS_OK};
     int32_t height, width;
     Decoder source;
@@ -754,7 +755,9 @@ API int32_t imgcls_write_restarts(const unsigned char *data, int64_t length, int
     if (status == STATUS_OK) status = find_end(source.cinfo.src->next_input_byte, source.cinfo.src->bytes_in_buffer);
     if (status == STATUS_OK) {
         jpeg_create_compress(&target);
-        *written = (int64_t)write_intervals(&source.cinfo, &target, (uint32_t)interval, out, (size_t)capacity);
+        uint32_t across = source.cinfo.num_components == 1 ? 1 : (uint32_t)source.cinfo.max_h_samp_factor;
+        uint32_t interval = ((uint32_t)blocks + across - 1) / across;
+        *written = (int64_t)write_intervals(&source.cinfo, &target, interval, out, (size_t)capacity);
         if (*written == 0) status = STATUS_UNSUPPORTED;
     }
     jpeg_destroy_compress(&target);

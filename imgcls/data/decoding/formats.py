@@ -63,6 +63,12 @@ def ending_of(path: bytes) -> str:
     return os.fsdecode(os.path.splitext(path)[1].lower())
 
 
+def format_of_ending(path: bytes) -> str | None:
+    """Return the format that a file's ending stands for, or None if it says nothing."""
+    ending = ending_of(path)
+    return next((name for name, endings in ENDINGS.items() if ending in endings), None)
+
+
 def describe_left_out(endings: Mapping[str, int]) -> str:
     """Return what was no image, by ending: `.heic: 12 files, needs pillow-heif; .txt: 1 file`."""
     return "; ".join(_left_out(ending, count) for ending, count in sorted(endings.items()))

@@ -47,14 +47,18 @@ AS_STORED = PixelRules()
 
 
 class Traits(NamedTuple):
-    """What the rules decide on: EXIF orientation, transparency, and the bits that pixels use.
+    """What the rules decide on: EXIF orientation, transparency, and the bits that pixels use; and the kind of file.
 
-    `bits` is None of an image of 8 bits a channel, and of floats.
+    `bits` is None of an image of 8 bits a channel, and of floats. `format` and `mode` are Pillow's names, `size` is
+    width and height.
     """
 
     orientation: int
     transparent: bool
     bits: int | None
+    format: str
+    mode: str
+    size: tuple[int, int]
 
 
 def traits_of(data: bytes, name: str) -> Traits:
@@ -64,8 +68,9 @@ def traits_of(data: bytes, name: str) -> Traits:
         BadImageError: it is no image.
     """
     with _open(data, name) as image, _naming(name, "cannot be decoded"):
-        orientation, transparent = orientation_of(image), image.has_transparency_data
-        return Traits(orientation, transparent, depth.used_bits(image, data) if depth.is_deep(image) else None)
+        bits = depth.used_bits(image, data) if depth.is_deep(image) else None
+        kind = "JPEG" if image.format in _JPEG else image.format or ""
+        return Traits(orientation_of(image), image.has_transparency_data, bits, kind, image.mode, image.size)
 
 
 class BadImageError(ValueError):

@@ -1,7 +1,9 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
 from imgcls.data.sets.containers import ContainerSplit
+from imgcls.data.sets.checksums import checksum_of, with_checksums
 from imgcls.data.sets.digits import draw_digits
+from imgcls.data.sets.exclusion import as_line, exclude, name_in_list
 from imgcls.data.sets.factory import open_image_set, pixel_rules
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
@@ -28,10 +30,13 @@ from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.shards import open_webdataset
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
+from imgcls.data.sets.splits import ArraySplit, ImageSet, Split, checksums_of
 from imgcls.data.sets.table import open_csv
+from imgcls.data.sets.verification import ODD_TEXTS, Place, Verification, known_odd_files, odd_of_imagenet, verify
 
 __all__ = [
     "CLASSES",
+    "ODD_TEXTS",
     "PACK_LONGEST",
     "PACK_QUALITY",
     "TRAIN_TAR",
@@ -47,23 +52,32 @@ __all__ = [
     "Listing",
     "PackSplit",
     "PackSummary",
+    "Place",
     "Split",
+    "Verification",
+    "as_line",
+    "checksum_of",
+    "checksums_of",
     "describe_sample",
     "draw_digits",
     "draw_image",
     "draw_noise",
     "draw_set",
+    "exclude",
     "imagenet_classes",
     "index_of_devkit_id",
     "is_pattern",
     "is_url",
     "is_wnid",
+    "known_odd_files",
     "list_folder",
     "load_cifar10",
     "load_cifar100",
     "load_fashion_mnist",
     "load_mnist",
     "make_pack",
+    "name_in_list",
+    "odd_of_imagenet",
     "open_csv",
     "open_folder",
     "open_image_set",
@@ -79,5 +93,7 @@ __all__ = [
     "read_labels",
     "readable_names",
     "validation_number",
+    "verify",
+    "with_checksums",
     "wnids",
 ]

@@ -1,10 +1,13 @@
 """Open the image set that a config names."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from imgcls.config import Config, DataConfig, build_component, locate
 from imgcls.data.decoding import PixelRules
+from imgcls.data.sets.checksums import with_checksums, with_note_on_checksums
+from imgcls.data.sets.exclusion import exclude
 from imgcls.data.sets.files import FileSplit
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.splits import ImageSet, to_memorise
@@ -30,6 +33,10 @@ def open_image_set(config: Config) -> ImageSet:
                 f"data.alpha, data.orientation and data.bits are of image files; data={data.name} holds pixels, or was "
                 "packed without them: leave them out"
             )
+    opened = with_checksums(opened)
+    if data.exclude is not None:
+        opened = exclude(opened, Path(data.exclude).expanduser())
+    opened = with_note_on_checksums(opened)
     return opened if data.memorise is None else to_memorise(opened, data.memorise)
 
 

@@ -39,6 +39,7 @@ class FileSplit(ABC):
     labels: np.ndarray
     decoded: np.ndarray | None = None
     rules: PixelRules = AS_STORED
+    checksums: np.ndarray | None = None  # (N,) uint64, of the files' bytes, where verify_data has read any
     takes_rules = True  # the files have what the rules decide on
 
     def __len__(self) -> int:
@@ -157,7 +158,10 @@ class FolderSplit(FileSplit):
     def subset(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "FolderSplit":
         """Return some of the images, in the order of `indices` (N,), with other labels (N,) if given."""
         names = [self.name(index) for index in indices.tolist()]
-        return type(self).of_names(os.fsdecode(self.root), names, self.labels[indices] if labels is None else labels)
+        chosen = type(self).of_names(os.fsdecode(self.root), names, self.labels[indices] if labels is None else labels)
+        chosen.rules = self.rules
+        chosen.checksums = None if self.checksums is None else self.checksums[indices]
+        return chosen
 
     @property
     def root(self) -> bytes:

@@ -11,8 +11,10 @@ import numpy as np
 
 from imgcls.data.decoding import Failures, Plan, Reader, make_array_reader
 from imgcls.environment import launch
+from imgcls.runs import CONTENT
 
 log = logging.getLogger(__name__)
+UNKNOWN = np.uint64(0)  # instead of a checksum
 
 
 class Split(Protocol):
@@ -134,6 +136,12 @@ class SelectedSplit:
         return hashlib.sha256(self.whole.fingerprint().encode() + self.indices.tobytes()).hexdigest()[:16]
 
     @property
+    def checksums(self) -> np.ndarray | None:
+        """(N,) uint64, of the files' bytes, where they are known."""
+        checksums = getattr(self.whole, "checksums", None)
+        return None if checksums is None else checksums[self.indices]
+
+    @property
     def decoded(self) -> np.ndarray | None:
         """The images (N, H, W, C) uint8, if they are in memory decoded; otherwise None."""
         return None if self.whole.decoded is None else self.whole.decoded[self.indices]
@@ -175,12 +183,18 @@ class ImageSet:
         for split in (self.train, self.val):
             for array in split.content():
                 checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
-        return {
+        identity = {
             "classes": len(self.classes),
             "training images": len(self.train),
             "validation images": len(self.val),
             "checksum": f"{checksum:08x}",
         }
+        digest = hashlib.sha256()
+        for split in (self.train, self.val):
+            if (of_files := checksums_of(split)) is None:
+                return identity
+            digest.update(of_files.tobytes())
+        return identity | {CONTENT: digest.hexdigest()[:16]}
 
     def log_notes(self) -> None:
         """Log what the user should know of how the set was read."""
@@ -203,6 +217,12 @@ class ImageSet:
                 f"({', '.join(self.classes[:3])}, ...); set data.num_classes=null to follow the data"
             )
         return number
+
+
+def checksums_of(split: Split) -> np.ndarray | None:
+    """Return a checksum of the bytes of each file of a split, (N,) uint64, where verify_data has read them all."""
+    checksums = getattr(split, "checksums", None)
+    return None if checksums is None or (checksums == UNKNOWN).any() else checksums
 
 
 def image_set_of_arrays(

@@ -38,7 +38,7 @@ MARKER = re.compile(r"^( *)<!-- generate: (\S+)(?: (.*?))? -->$", re.MULTILINE)
 
 # The order of the pages; those that are missing are left out, those that are not named come last.
 NAVIGATION = {
-    "": ["index", "quickstart"],
+    "": ["index", "quickstart", "doctor"],
     "Choose": ["configuration", "networks", "recipes", "protocols", "data", "own-data"],
     "Run": ["sweeps", "distributed", "continue", "resume", "loggers", "smoke", "test", "cli"],
     "Extend": ["extend", "library", "coming-from"],

@@ -403,11 +403,11 @@ def many_boxes(height: int, width: int) -> list[Box]:
 
 @needs_native
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("interval", [1, 3, 8, 500])
-def test_with_restart_markers_every_box_has_the_same_pixels(sampling: str, interval: int) -> None:
+@pytest.mark.parametrize("blocks", [1, 3, 8, 500])
+def test_with_restart_markers_every_box_has_the_same_pixels(sampling: str, blocks: int) -> None:
     for height, width in [(97, 131), (64, 200), (200, 23)]:
         data = jpeg(height, width, sampling)
-        written = native.write_restarts(data, interval=interval)
+        written = native.write_restarts(data, blocks=blocks)
         assert written is not None
         boxes = many_boxes(height, width)
         for channels, allow_avx2 in [(3, True), (1, True), (3, False)]:
@@ -450,7 +450,7 @@ def test_restart_markers_are_written_into_what_the_decoder_takes_and_nothing_els
 
 @needs_native
 def test_a_file_with_damaged_restart_markers_is_refused_or_as_libjpeg_sees_it() -> None:
-    written = native.write_restarts(jpeg(120, 150, "4:4:4"), interval=2)
+    written = native.write_restarts(jpeg(120, 150, "4:4:4"), blocks=2)
     assert written is not None
     box: list[Box] = [(75, 60, 150, 120)]
     wanted = by_native([written], box, 24, 24)[0]
@@ -459,6 +459,9 @@ def test_a_file_with_damaged_restart_markers_is_refused_or_as_libjpeg_sees_it() 
     for at, value in [(groups - 6, 0x7F), (groups - 7, 121), (groups - 2, 3), (groups, 0xFF), (groups + 5, 9)]:
         changed = written[:at] + bytes([value]) + written[at + 1 :]
         assert by_native([changed], box, 24, 24)[1][0] != native.Status.OK, at
+    # In the first interval of group 8, where blocks 128 and 129 of the 19 in a row are.
+    shifted = [written[:at] + bytes([written[at] + 1]) + written[at + 1 :] for at in range(groups + 1, groups + 17, 2)]
+    assert set(by_native(shifted, [(115, 51, 116, 52)] * 8, 1, 1)[1]) == {native.Status.CORRUPT}
     renamed = written[: marker + 1] + b"\xd4" + written[marker + 2 :]
     assert by_native([renamed], [(0, 0, 150, 120)], 24, 24)[1].tolist() == [native.Status.CORRUPT]
     assert by_native([written[:-2]], box, 24, 24)[1].tolist() == [native.Status.TRUNCATED]
@@ -468,7 +471,7 @@ def test_a_file_with_damaged_restart_markers_is_refused_or_as_libjpeg_sees_it() 
 
 @needs_native
 def test_any_byte_of_a_file_with_restart_markers_may_be_wrong() -> None:
-    written = native.write_restarts(jpeg(40, 60, "4:2:0"), interval=2)
+    written = native.write_restarts(jpeg(40, 60, "4:2:0"), blocks=2)
     assert written is not None
     draws = np.random.default_rng(0)
     changed = []

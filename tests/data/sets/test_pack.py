@@ -391,7 +391,7 @@ def test_the_script_packs_without_loss_unless_asked_to_and_says_which(root, tmp_
         run_script(*words)
         shown = capsys.readouterr().out
         assert shown.startswith("lossless: every image keeps its pixels")
-        assert "packed as they are: 10 images that are no baseline JPEGs" in shown
+        assert "packed as they are: 10 images, no baseline JPEGs" in shown
         assert "27 images" in shown
         ended = run_script(*words, "--lossless")
         assert ended is not None
@@ -399,8 +399,30 @@ def test_the_script_packs_without_loss_unless_asked_to_and_says_which(root, tmp_
         assert "exists; remove it to pack again" in capsys.readouterr().err
         assert run_script(*words, "--quality", "80").code == 2
         assert "--quality 80 is of a lossy pack: add --lossy, or leave --quality out" in capsys.readouterr().err
-    run_script(str(root), str(tmp_path / "b.pack"), "--lossy", "--quality", "80")
+    words = ["data=folder", f"data.root={root}"]
+    run_script(*words, str(tmp_path / "b.pack"), "--lossy", "--quality", "80")
     assert capsys.readouterr().out.startswith("lossy: longer side at most 400 px, JPEG quality 80")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["a.pack"], "error: name the images once: "),
+        (["data=folder", "data.root=b", "b", "a.pack"], "error: name the images once"),
+        (["data=folder", "data.root=b", "a.pack", "--val", "test"], "error: --train and --val are folders of DIR"),
+        (["data=folder", "data.root=b", "data.alpha=white", "a.pack"], "leave them out; train.py takes them"),
+        (["data=digits", "a.pack", "--lossy"], "error: this set is in memory as it is; only sets of image files"),
+        (["data=foldr", "a.pack"], "error: data=foldr: there is no such data (did you mean folder?)"),
+        (["/nowhere", "a.pack"], "error: data.root=/nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(words, message, capsys):
+    ended = run_script(*words)
+    assert ended is not None
+    assert ended.code == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
 
 
 def test_a_run_trains_from_a_pack(packed, train, tmp_path):
