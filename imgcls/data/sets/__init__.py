@@ -1,7 +1,7 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
-from imgcls.data.sets.containers import ContainerSplit
 from imgcls.data.sets.checksums import checksum_of, with_checksums
+from imgcls.data.sets.containers import ContainerSplit
 from imgcls.data.sets.digits import draw_digits
 from imgcls.data.sets.exclusion import as_line, exclude, name_in_list
 from imgcls.data.sets.factory import open_image_set, pixel_rules
@@ -29,7 +29,6 @@ from imgcls.data.sets.parts import is_pattern, is_url, parts_present
 from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.shards import open_webdataset
-from imgcls.data.sets.splits import ArraySplit, ImageSet, Split
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split, checksums_of
 from imgcls.data.sets.table import open_csv
 from imgcls.data.sets.verification import ODD_TEXTS, Place, Verification, known_odd_files, odd_of_imagenet, verify
