@@ -171,6 +171,15 @@ class SweepConfig:
 
 
 @dataclass
+class RanksConfig:
+    """How the processes of a run exchange gradients."""
+
+    gradients: str = setting("fp32", one_of=("fp32", "bf16"))
+    bucket_mb: float = setting(25.0, above=0, below=math.inf, incidental=True)
+    static_graph: bool = setting(False, incidental=True)
+
+
+@dataclass
 class CommonConfig:
     """What training and a test have in common."""
 
@@ -233,6 +242,8 @@ class Config(CommonConfig):
     compile: bool = False
     compile_mode: str = setting("default", one_of=("default", "blocks", "max-autotune", "reduce-overhead"))
     sync_batch_norm: bool = False
+    sharding: str = setting("none", one_of=("none", "full"), incidental=True)
+    ranks: RanksConfig = setting(RanksConfig)
     deterministic: bool = False
 
     log_every_steps: int = setting(20, least=1, incidental=True)

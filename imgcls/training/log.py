@@ -15,6 +15,7 @@ from imgcls.metrics import Meter, Scores
 from imgcls.models import first_convolution
 from imgcls.runs import LEAST_SECONDS, LEAST_STEPS, Clock, Events, Progress, duration_text, estimate_text
 from imgcls.training.divergence import check_moving
+from imgcls.training.sharding import whole
 from imgcls.training.stopping import reason_to_end
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class RunLog:
             self.events.write(epoch=epoch, step=state.step, lr=lr, val=val, raw=raw)
             return
         self.events.write(epoch=epoch, step=state.step, lr=lr, train_epoch=train, val=val, raw=raw)
-        self.events.filters(first_convolution(trainer.model), state.step)
+        self.events.filters(whole(first_convolution(trainer.model)), state.step)
         self.sums_at_last_log.zero_()
 
     def position(self) -> dict[str, int]:
