@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,21 @@ from imgcls.environment import command
 from imgcls.errors import did_you_mean
 
 LAYOUT = "one folder per class, as train/<class>/*.JPEG and val/<class>/*.JPEG"
+
+
+class Divisible(Protocol):
+    """Images with names, of which some can be taken."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> bytes: ...
+
+    def subset(self, indices: np.ndarray) -> Self: ...
+
+
+Images = TypeVar("Images", bound=Divisible)
 
 
 def open_folder(
@@ -94,7 +110,7 @@ class SetReport:
             text = f"{path}: left out, as no images: {describe_left_out(endings)}"
             (self.warnings if needs_anything(endings) else self.notes).append(text)
 
-    def hold_out(self, images: FolderSplit, holdout: Holdout) -> tuple[FolderSplit, FolderSplit]:
+    def hold_out(self, images: Images, holdout: Holdout) -> tuple[Images, Images]:
         """Return the training and the validation images that `holdout` makes of a set without the latter."""
         held_out = holdout.choose([images.name(index) for index in range(len(images))], images.labels)
         self.notes.append(f"{holdout}: {held_out.sum():,} of {len(held_out):,} images are held out for validation")
