@@ -191,8 +191,11 @@ def plain_words(words: Sequence[str], kind: type) -> list[str]:
 
 
 def _check_roots(words: Sequence[str]) -> None:
-    """Refuse several roots: a shell writes the names out that {0000..0099} in a pattern stands for."""
-    roots = {word for word in words if word.startswith("data.root=")}
+    """Refuse several files as roots: a shell writes the names out that {0000..0099} in a pattern stands for.
+
+    Of other words given twice the last one counts, as Hydra has it.
+    """
+    roots = {word for word in words if word.startswith("data.root=") and word.endswith((".tar", ".parquet"))}
     if len(roots) > 1:
         raise ConfigError(
             f"{min(roots)}: data.root is given {len(roots)} times; put a pattern of files into quotes, so that the "
