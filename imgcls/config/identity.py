@@ -16,7 +16,7 @@ from imgcls.config.schema import Config
 from imgcls.config.settings import settings_of
 from imgcls.errors import ConfigError
 
-OF_ANY_IMAGES = ("folder", "pack")  # data sets that only data.root tells apart
+OF_ANY_IMAGES = ("folder", "pack", "csv")  # data sets that only data.root tells apart
 # Keys, or parts of the config, in the order of a run's name; the others are between the two.
 COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
 SIZES = ("batch_size", "image_size", "epochs", "max_steps")
@@ -114,7 +114,10 @@ def keys_not_in_run_name() -> list[str]:
 
 def images_name(data: str, root: str | None) -> str:
     """Return the name of the folder or file of the images, where data= does not say which images they are."""
-    return Path(os.path.abspath(os.path.expanduser(root))).name if data in OF_ANY_IMAGES and root is not None else ""
+    if data not in OF_ANY_IMAGES or root is None:
+        return ""
+    path = Path(os.path.abspath(os.path.expanduser(root)))
+    return f"{path.parent.name}-{path.stem}" if data == "csv" else path.name  # many a table is called labels.csv
 
 
 def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
