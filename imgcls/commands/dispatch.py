@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "print tables of runs, best first",
     "report": "write runs as one HTML page: curves, tables, commands",
     "paper_tables": "print the papers' tables of their networks, counted on ours",
+    "plan": "say what a training will take: memory, hours, energy, money",
     "replay": "run a run again, and compare the results",
     "doctor": "say before a run whether it will work, and how long it takes",
     "verify_data": "read every image of a set: what is damaged, odd, or there twice",

@@ -10,6 +10,7 @@ from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
 from imgcls.config.hydra_internals import Dimension
 from imgcls.config.identity import compared, consequential, flatten, from_flat, is_fixed, with_new_settings
+from imgcls.config.image_size import ImageSize
 from imgcls.config.launchers import launch
 from imgcls.config.own_packages import package_names, trust_packages
 from imgcls.config.risks import RISKS, Facts, Risk, find_risks
@@ -18,6 +19,7 @@ from imgcls.config.script_options import ScriptParser, add_network, any_names, n
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
 from imgcls.config.settings import typed
 from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
+from imgcls.config.words import without_dashes
 
 __all__ = [
     "LEFT_OPEN",
@@ -29,6 +31,7 @@ __all__ = [
     "Dimension",
     "EvaluateConfig",
     "Facts",
+    "ImageSize",
     "Job",
     "LogFile",
     "Risk",
@@ -65,4 +68,5 @@ __all__ = [
     "trust_packages",
     "typed",
     "with_new_settings",
+    "without_dashes",
 ]

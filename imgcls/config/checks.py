@@ -51,6 +51,7 @@ def check_config(config: Config) -> None:
         )
     if config.compile_mode != "default" and not config.compile:
         raise ConfigError(f"compile_mode={config.compile_mode} compiles nothing by itself; add compile=true")
+    _check_sharding(config)
     _check_microbatch(config)
     _check_lr(config)
     _check_freeze(config)
@@ -127,6 +128,26 @@ def _check_class_weights(weights: object) -> None:
         raise ConfigError(
             f"class_weights={weights} is none of balanced, null, or a list with a number of 0 or more for each class"
         )
+
+
+def _check_sharding(config: Config) -> None:
+    if config.ranks.static_graph and config.microbatch is not None:
+        raise ConfigError(
+            f"ranks.static_graph=true does not go with microbatch={config.microbatch}: torch's DDP does not add "
+            "gradients up in a static graph; leave one of the two out"
+        )
+    if config.sharding == "none":
+        return
+    cannot = {
+        "precision=fp16": (config.precision == "fp16", "use precision=bf16 or fp32"),
+        "microbatch=auto": (config.microbatch == "auto", "give a number of images"),
+        f"freeze={config.freeze}": (config.freeze != "none", "a network of which little learns needs no sharding"),
+        "compile=true": (config.compile and config.compile_mode != "blocks", "add compile_mode=blocks"),
+        "ranks.static_graph=true": (config.ranks.static_graph, "leave it out, it is of DDP"),
+    }
+    for setting, (given, way_out) in cannot.items():
+        if given:
+            raise ConfigError(f"sharding=full does not go with {setting}; {way_out}")
 
 
 def _check_microbatch(config: Config) -> None:

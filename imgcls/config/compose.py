@@ -23,7 +23,7 @@ from imgcls.config.identity import images_name, keys_not_in_run_name, run_name
 from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line, where_own_settings_go
 from imgcls.config.own_packages import package_names
 from imgcls.config.schema import Config, EvaluateConfig
-from imgcls.config.settings import settings_of
+from imgcls.config.settings import settings_of, shorten_image_sizes
 from imgcls.environment import CONF_DIR, command, torchrun_command
 from imgcls.errors import ConfigError
 
@@ -54,6 +54,7 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
         augment.crop = crop_by_name("augment.crop", augment.crop)
         augment.eval_crop = crop_by_name("augment.eval_crop", augment.eval_crop)
         check_config(config)
+    shorten_image_sizes(config)
     return config
 
 

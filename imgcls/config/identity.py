@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from imgcls.config.image_size import ImageSize
 from imgcls.config.messages import one_line
 from imgcls.config.schema import Config
 from imgcls.config.settings import settings_of
@@ -20,6 +21,7 @@ OF_ANY_IMAGES = ("folder", "pack", "csv")  # data sets that only data.root tells
 # Keys, or parts of the config, in the order of a run's name; the others are between the two.
 COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
 SIZES = ("batch_size", "image_size", "epochs", "max_steps")
+IMAGE_SIZE_LIST = re.compile(r"\b(image_size)-\[\s*(\d+)\s*,\s*(\d+)\s*\]")  # image_size=[224,160], in a run's name
 INCIDENTAL = frozenset(key for key, rule in settings_of(Config) if rule.incidental)
 # What a run that goes on keeps. Of the optimizer: what decides which values its state has.
 FIXED = (
@@ -128,6 +130,9 @@ def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
     It is one folder below the model's and the data's, never `a/b` or `..`, and neither Hydra nor a shell needs quotes
     around it. If a `name=` had to change, a hash tells it from others, so that `a/b` and `a_b` are two runs.
     """
+    override_dirname = IMAGE_SIZE_LIST.sub(
+        lambda found: f"{found[1]}-{ImageSize(int(found[2]), int(found[3]))}", override_dirname
+    )
     keys = {override: override.partition("-")[0] for override in re.split(r"\+(?=[a-z])", override_dirname)}
     # Hydra leaves out what it is given by name; the settings of loggers have their own names.
     overrides = sorted((each for each in keys if not is_incidental(keys[each])), key=lambda each: _rank(keys[each]))

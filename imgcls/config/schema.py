@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from imgcls.config.image_size import ImageSize
 from imgcls.config.settings import setting
 from imgcls.metrics import TOPK
 
@@ -24,7 +25,7 @@ class Scale:
     null keeps the recipe's; a batch size or epochs of 0 are chosen by the number of training images.
 
     Args:
-        image_size: pixels on a side.
+        image_size: pixels on a side, or [height, width].
         batch_size: images per optimizer step over all devices.
         epochs: passes over the data.
         lr_scaling: as the key of that name, for that batch size.
@@ -32,7 +33,7 @@ class Scale:
         min_gain: of the schedule `plateau`: the points of top-1 that count as a gain.
     """
 
-    image_size: int | None = None
+    image_size: Any = setting(None, is_image_size=True)
     batch_size: int | None = None
     epochs: int | None = None
     lr_scaling: str | None = None
@@ -116,7 +117,7 @@ class RecipeConfig:
         name: of the recipe, in the first lines of a run.
         paper: its source.
         batch_size: images per optimizer step over all devices; `lr_scaling` counts from it.
-        image_size: pixels on a side.
+        image_size: pixels on a side, or [height, width].
         small_image_size: pixels on a side where a tiny data set asks for minutes on a CPU.
         small_lr_scaling: how such a set scales lr with its batch. Linear suits batch normalisation (Goyal et al. 2017);
             a network without it would be starved.
@@ -126,7 +127,7 @@ class RecipeConfig:
     name: str = MISSING
     paper: str = MISSING
     batch_size: int = MISSING
-    image_size: int = MISSING
+    image_size: Any = setting(MISSING, is_image_size=True)
     small_image_size: int = setting(72, incidental=True)
     small_lr_scaling: str = setting("sqrt", one_of=("none", "linear", "sqrt"), incidental=True)
     epochs: int = MISSING
@@ -170,6 +171,15 @@ class SweepConfig:
 
 
 @dataclass
+class RanksConfig:
+    """How the processes of a run exchange gradients."""
+
+    gradients: str = setting("fp32", one_of=("fp32", "bf16"))
+    bucket_mb: float = setting(25.0, above=0, below=math.inf, incidental=True)
+    static_graph: bool = setting(False, incidental=True)
+
+
+@dataclass
 class CommonConfig:
     """What training and a test have in common."""
 
@@ -195,7 +205,7 @@ class Config(CommonConfig):
     recipe: RecipeConfig = setting(RecipeConfig)
 
     batch_size: int = setting(MISSING, least=0, hint="0 chooses by the number of training images")
-    image_size: int = setting(MISSING, least=1)
+    image_size: Any = setting(MISSING, is_image_size=True)
     epochs: int = setting(MISSING, least=0, hint="0 chooses by the number of training images")
 
     label_smoothing: float = setting(0.0, least=0, most=1)
@@ -232,6 +242,8 @@ class Config(CommonConfig):
     compile: bool = False
     compile_mode: str = setting("default", one_of=("default", "blocks", "max-autotune", "reduce-overhead"))
     sync_batch_norm: bool = False
+    sharding: str = setting("none", one_of=("none", "full"), incidental=True)
+    ranks: RanksConfig = setting(RanksConfig)
     deterministic: bool = False
 
     log_every_steps: int = setting(20, least=1, incidental=True)
@@ -239,6 +251,11 @@ class Config(CommonConfig):
     # A run that has diverged may be resumed with another answer to it.
     on_divergence: str = setting("stop", one_of=("stop", "rollback"), incidental=True)
     divergence: DivergenceConfig = setting(DivergenceConfig, incidental=True)
+
+    @property
+    def input_size(self) -> ImageSize:
+        """Height and width of what the network sees, which `image_size` gives."""
+        return ImageSize.of(self.image_size)
 
 
 @dataclass
@@ -253,7 +270,7 @@ class EvaluateConfig(CommonConfig):
     checkpoint: Any = setting(None, is_path=True)
     average: str = setting("softmax", one_of=("softmax", "weights"))
     protocol: Any = MISSING
-    image_size: int | None = setting(None, least=1)
+    image_size: Any = setting(None, is_image_size=True)
     batch_size: int = setting(64, least=1)
     fresh: bool = False
     compare: str | None = setting(None, one_of=("published",))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from imgcls.config.image_size import ImageSize
 from imgcls.errors import ConfigError, did_you_mean
 
 
@@ -24,6 +25,7 @@ class Rule:
         fixed: `continue_run=true` cannot change it: what a run has saved is of no use with another value.
         is_path: its value is a path or a URL, which needs no quotes on the command line.
         is_flag: its values are true and false; known from its type.
+        is_image_size: its value is a size of images, as `ImageSize.of` reads it.
     """
 
     least: float | None = None
@@ -37,6 +39,7 @@ class Rule:
     fixed: bool = False
     is_path: bool = False
     is_flag: bool = False
+    is_image_size: bool = False
 
     def check(self, key: str, value: Any) -> None:
         """Refuse a value that is not allowed; null always is, where the type takes it.
@@ -46,6 +49,11 @@ class Rule:
         """
         if value is None:
             return
+        if self.is_image_size:
+            try:
+                ImageSize.of(value)
+            except ValueError as error:
+                raise ConfigError(f"{key}={value} {error}") from error
         if self.one_of is not None and value not in self.one_of:
             raise ConfigError(f"{key}={value} is none of {', '.join(self.one_of)}{did_you_mean(value, self.one_of)}")
         # A comparison with nan is false, so nan is refused wherever there is a bound.
@@ -105,6 +113,14 @@ def check_rules(config: Any, prefix: str = "") -> None:
     """
     for key, rule in settings_of(type(config)):
         rule.check(f"{prefix}{key}", select(config, key))
+
+
+def shorten_image_sizes(config: Any) -> None:
+    """Write each size [224,224] of a checked config as 224, so that both are the same run."""
+    for key, rule in settings_of(type(config)):
+        if rule.is_image_size and select(config, key) is not None:
+            part, _, name = key.rpartition(".")
+            setattr(select(config, part) if part else config, name, ImageSize.of(select(config, key)).setting)
 
 
 def select(config: Any, key: str) -> Any:

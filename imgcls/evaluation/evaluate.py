@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from imgcls import distributed
-from imgcls.config import DataConfig, EvaluateConfig, build_component, consequential, data_of_test, locate
+from imgcls.config import DataConfig, EvaluateConfig, ImageSize, build_component, consequential, data_of_test, locate
 from imgcls.data.sets import TRAIN_TAR, VAL_TAR, ImageSet, Split, list_folder, open_image_set, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
@@ -202,7 +202,7 @@ def _run_network(
     device: torch.device,
     predict: Predict,
 ) -> Predictions | None:
-    views = protocol.views(375, 500, image_size=member.config.image_size, crop=validation_crop(member))
+    views = protocol.views(375, 500, image_size=member.config.input_size, crop=validation_crop(member))
     num_views = len(views) * (1 + protocol.flip)
     of_each = "one view" if num_views == 1 else f"{num_views} views"
     log.info("%s: %s images, %s of each", member.name, f"{len(split):,}", of_each)
@@ -219,7 +219,7 @@ def results_folder(member: Member, config: EvaluateConfig, protocol: TestProtoco
     Raises:
         ConfigError: it cannot be made.
     """
-    size = f"-{config.image_size}px" if config.image_size else ""
+    size = f"-{ImageSize.of(config.image_size)}px" if config.image_size else ""
     single = len(config.checkpoints) < 2 or config.average == "weights"
     if config.out and single:
         folder = Path(config.out).expanduser()

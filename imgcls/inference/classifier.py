@@ -26,13 +26,13 @@ class Classifier:
     Attributes:
         network: the module itself, in eval mode; it takes what `prepare` makes of uint8 images (B, H, W, C).
         classes: what its outputs mean.
-        image_size: pixels on a side of what the network sees.
+        image_size: height and width of what the network sees.
     """
 
     def __init__(self, member: Member, device: torch.device) -> None:
         self.network: nn.Module = member.build(device)
         self.classes = known_classes(member)
-        self.image_size = member.config.image_size
+        self.image_size = member.config.input_size
         self.device = device
         self.prepare = member.prepare(device)
         self._rules = pixel_rules(member.config.data)
@@ -73,7 +73,7 @@ class Classifier:
             shown,
             prepare=self.prepare,
             device=self.device,
-            max_pixels=batch_size * size * size,
+            max_pixels=batch_size * size.num_pixels,
             flip=views_of.flip,
             average=views_of.average,
         )

@@ -91,10 +91,10 @@ def example_images(member: Member, form: ExportForm) -> list[Tensor]:
 
     With `any_size` there is a third of another height and width.
     """
-    channels, size = member.config.data.channels, member.config.image_size
+    channels, size = member.config.data.channels, member.config.input_size
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, channels, size, size, generator=generator)
-    larger = torch.rand(2, channels, size + 32, size + 64, generator=generator)
+    images = torch.rand(3, channels, *size, generator=generator)
+    larger = torch.rand(2, channels, size.height + 32, size.width + 64, generator=generator)
     return [images, images[:1], *([larger] if form.any_size else [])]
 
 
@@ -128,9 +128,9 @@ def _difference(outputs: Tensor, wanted: Tensor) -> float:
 def metadata(member: Member, form: ExportForm) -> dict[str, str]:
     """Return what a user of the file must know, as text: labels, and what goes in and comes out."""
     statistics = input_statistics(member.config)
-    size, channels = member.config.image_size, member.config.data.channels
+    size, channels = member.config.input_size, member.config.data.channels
     classes = known_classes(member)
-    shape = "height, width" if form.any_size else f"{size}, {size}"
+    shape = "height, width" if form.any_size else f"{size.height}, {size.width}"
     crop = {key: value for key, value in member.config.augment.eval_crop.items() if key != "_target_"}
     crop["name"] = str(member.config.augment.eval_crop["_target_"]).rpartition(".")[2]
     given = "in 0..1" if form.normalise else "normalised: (x / 255 - mean) / std"
@@ -139,7 +139,7 @@ def metadata(member: Member, form: ExportForm) -> dict[str, str]:
         "output": "probabilities (batch, classes)" if form.softmax else "logits (batch, classes)",
         "mean": statistics["mean"],
         "std": statistics["std"],
-        "image_size": size,
+        "image_size": size.setting,
         "crop": crop,
         "classes": classes,
         "names": readable_names(classes),

@@ -135,7 +135,7 @@ def plot_gradcam(
         raise ValueError(f"class={class_name} is none that the network knows: {', '.join(shown[:10])}, ...")
     wanted = None if class_name is None else (classes if class_name in classes else shown).index(class_name)
     crop = validation_crop(member)
-    size, prepare = member.config.image_size, member.prepare(device)
+    size, prepare = member.config.input_size, member.prepare(device)
     bad: list[BadImageError] = []
     items = []
     images = view_images(

@@ -118,7 +118,7 @@ def predict_files(
 ) -> tuple[list[Prediction], list[BadImageError]]:
     """Predict the classes of image files, in their order, and name those that cannot be decoded."""
     network = protocol.prepare(member.build(device))
-    size, channels = member.config.image_size, member.config.data.channels
+    size, channels = member.config.input_size, member.config.data.channels
     crop = validation_crop(member)
     bad: list[BadImageError] = []
     split = FolderSplit.of_files(files)
@@ -136,7 +136,7 @@ def predict_files(
         images,
         prepare=member.prepare(device),
         device=device,
-        max_pixels=batch_size * size * size,
+        max_pixels=batch_size * size.num_pixels,
         flip=protocol.flip,
         average=protocol.average,
     )

@@ -164,11 +164,11 @@ def predict_split(
     member: Member, split: Split, protocol: TestProtocol, config: EvaluateConfig, device: torch.device
 ) -> Predictions | None:
     """Run the network over the images, each rank its share; the main rank gets all predictions, others None."""
-    data, size = member.config.data, member.config.image_size
+    data, size = member.config.data, member.config.input_size
     prepare = _layout(member.prepare(device), channels_last=config.channels_last)
     network = member.build(device, channels_last=config.channels_last)
     # A trial image of noise: the sizes of weights are what folding could get wrong.
-    trial = torch.randint(0, 256, (2, size, size, data.channels), generator=torch.Generator().manual_seed(0))
+    trial = torch.randint(0, 256, (2, *size, data.channels), generator=torch.Generator().manual_seed(0))
     network = fuse_batch_norms(network, prepare(trial.to(device, torch.uint8)))
     network = protocol.prepare(network)
     crop = validation_crop(member)
@@ -217,7 +217,7 @@ def predict_split(
 
             bad = BadImages(split, skip=data.on_bad_image == "skip", max_share=data.max_bad_share)
             images = view_images(split, share, plan, channels=data.channels, num_threads=threads, on_bad=bad.note)
-            at_once = config.batch_size * size * size
+            at_once = config.batch_size * size.num_pixels
             predictions = predict_views(network, images, max_pixels=at_once, after_batch=after_batch, **common)
     bad.share()
     bad.check()

@@ -1,7 +1,8 @@
 """The test protocols of the papers: which views of an image a network is shown, before their predictions are averaged.
 
 A view is a box of the source image and the size it is resampled to, as in `imgcls.data.augment.crops`. Lengths are
-those of the papers, for networks of 224 pixels, and follow the network's image size in proportion.
+those of the papers, for networks of 224 pixels, and follow the network's image size in proportion. A network of other
+rectangles sees rectangles of its proportions where the papers have squares.
 
 A new protocol is a subclass of `TestProtocol` and a file in conf/protocol.
 """
@@ -14,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from imgcls.data.augment import CenterCrop, Crop, box_of_resized, resized_sides, scaled_side
+from imgcls.config import ImageSize
+from imgcls.data.augment import CenterCrop, Crop, box_of_resized, frames, resized_to_cover, scaled_side
 from imgcls.data.loading import View
 from imgcls.errors import did_you_mean
 from imgcls.inference.fully_convolutional import fully_convolutional
@@ -45,7 +47,7 @@ class TestProtocol(ABC):
             raise ValueError(f"protocol.average={self.average} is none of {', '.join(AVERAGES)}{hint}")
 
     @abstractmethod
-    def views(self, height: int, width: int, *, image_size: int, crop: Crop) -> list[View]:
+    def views(self, height: int, width: int, *, image_size: ImageSize, crop: Crop) -> list[View]:
         """Return the views of an image of height x width, for a network of `image_size` that was validated on `crop`.
 
         Raises:
@@ -87,10 +89,10 @@ class Center(TestProtocol):
 
     flip: bool = False
 
-    def views(self, height: int, width: int, *, image_size: int, crop: Crop) -> list[View]:
+    def views(self, height: int, width: int, *, image_size: ImageSize, crop: Crop) -> list[View]:
         sizes, draws = np.array([[height, width]]), np.zeros((1, crop.num_draws))
         left, top, right, bottom = crop.boxes(sizes, draws, image_size=image_size)[0]
-        return [View(left, top, right, bottom, image_size, image_size)]
+        return [View(left, top, right, bottom, *image_size)]
 
     def only_crop(self, crop: Crop) -> Crop:
         return crop
@@ -112,17 +114,16 @@ class TenCrop(TestProtocol):
     short_side: int | None = None
     of_square: bool = True
 
-    def views(self, height: int, width: int, *, image_size: int, crop: Crop) -> list[View]:
+    def views(self, height: int, width: int, *, image_size: ImageSize, crop: Crop) -> list[View]:
         if self.short_side is None:
             own = crop if isinstance(crop, CenterCrop) else CenterCrop()
             short = scaled_side(own.short_side, own.at_image_size, image_size)
         else:
             short = _checked_side(self.short_side, image_size, "protocol.short_side")
-        image = _ResizedImage(height, width, short)
-        (top, left), (rows, columns) = (image.square(0.5), (short, short)) if self.of_square else ((0, 0), image.sides)
+        image = _ResizedImage(height, width, short, image_size)
+        (top, left), kept = (image.place_frame(0.5), image.frame) if self.of_square else ((0, 0), image.sides)
         return [
-            image.window(top + y, left + x, image_size, out=image_size)
-            for y, x in corners_and_centre(rows, columns, image_size)
+            image.window(top + y, left + x, image_size, out=image_size) for y, x in corners_and_centre(kept, image_size)
         ]
 
 
@@ -142,19 +143,19 @@ class GoogLeNet144(TestProtocol):
         super().__post_init__()
         _check_scales(self.scales)
 
-    def views(self, height: int, width: int, *, image_size: int, crop: Crop) -> list[View]:
+    def views(self, height: int, width: int, *, image_size: ImageSize, crop: Crop) -> list[View]:
         del crop
         views = []
         for scale in self.scales:
             short = _checked_side(scale, image_size, "protocol.scales")
-            image = _ResizedImage(height, width, short)
+            image = _ResizedImage(height, width, short, image_size)
             for place in (0.0, 0.5, 1.0):
-                top, left = image.square(place)
+                top, left = image.place_frame(place)
                 views += [
                     image.window(top + y, left + x, image_size, out=image_size)
-                    for y, x in corners_and_centre(short, short, image_size)
+                    for y, x in corners_and_centre(image.frame, image_size)
                 ]
-                views.append(image.window(top, left, short, out=image_size))
+                views.append(image.window(top, left, image.frame, out=image_size))
         return views
 
 
@@ -174,10 +175,10 @@ class Dense(TestProtocol):
         super().__post_init__()
         _check_scales(self.scales)
 
-    def views(self, height: int, width: int, *, image_size: int, crop: Crop) -> list[View]:
+    def views(self, height: int, width: int, *, image_size: ImageSize, crop: Crop) -> list[View]:
         del crop
         shorts = [_checked_side(scale, image_size, "protocol.scales") for scale in self.scales]
-        sizes = [_ResizedImage(height, width, short).sides for short in shorts]
+        sizes = [_ResizedImage(height, width, short, image_size).sides for short in shorts]
         return [View(0.0, 0.0, float(width), float(height), rows, columns) for rows, columns in sizes]
 
     def prepare(self, network: nn.Module) -> nn.Module:
@@ -185,36 +186,42 @@ class Dense(TestProtocol):
 
 
 class _ResizedImage:
-    """An image of height x width, resized so that its shorter side is `short`."""
+    """An image of height x width, resized to just cover a frame: a square, or as `image_size`; of shorter side `short`.
 
-    def __init__(self, height: int, width: int, short: int) -> None:
-        self.short = short
+    Attributes:
+        frame, sides: height and width of the frame and of the resized image.
+    """
+
+    def __init__(self, height: int, width: int, short: int, image_size: ImageSize) -> None:
         self._source = np.array([[height, width]])
-        self._resized = resized_sides(self._source, np.array([short]))
-        self.sides = int(self._resized[0, 0]), int(self._resized[0, 1])
+        frame = frames(np.array([short]), image_size)
+        self._resized = resized_to_cover(self._source, frame)
+        self.frame = ImageSize(*map(int, frame[0]))
+        self.sides = ImageSize(*map(int, self._resized[0]))
 
-    def square(self, place: float) -> tuple[int, int]:
-        """Return top and left of the square at `place` along the longer side, from 0 to 1."""
-        rows, columns = self.sides
-        return round(place * (rows - self.short)), round(place * (columns - self.short))
+    def place_frame(self, place: float) -> tuple[int, int]:
+        """Return top and left of the frame at `place` along the side that exceeds it, from 0 to 1."""
+        return round(place * (self.sides.height - self.frame.height)), round(
+            place * (self.sides.width - self.frame.width)
+        )
 
-    def window(self, top: int, left: int, side: int, *, out: int) -> View:
-        """Return a square of the resized image as a view of the source, `out` pixels on a side."""
-        box = box_of_resized(self._source, self._resized, np.array([top]), np.array([left]), side)[0]
+    def window(self, top: int, left: int, window: ImageSize, *, out: ImageSize) -> View:
+        """Return a window of the resized image as a view of the source, of `out` pixels."""
+        box = box_of_resized(self._source, self._resized, np.array([top]), np.array([left]), window)[0]
         left_edge, top_edge, right_edge, bottom_edge = box.tolist()
-        return View(left_edge, top_edge, right_edge, bottom_edge, out, out)
+        return View(left_edge, top_edge, right_edge, bottom_edge, *out)
 
 
-def corners_and_centre(rows: int, columns: int, size: int) -> list[tuple[int, int]]:
-    """Return top and left of five windows of `size` in rows x columns: the four corners, and the centre."""
-    bottom, right = rows - size, columns - size
+def corners_and_centre(image: ImageSize, window: ImageSize) -> list[tuple[int, int]]:
+    """Return top and left of five windows in an image: the four corners, and the centre."""
+    bottom, right = image.height - window.height, image.width - window.width
     return [(0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2))]
 
 
-def _checked_side(side: int, image_size: int, key: str) -> int:
+def _checked_side(side: int, image_size: ImageSize, key: str) -> int:
     # Not scaled_side, which would show the whole image where the paper's length is too short for a crop.
-    short = round(side * image_size / 224)
-    if short < image_size:
+    short = round(side * image_size.shorter / 224)
+    if short < image_size.shorter:
         raise ValueError(f"{key} has {side}, which is smaller than the crop it is for; use 224 or more")
     return short
 

@@ -47,7 +47,7 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
             )
         start_from(network, config.weights, kind=config.weights_kind)
     least = getattr(network, "min_image_size", 1)
-    if config.image_size < least:
+    if config.input_size.shorter < least:
         raise ConfigError(
             f"image_size={config.image_size} is too small for {type(network).__name__}; use image_size={least} or more"
         )

@@ -75,7 +75,7 @@ def summarize_network(words: str) -> NetworkSummary:
     data, num_classes = ("mnist", 10) if name == "lenet5" else ("imagenet", 1000)
     config = compose([f"model={name}", *more, f"data={data}"])
     network = outline_model(config, num_classes=num_classes)
-    images = torch.zeros(2, config.data.channels, config.image_size, config.image_size, device="meta")
+    images = torch.zeros(2, config.data.channels, *config.input_size, device="meta")
     network.eval()
     with FlopCounterMode(display=False) as counter:
         network(images)

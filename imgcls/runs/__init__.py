@@ -42,6 +42,7 @@ from imgcls.runs.tables import (
     require_top1,
     results_table,
 )
+from imgcls.runs.time_estimate import LEAST_SECONDS, LEAST_STEPS, estimate_text, read_estimate
 
 __all__ = [
     "BAD_FILES",
@@ -53,6 +54,8 @@ __all__ = [
     "FAILURE",
     "FORMATS",
     "LAST",
+    "LEAST_SECONDS",
+    "LEAST_STEPS",
     "LOCK",
     "METRICS_FILE",
     "PREVIOUS",
@@ -87,6 +90,7 @@ __all__ = [
     "differences",
     "durable_file",
     "duration_text",
+    "estimate_text",
     "explain_disk_errors",
     "find_runs",
     "image_grid",
@@ -97,6 +101,7 @@ __all__ = [
     "note_failure",
     "only_seeds_differ",
     "read_capsule",
+    "read_estimate",
     "read_json",
     "read_metrics",
     "read_row",

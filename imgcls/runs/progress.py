@@ -61,6 +61,7 @@ class Progress:
         self._started = self._logged_at = time.monotonic()
         self._shown_at = -math.inf
         self._first = done
+        self._first_ended = math.nan
         terminal = enabled and sys.stderr.isatty()
         self._bar = _Line(
             self.line,
@@ -79,6 +80,8 @@ class Progress:
         self.done += 1
         self._bar.update()
         now = time.monotonic()
+        if self.done == self._first + 1:
+            self._first_ended = now
         if self._bar.disable and self.enabled and now - self._logged_at > self.line_seconds:
             self._logged_at = now
             shown = [*self._scores, self._lr, self._speed_text(), *self._time_texts()]
@@ -104,6 +107,20 @@ class Progress:
         """The mean over this pass, or None before its first batch."""
         done = self.done - self._first
         return (time.monotonic() - self._started) / done if done else None
+
+    @property
+    def num_timed(self) -> int:
+        """How many batches this pass has had after the first one, which is slow."""
+        return max(0, self.done - self._first - 1)
+
+    def steady_seconds_a_batch(self) -> float | None:
+        """Return the mean over those, or None before there is one."""
+        return (time.monotonic() - self._first_ended) / self.num_timed if self.num_timed else None
+
+    def run_seconds(self, seconds_a_batch: float) -> float | None:
+        """Return how long the run still takes at that speed, or None if nothing says."""
+        after = self._seconds_after(seconds_a_batch)
+        return None if after is None else seconds_a_batch * (self.total - self.done) + after
 
     def _speed_text(self) -> str:
         seconds = self.seconds_a_batch

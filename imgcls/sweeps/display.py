@@ -12,6 +12,7 @@ from imgcls.sweeps.outcome import Outcome
 from imgcls.sweeps.processes import Process
 
 LINE_SECONDS = 30
+ESTIMATE_SECONDS = 1  # between two looks at the logs, until one says how long its run takes
 
 
 def say(text: str) -> None:
@@ -33,6 +34,7 @@ class Display:
         self._said: dict[int, tuple[float, int]] = {}
         self._seconds: list[float] = []
         self._counts: dict[str, int] = {}
+        self._estimated_at: float | None = 0.0  # None once it is said how long the sweep takes
 
     def started(self, process: Process) -> None:
         self._said[process.job.number] = (time.monotonic(), 0)
@@ -50,6 +52,7 @@ class Display:
     def show(self, running: list[Process]) -> None:
         """Show the jobs that run: at most twice a second on a terminal, a line for an ended epoch elsewhere."""
         now = time.monotonic()
+        self._estimate(running, now)
         if self._live and now - self._drawn_at >= 0.5:
             self._drawn_at = now
             for process in running:
@@ -63,6 +66,20 @@ class Display:
                     self._said[process.job.number] = (now, len(process.follower.values))
                     if len(process.follower.values) > epochs:
                         say(_row(process, self.total))
+
+    def _estimate(self, running: list[Process], now: float) -> None:
+        """Say once how long the sweep takes, by the first steps of one of its jobs."""
+        if self._estimated_at is None or now - self._estimated_at < ESTIMATE_SECONDS:
+            return
+        self._estimated_at = now
+        for process in running:
+            if (seconds := process.estimate()) is not None:
+                self._estimated_at = None
+                left = self.total - sum(self._counts.values())
+                self.clear()
+                whole, first = duration_text(seconds * max(left / self.slots, 1)), process.job.number
+                say(f"time: about {whole} for {left} jobs by the first steps of job {first}, if all are alike")
+                return
 
     def clear(self) -> None:
         """Remove the live table."""

@@ -6,6 +6,7 @@ from imgcls.errors import ConfigError
 from imgcls.sweeps.directory import SweepDirectory
 from imgcls.sweeps.display import say
 from imgcls.sweeps.driver import Grid, conclude, drive
+from imgcls.sweeps.forecast import forecast
 from imgcls.sweeps.outcome import finished
 
 
@@ -33,5 +34,7 @@ def run_sweep(sweep: Sweep) -> int:
         directory.begin(sweep.jobs)
         slots = min(sweep.settings.jobs, len(sweep.jobs))
         say(f"sweep of {len(sweep.jobs)} jobs, {slots} at a time: {directory.path}")
+        if (line := forecast((job for job in sweep.jobs if job.number not in done), slots)) is not None:
+            say(line)
         stopped = drive(Grid(sweep.jobs), directory, slots=slots, fail_fast=sweep.settings.fail_fast, done=done)
         return conclude(directory, stopped)

@@ -22,6 +22,7 @@ from imgcls.runs import StopSignals, durable_file, lock_file, read_json, relativ
 from imgcls.sweeps.directory import LOGS, SweepDirectory
 from imgcls.sweeps.display import describe, say
 from imgcls.sweeps.driver import conclude
+from imgcls.sweeps.forecast import forecast
 from imgcls.sweeps.outcome import Outcome
 from imgcls.sweeps.processes import Process, visible_gpus
 
@@ -100,6 +101,8 @@ def run_launcher(sweep: Sweep, done: Mapping[int, Outcome]) -> int:
                 _note(directory, outcome, waiting)
         if waiting:
             say(f"sweep of {len(waiting)} jobs by {sweep.launcher}: {directory.path}")
+            if _slots(sweep) > 1 and (line := forecast(waiting.values(), _slots(sweep))) is not None:
+                say(line)
             task = Task(
                 jobs=dict(waiting),
                 folder=folder,

@@ -10,7 +10,7 @@ from pathlib import Path
 from imgcls.config import Job
 from imgcls.environment import default_num_threads, start_command
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER_MISTAKE
-from imgcls.runs import note_failure
+from imgcls.runs import note_failure, read_estimate
 from imgcls.sweeps.outcome import Follower, Outcome, best_value, last_line
 
 STOPPED_CODES = (EXIT_INTERRUPTED, EXIT_REQUEUE)
@@ -70,6 +70,10 @@ class Process:
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
+
+    def estimate(self) -> float | None:
+        """Return the seconds that the run has estimated after its first steps in this start, or None."""
+        return read_estimate(self.log, self._log_start)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Let the run save and stop."""

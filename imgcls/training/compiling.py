@@ -41,6 +41,15 @@ def repeated_blocks(network: nn.Module) -> list[nn.Module]:
     Raises:
         ConfigError: there are none, as in LeNet-5, AlexNet and VGG.
     """
+    if found := find_repeated_blocks(network):
+        return found
+    raise ConfigError(
+        "compile_mode=blocks: the network has no repeated blocks; leave compile_mode out, which compiles all of it"
+    )
+
+
+def find_repeated_blocks(network: nn.Module) -> list[nn.Module]:
+    """Return what `repeated_blocks` does, and an empty list where there are none."""
     kinds = Counter(type(module) for module in network.modules() if _is_block(module))
     found: list[nn.Module] = []
 
@@ -52,10 +61,6 @@ def repeated_blocks(network: nn.Module) -> list[nn.Module]:
             visit(child)
 
     visit(network)
-    if not found:
-        raise ConfigError(
-            "compile_mode=blocks: the network has no repeated blocks; leave compile_mode out, which compiles all of it"
-        )
     return found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from imgcls import distributed
 from imgcls.config import Config
 from imgcls.errors import RunError
+from imgcls.training.sharding import local_part
 from imgcls.training.state import load, snapshot
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def check_weights(model: nn.Module, *, step: int) -> None:
     Raises:
         DivergedError: a weight is not finite, on any rank.
     """
-    finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
+    finite = torch.stack([local_part(each.detach()).isfinite().all() for each in model.parameters()]).all()
     if distributed.agree(int(not finite)):
         raise DivergedError(f"the weights after step {step} are not finite")
 

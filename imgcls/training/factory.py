@@ -43,6 +43,7 @@ from imgcls.training.losses import ClassificationLoss
 from imgcls.training.optim import WeightAverage, without_dynamo
 from imgcls.training.risks import log_risks
 from imgcls.training.schedules import Schedule
+from imgcls.training.sharding import check_precision, is_sharded, shard
 from imgcls.training.state import resume
 from imgcls.training.trainer import Trainer
 
@@ -79,7 +80,7 @@ def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
         settings["lr"] *= lr_scale(config)
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
     if "fused" in parameters and settings.get("fused") is None:
-        settings["fused"] = True
+        settings["fused"] = not is_sharded(config)  # torch (2.11 to 2.15) has no fused SGD over parts of tensors
     built = build_component("optimizer", settings, groups, adapt=without_dynamo)
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
@@ -117,12 +118,16 @@ def build_trainer(
     train_loader, val_loader = build_loaders(config, images, device)
     # A resumed run has its weights; it does not need the file that it started from.
     resumed = distributed.from_main(run_dir.holds_run)
-    network = build_model(config, num_classes=num_classes, with_weights=not resumed).to(device)
+    network = build_model(config, num_classes=num_classes, with_weights=not resumed)
     if config.sync_batch_norm:
         network = sync_batch_norm(network, config, device)
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    sharded = is_sharded(config)
+    if not sharded:  # else it stays on the host until it is shared out
+        network = network.to(device)
+        if config.channels_last:
+            network = network.to(memory_format=torch.channels_last)
     metrics, dtype = metrics_of(config.topk), autocast_dtype(config.precision, device)
+    check_precision(config, dtype)
     statistics = input_statistics(config)
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
@@ -158,6 +163,9 @@ def build_trainer(
     if look_at_files:
         check_files(val_loader)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
+    for each in (network, average and average.model) if sharded else ():
+        if each is not None:
+            shard(each, config, device)
     optimizer, schedule = build_optimizer(config, network), build_schedule(config)
     freezing = Freezing(config, network)
     trainer = Trainer(
@@ -228,8 +236,19 @@ def wrap(network: nn.Module, config: Config) -> nn.Module:
     blocks = config.compile and config.compile_mode == "blocks"
     if blocks:
         network = compile_network(network, "blocks")
-    over_ranks = DistributedDataParallel(network) if distributed.world_size() > 1 else network
+    over_ranks = network if is_sharded(config) or distributed.world_size() == 1 else exchange_gradients(network, config)
     return compile_network(over_ranks, config.compile_mode) if config.compile and not blocks else over_ranks
+
+
+def exchange_gradients(network: nn.Module, config: Config) -> DistributedDataParallel:
+    """Return the network with gradients that are averaged over all ranks while they are computed."""
+    ranks = config.ranks
+    over_ranks = DistributedDataParallel(network, bucket_cap_mb=ranks.bucket_mb, static_graph=ranks.static_graph)
+    if ranks.gradients == "bf16":
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+        over_ranks.register_comm_hook(None, bf16_compress_hook)
+    return over_ranks
 
 
 def class_weights(config: Config, images: ImageSet) -> Tensor | None:
@@ -316,13 +335,13 @@ def log_run(
         log.info("data     %s", line)
     left_out = len(images.train) - steps * config.batch_size
     log.info(
-        "recipe   %s (%s): %d epochs of %d steps, batch %d, %d px%s",
+        "recipe   %s (%s): %d epochs of %d steps, batch %d, %s px%s",
         recipe.name,
         recipe.paper,
         config.epochs,
         steps,
         config.batch_size,
-        config.image_size,
+        config.input_size,
         f"; each epoch leaves out {left_out} other images" if left_out else "",
     )
     settings = {key: value for key, value in config.optimizer.items() if key != "_target_" and value is not None}

@@ -13,8 +13,9 @@ from imgcls import distributed
 from imgcls.data.loading import Loader
 from imgcls.metrics import Meter, Scores
 from imgcls.models import first_convolution
-from imgcls.runs import Clock, Events, Progress, duration_text
+from imgcls.runs import LEAST_SECONDS, LEAST_STEPS, Clock, Events, Progress, duration_text, estimate_text
 from imgcls.training.divergence import check_moving
+from imgcls.training.sharding import whole
 from imgcls.training.stopping import reason_to_end
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class RunLog:
         self._is_mixed = False
         self._seconds_a_batch: dict[str, float] = {}  # of the newest pass of training and of validation
         self._epoch_started = time.monotonic()
+        self._estimated = False
         self.raw_val: Scores | None = None  # of the network itself, where the average of its weights is what counts
 
     def open(self, position: dict[str, int] | None) -> None:
@@ -114,6 +116,7 @@ class RunLog:
         scores = trainer.scores(distributed.all_reduce_sum(sums - self.sums_at_last_log))
         self.sums_at_last_log = sums.clone()
         progress.show(scores, lr=lr)
+        self._estimate(trainer, progress)
         self.events.write(epoch=state.epoch + 1, step=state.step, lr=lr, train=scores)
         check_moving(trainer, scores.loss)
         figures = clock.lap(scores.num_images)
@@ -129,6 +132,21 @@ class RunLog:
         """Show this rank's scores since the last log, where the next log is far; they are written nowhere."""
         sums = trainer.meter.sums - self.sums_at_last_log
         progress.show(trainer.scores(sums), lr=lr)
+        self._estimate(trainer, progress)
+
+    def _estimate(self, trainer: "Trainer", progress: Progress) -> None:
+        """Say once, after the first steps, how long the run takes."""
+        seconds = progress.steady_seconds_a_batch()
+        steps = progress.num_timed
+        if self._estimated or seconds is None or steps < LEAST_STEPS or seconds * steps < LEAST_SECONDS:
+            return
+        if (left := progress.run_seconds(seconds)) is not None:
+            self._estimated = True
+            config, resumed = trainer.config, trainer.resumed_at is not None
+            log.info(
+                "%s",
+                estimate_text(left, steps=steps, seconds_a_step=seconds, resumed=resumed, max_hours=config.max_hours),
+            )
 
     def epoch(self, trainer: "Trainer", train: Scores, val: Scores | None, *, note: str | None, improved: bool) -> None:
         """Log the scores of the epoch that just ended, or of a validation within it, and the schedule's note."""
@@ -151,7 +169,7 @@ class RunLog:
             self.events.write(epoch=epoch, step=state.step, lr=lr, val=val, raw=raw)
             return
         self.events.write(epoch=epoch, step=state.step, lr=lr, train_epoch=train, val=val, raw=raw)
-        self.events.filters(first_convolution(trainer.model), state.step)
+        self.events.filters(whole(first_convolution(trainer.model)), state.step)
         self.sums_at_last_log.zero_()
 
     def position(self) -> dict[str, int]:

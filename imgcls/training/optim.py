@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from imgcls.training.sharding import local_part
+
 
 def without_dynamo(kind: type[Optimizer]) -> type[Optimizer]:
     """Return an optimizer of torch's as a subclass that does the same without importing torch._dynamo.
@@ -93,6 +95,6 @@ class WeightAverage:
 
 def _split(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Return the tensors of a model that are averaged, then those that are copied."""
-    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+    tensors = [local_part(tensor.detach()) for tensor in (*model.parameters(), *model.buffers())]
     averaged = [tensor for tensor in tensors if tensor.is_floating_point()]
     return averaged, [tensor for tensor in tensors if not tensor.is_floating_point()]

@@ -13,6 +13,7 @@ from imgcls.metrics import METRICS, Scores, known_metrics
 from imgcls.runs import check_same_run
 from imgcls.training.changes import changed_settings, fit_to_changes, log_changes
 from imgcls.training.check_saved import check_saved
+from imgcls.training.sharding import load_whole, load_whole_optimizer, whole
 
 if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
@@ -58,9 +59,9 @@ def snapshot(trainer: "Trainer") -> dict[str, Any]:
     sums = [trainer.meter.sums, trainer.run_log.sums_at_last_log]
     sums_over_ranks = distributed.all_reduce_sum(torch.stack(sums))
     return trainer.description | {
-        "model": trainer.model.state_dict(),
-        "average": None if trainer.average is None else trainer.average.model.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": whole(trainer.model.state_dict()),
+        "average": None if trainer.average is None else whole(trainer.average.model.state_dict()),
+        "optimizer": whole(trainer.optimizer.state_dict()),
         "schedule": trainer.schedule.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "state": asdict(trainer.state) | {"seconds": trainer.seconds()},
@@ -73,10 +74,10 @@ def snapshot(trainer: "Trainer") -> dict[str, Any]:
 def load(trainer: "Trainer", saved: dict[str, Any]) -> None:
     """Restore the run as it was when the snapshot `saved` was taken, by this config or by one before a change."""
     saved = fit_to_changes(trainer, saved)
-    trainer.model.load_state_dict(saved["model"])
+    load_whole(trainer.model, saved["model"])
     if trainer.average is not None:
-        trainer.average.model.load_state_dict(saved["average"])
-    trainer.optimizer.load_state_dict(saved["optimizer"])
+        load_whole(trainer.average.model, saved["average"])
+    load_whole_optimizer(trainer.optimizer, saved["optimizer"])
     trainer.schedule.load_state_dict(saved["schedule"])
     trainer.scaler = trainer.new_scaler()  # a scaler that was left in the middle of a step refuses the next one
     trainer.scaler.load_state_dict(saved["scaler"])

@@ -32,6 +32,7 @@ from imgcls.training.microbatch import explain_out_of_memory, memory_advice, set
 from imgcls.training.optim import WeightAverage, fill_momenta, set_lr
 from imgcls.training.saving import handle_stop_signal, save, save_single_rank
 from imgcls.training.schedules import Schedule
+from imgcls.training.sharding import gathered
 from imgcls.training.state import State
 from imgcls.training.stopping import epoch_is_over, reason_to_end, validation_due
 from imgcls.training.validation import validate
@@ -213,6 +214,7 @@ class Trainer:
             self.run_log.progress(self, name, loader) as progress,
             closing(loader.epoch(0)) as batches,
             uncompiled(self.config),
+            gathered(network),
         ):
 
             def after_batch(meter: Meter) -> None:
@@ -331,9 +333,12 @@ def seed_dropout(seed: int, device: torch.device) -> None:
 
 def gradients_synced(model: nn.Module, *, when: bool) -> Any:
     """Return a context for forward and backward in which ranks exchange gradients only `when` a step's last part."""
-    inner = getattr(model, "_orig_mod", model)
+    inner: Any = getattr(model, "_orig_mod", model)
     if isinstance(inner, DistributedDataParallel) and not when:
         return inner.no_sync()
+    sync: Any = getattr(inner, "set_requires_gradient_sync", None)
+    if sync is not None:  # its weights are shared out
+        sync(when)
     return nullcontext()
 
 

@@ -169,7 +169,7 @@ def step_rates(name: str, place: Place) -> Figures:
 
     compiled = name in COMPILED and not place.toy
     config = _on_noise(place, name, f"compile={str(compiled).lower()}")
-    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    shape = (config.batch_size, 3, *config.input_size)
     figures: Figures = {"batch_size": shape[0], "image_size": shape[2], "compiled": compiled}
     steps: dict[str, Callable[[], int]] = {}
     with _stepping(config) as (trainer, step):
@@ -217,7 +217,7 @@ def training_flops(config: "Config", num_classes: int) -> float:
 
     with torch.device("meta"):
         network = build_model(config, num_classes=num_classes, with_weights=False).eval()
-        image = torch.empty(1, config.data.channels, config.image_size, config.image_size)
+        image = torch.empty(1, config.data.channels, *config.input_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     return 3.0 * counter.get_total_flops()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from imgcls.checkpoints import load_checkpoint, save_checkpoint
-from imgcls.config import build_component
+from imgcls.config import ImageSize, build_component
 from imgcls.data.loading import Loader, view_images
 from imgcls.data.sets import FolderSplit, ImageSet, open_image_set
 from imgcls.errors import ConfigError
@@ -142,7 +142,7 @@ def test_a_center_test_by_views_gives_the_predictions_of_the_loader(run_dir: Pat
     views = view_images(
         split,
         range(15),
-        lambda height, width: Center().views(height, width, image_size=32, crop=crop),
+        lambda height, width: Center().views(height, width, image_size=ImageSize.of(32), crop=crop),
         channels=3,
         num_threads=1,
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from imgcls import inference
 from imgcls.checkpoints import load_checkpoint, save_checkpoint
-from imgcls.config import compose, compose_network, protocol_names, run_script
+from imgcls.config import ImageSize, compose, compose_network, protocol_names, run_script
 from imgcls.data.decoding import BadImageError
 from imgcls.data.sets import readable_names
 from imgcls.environment import CONF_DIR
@@ -101,7 +101,7 @@ def test_predictions_are_those_of_the_network(checkpoint_file: Path, tiny_folder
 
     crop = build_component("augment.eval_crop", member.config.augment.eval_crop)
     image = Image.open(files[0])
-    views = Center().views(image.height, image.width, image_size=32, crop=crop)
+    views = Center().views(image.height, image.width, image_size=ImageSize.of(32), crop=crop)
     pixels = image.resize((32, 32), Image.Resampling.BILINEAR, box=views[0][:4])
     prepared = member.prepare(CPU)(torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, 32, 32, 3))
     expected = member.build(CPU)(prepared).softmax(dim=1)[0]

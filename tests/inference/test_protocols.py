@@ -10,6 +10,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from imgcls.config import ImageSize
 from imgcls.data.augment import CenterCrop, Whole
 from imgcls.data.loading import View, view_images
 from imgcls.data.sets import ArraySplit
@@ -51,7 +52,7 @@ def test_ten_crops_are_those_of_a_hand_made_loop(size: tuple[int, int]) -> None:
     image = torchvision.transforms.functional.resize(Image.fromarray(pixels), 256)
     square = torchvision.transforms.functional.center_crop(image, [256, 256])
     by_hand = torchvision.transforms.functional.ten_crop(square, [224, 224])
-    views = shown(pixels, protocol.views(*size, image_size=224, crop=CROP))
+    views = shown(pixels, protocol.views(*size, image_size=ImageSize.of(224), crop=CROP))
     assert len(views) == 5
     for ours, theirs in zip(views, by_hand[:5], strict=True):
         assert np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
@@ -61,7 +62,7 @@ def test_ten_crops_are_those_of_a_hand_made_loop(size: tuple[int, int]) -> None:
     viewed = view_images(
         ArraySplit(pixels[None], np.zeros(1)),
         [0],
-        lambda height, width: protocol.views(height, width, image_size=224, crop=CROP),
+        lambda height, width: protocol.views(height, width, image_size=ImageSize.of(224), crop=CROP),
         channels=3,
         num_threads=1,
     )
@@ -79,15 +80,15 @@ def test_ten_crops_are_those_of_a_hand_made_loop(size: tuple[int, int]) -> None:
 
 
 def test_ten_crops_take_the_whole_image_where_asked() -> None:
-    views = TenCrop(of_square=False).views(512, 1024, image_size=224, crop=CROP)
+    views = TenCrop(of_square=False).views(512, 1024, image_size=ImageSize.of(224), crop=CROP)
     assert views[1] == View(2 * (512 - 224), 0, 1024, 448, 224, 224)
-    square = TenCrop().views(512, 1024, image_size=224, crop=CROP)
+    square = TenCrop().views(512, 1024, image_size=ImageSize.of(224), crop=CROP)
     assert square[1].right == 768
 
 
 def test_144_crops_are_144_and_where_the_paper_puts_them() -> None:
     protocol = GoogLeNet144()
-    views = protocol.views(512, 768, image_size=224, crop=CROP)
+    views = protocol.views(512, 768, image_size=ImageSize.of(224), crop=CROP)
     assert len(views) * (1 + protocol.flip) == 144
     assert {(view.rows, view.columns) for view in views} == {(224, 224)}
     # The shorter side becomes 256: a square is 512 source pixels, a crop 448, and the squares begin at 0, 128, 256.
@@ -101,20 +102,34 @@ def test_144_crops_are_144_and_where_the_paper_puts_them() -> None:
     assert first[17] == View(256, 0, 768, 512, 224, 224)
     # At 352 a crop of 224 is 224/352 of the square.
     assert views[-6].right - views[-6].left == pytest.approx(512 * 224 / 352)
-    portrait = protocol.views(768, 512, image_size=224, crop=CROP)
+    portrait = protocol.views(768, 512, image_size=ImageSize.of(224), crop=CROP)
     assert [view.top for view in portrait[5:18:6]] == [0, 128, 256]
     # The square is resampled from the source in one step, so that it is the same view at all four scales.
     assert len(set(views)) == 72 - 9
 
 
 def test_views_follow_the_networks_own_size_in_proportion() -> None:
-    views = GoogLeNet144().views(256, 256, image_size=112, crop=CROP)
+    views = GoogLeNet144().views(256, 256, image_size=ImageSize.of(112), crop=CROP)
     assert views[0] == View(0, 0, 224, 224, 112, 112)
-    assert TenCrop().views(256, 256, image_size=227, crop=CenterCrop(256, 227))[0] == View(0, 0, 227, 227, 227, 227)
+    views = TenCrop().views(256, 256, image_size=ImageSize.of(227), crop=CenterCrop(256, 227))
+    assert views[0] == View(0, 0, 227, 227, 227, 227)
+
+
+def test_a_network_of_rectangles_sees_them_where_the_papers_have_squares() -> None:
+    size = ImageSize(224, 112)
+    # A frame of 256x128 covers the image of 512x768 at half its size: 320 of 384 columns are beside it.
+    views = TenCrop().views(512, 768, image_size=size, crop=CROP)
+    assert views[0] == View(256, 0, 256 + 224, 448, 224, 112)
+    assert views[3] == View(256 + 32, 64, 512, 512, 224, 112)
+    views = GoogLeNet144().views(512, 768, image_size=size, crop=CROP)
+    assert views[5:18:6] == [View(left, 0, left + 256, 512, 224, 112) for left in (0, 256, 512)]
+    dense = Dense(scales=[448]).views(512, 768, image_size=size, crop=CROP)
+    assert dense == [View(0, 0, 768, 512, 448, 672)]
+    assert Center().views(30, 50, image_size=size, crop=Whole()) == [View(0, 0, 50, 30, 224, 112)]
 
 
 def test_center_is_the_crop_of_validation() -> None:
-    assert Center().views(30, 50, image_size=32, crop=Whole()) == [View(0, 0, 50, 30, 32, 32)]
+    assert Center().views(30, 50, image_size=ImageSize.of(32), crop=Whole()) == [View(0, 0, 50, 30, 32, 32)]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +171,7 @@ def test_dense_is_the_mean_over_windows() -> None:
 
 
 def test_dense_shows_the_whole_image_at_each_scale() -> None:
-    views = Dense(scales=[256, 384]).views(375, 500, image_size=224, crop=CROP)
+    views = Dense(scales=[256, 384]).views(375, 500, image_size=ImageSize.of(224), crop=CROP)
     assert views == [View(0, 0, 500, 375, 256, 341), View(0, 0, 500, 375, 384, 512)]
 
 
@@ -171,7 +186,10 @@ def test_dense_refuses_networks_that_it_does_not_know() -> None:
         (lambda: Dense(scales=[128]), r"protocol.scales=\[128\].*224 or more"),
         (lambda: GoogLeNet144(scales=[]), r"protocol.scales=\[\]"),
         (lambda: Center(average="softmx"), r"average=softmx is none of softmax, logits \(did you mean softmax\?\)"),
-        (lambda: TenCrop(short_side=200).views(300, 300, image_size=224, crop=CROP), "short_side has 200"),
+        (
+            lambda: TenCrop(short_side=200).views(300, 300, image_size=ImageSize.of(224), crop=CROP),
+            "short_side has 200",
+        ),
     ],
 )
 def test_impossible_protocols_are_refused(make: Callable[[], object], words: str) -> None:

@@ -118,6 +118,7 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(
         build_loggers(compose([f"logger={name}"]).logger)
 
 
+@pytest.mark.e2e
 def test_mlflow_has_the_scores_pictures_and_settings_of_a_run_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_mlflow_has_the_scores_pictures_and_settings_of_a_run_that_goes_on(
     assert json.loads((run / "loggers.json").read_text()) == {"mine": run_id}
 
 
+@pytest.mark.e2e
 def test_a_store_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     (tmp_path / "file").write_text("")

@@ -11,7 +11,8 @@ from imgcls.data.augment.crops import (
     ScaleJitterCrop,
     Whole,
     box_of_resized,
-    resized_sides,
+    frames,
+    resized_to_cover,
     scaled_side,
 )
 from imgcls.data.augment.keyed_random import GAMMA, mix_int, stream_key
@@ -34,10 +35,11 @@ __all__ = [
     "TrivialAugment",
     "Whole",
     "box_of_resized",
+    "frames",
     "make_policy",
     "mix_int",
     "operate",
-    "resized_sides",
+    "resized_to_cover",
     "scaled_side",
     "stream_key",
 ]

@@ -1,7 +1,10 @@
 """The plan of crops and flips: a function of seed, epoch and sample index."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from imgcls.config import ImageSize
 from imgcls.data.augment import Crop, keyed_random
 
 
@@ -9,12 +12,15 @@ class Plan:
     """Which box of each image, and whether mirrored: a function of (seed, epoch, sample index).
 
     Args:
+        image_size: pixels on a side of the output, or its height and width.
         draft: what Pillow decodes, it may decode at a part of its size, as `decode_box` says.
     """
 
-    def __init__(self, crop: Crop, *, image_size: int, flip: float, seed: int, draft: bool = False) -> None:
+    def __init__(
+        self, crop: Crop, *, image_size: int | Sequence[int], flip: float, seed: int, draft: bool = False
+    ) -> None:
         self.crop = crop
-        self.image_size = image_size
+        self.image_size = ImageSize.of(image_size)
         self.flip = flip
         self.seed = seed
         self.draft = draft

@@ -281,7 +281,7 @@ def only_copies(images: np.ndarray, plan: Plan) -> bool:
     if not isinstance(plan.crop, Whole | Pad | PadCrop) or not len(images):
         return False
     box = plan.boxes(0, np.zeros(1, np.int64), np.array([images.shape[1:3]]))[0]
-    return bool((box == np.rint(box)).all() and (box[2:] - box[:2] == plan.image_size).all())
+    return bool((box == np.rint(box)).all() and (box[2:] - box[:2] == plan.image_size[::-1]).all())
 
 
 def windows_of(images: np.ndarray, plan: Plan, epoch: int, indices: np.ndarray) -> Windows:

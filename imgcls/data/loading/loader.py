@@ -5,7 +5,7 @@ batches each time it is asked for one, so there is no thread that could outlive 
 """
 
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
@@ -39,8 +39,8 @@ class Loader:
     With `balanced`, an epoch of training has as many images of each class, some of them more than once; the positions
     of those that come again count on from the split's end, so that each time is augmented in its own way.
 
-    `batch_size` counts images over all ranks; `channels` is taken from the split where it is an array;
-    `pillow_draft` is the plan's `draft`.
+    `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
+    taken from the split where it is an array; `pillow_draft` is the plan's `draft`.
 
     Raises:
         ValueError: sizes that cannot work.
@@ -51,7 +51,7 @@ class Loader:
         split: Split,
         crop: Crop,
         *,
-        image_size: int,
+        image_size: int | Sequence[int],
         batch_size: int,
         seed: int,
         shuffle: bool,
@@ -80,8 +80,8 @@ class Loader:
         self.prefetch = prefetch
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
-        self.shape = (image_size, image_size, channels)
         self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
+        self.shape = (self.plan.image_size.height, self.plan.image_size.width, channels)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
         self.resident = make_resident(split, self.plan, self.device) if policy is None else None

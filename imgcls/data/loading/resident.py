@@ -48,10 +48,10 @@ class Resident:
             yield ResidentBatch(images, self.labels[which], indices[part])
 
     def _crop(self, indices: Tensor, lefts: Tensor, tops: Tensor, flips: Tensor) -> Tensor:
-        side, (height, width) = self.plan.image_size, self.size
-        steps = torch.arange(side, device=indices.device)
-        rows = tops[:, None] + steps
-        columns = lefts[:, None] + torch.where(flips[:, None], side - 1 - steps, steps)
+        (num_rows, num_columns), (height, width) = self.plan.image_size, self.size
+        rows = tops[:, None] + torch.arange(num_rows, device=indices.device)
+        steps = torch.arange(num_columns, device=indices.device)
+        columns = lefts[:, None] + torch.where(flips[:, None], num_columns - 1 - steps, steps)
         inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
         rows, columns = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]
         return self.images[indices[:, None, None], rows, columns] * inside[..., None]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls.config import ImageSize
 from imgcls.data.sets.splits import ImageSet, image_set_of_arrays
 from imgcls.environment import cache_folder
 
@@ -17,14 +18,14 @@ def draw_noise(
     root: str | None = None,
     *,
     channels: int = 3,
-    image_size: int = 224,
+    image_size: int | list[int] = 224,
     num_images: int = 256,
     num_classes: int = 1000,
 ) -> ImageSet:
     """Noise of one size, with labels as even as they can be; the same for training and validation."""
     del root
     draws = np.random.default_rng(0)
-    images = draws.integers(0, 256, (num_images, image_size, image_size, channels), np.uint8)
+    images = draws.integers(0, 256, (num_images, *ImageSize.of(image_size), channels), np.uint8)
     labels = np.arange(num_images) % num_classes
     return image_set_of_arrays(
         (images, labels), (images, labels), [str(label) for label in range(num_classes)], name="noise"

@@ -18,7 +18,7 @@ from config_files import Key, before_facts, body, files_of, leading_comment, rea
 import imgcls
 from imgcls import errors
 from imgcls.commands import COMMANDS
-from imgcls.config import RISKS, build_protocol, protocol_names
+from imgcls.config import RISKS, ImageSize, build_protocol, protocol_names
 from imgcls.config.settings import Rule, settings_of
 from imgcls.data.augment import CenterCrop
 from imgcls.environment import CONF_DIR
@@ -232,7 +232,7 @@ def protocols() -> str:
     for name in protocol_names(first="center"):
         path = CONF_DIR / "protocol" / f"{name}.yaml"
         protocol = build_protocol(name)
-        views = protocol.views(375, 500, image_size=224, crop=CenterCrop())
+        views = protocol.views(375, 500, image_size=ImageSize.of(224), crop=CenterCrop())
         shapes = ", ".join(dict.fromkeys(f"{view.rows}×{view.columns}" for view in views))
         count = len(views) * (2 if protocol.flip else 1)
         parts += [f"## protocol={name}", "", " ".join(leading_comment(path)), ""]

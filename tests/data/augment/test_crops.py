@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from imgcls.config import ImageSize
 from imgcls.data.augment import (
     CenterCrop,
     Crop,
@@ -24,9 +25,11 @@ from imgcls.data.decoding import resample_box
 SIZES = [(64, 64), (375, 500), (500, 375), (61, 400), (1, 1), (1, 1000), (1000, 1), (224, 225), (257, 256)]
 
 
-def boxes_of(crop: Crop, sizes: list[tuple[int, int]], *, image_size: int, epoch: int = 0) -> np.ndarray:
+def boxes_of(
+    crop: Crop, sizes: list[tuple[int, int]], *, image_size: int | tuple[int, int], epoch: int = 0
+) -> np.ndarray:
     draws = keyed_random.uniforms(0, epoch, np.arange(len(sizes)), crop.num_draws)
-    return crop.boxes(np.array(sizes), draws, image_size=image_size)
+    return crop.boxes(np.array(sizes), draws, image_size=ImageSize.of(image_size))
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -53,12 +56,43 @@ def test_the_centre_crop_is_torchvisions_resize_and_centre_crop(size, image_size
     assert np.abs(cropped(pixels, box, image_size) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(375, 500), (500, 375), (300, 900), (900, 300), (80, 61)])
+@pytest.mark.parametrize("image_size", [(224, 160), (96, 224)])
+def test_the_centre_crop_of_a_rectangle_is_torchvisions_resize_to_cover_and_centre_crop(size, image_size):
+    pixels = smooth(*size)
+    short = round(256 * min(image_size) / 224)
+    scale = max(round(short * out / min(image_size)) / side for out, side in zip(image_size, size, strict=True))
+    covering = [int(side * scale + 1e-6) for side in size]
+    reference = transforms.Compose([transforms.Resize(covering), transforms.CenterCrop(image_size)])
+    expected = np.asarray(reference(Image.fromarray(pixels))).astype(int)
+    out = np.empty((*image_size, 3), np.uint8)
+    box = boxes_of(CenterCrop(), [size], image_size=image_size)[0]
+    resample_box(pixels, box, out, flip=False)
+    assert np.abs(out - expected).max() <= 2  # of two passes, each rounded
+    # The box has the proportions of the output: nothing is squashed.
+    assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(image_size[1] / image_size[0], rel=0.01)
+
+
+def test_random_crops_of_rectangles_keep_proportions_and_squashing_ones_fill_the_output():
+    size, image_size = (300, 400), (224, 160)
+    for crop in (ScaleJitterCrop(), ResizeRandomCrop(), ResizeRandomCrop(of_square=True), PadCrop(4)):
+        for left, top, right, bottom in boxes_of(crop, [size] * 5, image_size=image_size):
+            assert (right - left) / (bottom - top) == pytest.approx(160 / 224, rel=0.01)
+    assert boxes_of(Whole(), [size], image_size=image_size).tolist() == [[0, 0, 400, 300]]
+    # 400 columns in 160 pixels, so 560 rows in 224: 130 black ones above and below.
+    assert boxes_of(Letterbox(), [size], image_size=image_size).tolist() == [[0, -130, 400, 430]]
+    # 10 of the 160 columns are 10 / 140 of the 400 source pixels, 10 of the 224 rows 10 / 204 of the 300.
+    assert boxes_of(Pad(10), [size], image_size=image_size)[0] == pytest.approx(
+        [-400 / 14, -300 / 20.4, 400 + 400 / 14, 300 + 300 / 20.4]
+    )
+
+
 @pytest.mark.parametrize("size", [(375, 500), (500, 333), (180, 181)])
 def test_scale_jitter_is_a_resize_of_the_shorter_side_and_a_crop_at_whole_pixels(size):
     pixels = smooth(*size)
     crop = ScaleJitterCrop((256, 480))
     draws = keyed_random.uniforms(1, 0, np.arange(20), 3)
-    boxes = crop.boxes(np.tile(size, (20, 1)), draws, image_size=224)
+    boxes = crop.boxes(np.tile(size, (20, 1)), draws, image_size=ImageSize.of(224))
     for box, draw in zip(boxes, draws, strict=True):
         short = 256 + int(draw[0] * 225)
         resized = transforms.Resize(short)(Image.fromarray(pixels))
@@ -72,7 +106,7 @@ def test_scale_jitter_is_a_resize_of_the_shorter_side_and_a_crop_at_whole_pixels
 def test_scale_jitter_draws_every_length_and_place_of_its_range():
     num = 40_000
     draws = keyed_random.uniforms(0, 0, np.arange(num), 3)
-    boxes = ScaleJitterCrop((256, 480)).boxes(np.full((num, 2), 480), draws, image_size=224)
+    boxes = ScaleJitterCrop((256, 480)).boxes(np.full((num, 2), 480), draws, image_size=ImageSize.of(224))
     shorts = np.rint(224 * 480 / (boxes[:, 2] - boxes[:, 0])).astype(int)
     assert set(shorts) == set(range(256, 481))
     assert boxes.min() >= 0
@@ -119,7 +153,7 @@ def test_an_image_no_box_fits_gets_torchvisions_central_fallback(size):
     [RandomResizedCrop(), ScaleJitterCrop(), ResizeRandomCrop(), CenterCrop(), Whole()],
     ids=lambda crop: type(crop).__name__,
 )
-@pytest.mark.parametrize("image_size", [32, 224])
+@pytest.mark.parametrize("image_size", [32, 224, (224, 160), (32, 96)])
 def test_boxes_lie_inside_images_of_any_size_and_are_not_empty(crop, image_size):
     for epoch in range(20):
         boxes = boxes_of(crop, SIZES, image_size=image_size, epoch=epoch)
@@ -133,7 +167,7 @@ def test_boxes_lie_inside_images_of_any_size_and_are_not_empty(crop, image_size)
 def test_alexnets_crop_is_one_of_30_by_30_places():
     num = 20_000
     draws = keyed_random.uniforms(0, 0, np.arange(num), 2)
-    boxes = ResizeRandomCrop(256, 227).boxes(np.full((num, 2), 256), draws, image_size=227)
+    boxes = ResizeRandomCrop(256, 227).boxes(np.full((num, 2), 256), draws, image_size=ImageSize.of(227))
     assert (boxes[:, 2:] - boxes[:, :2] == 227).all()
     assert set(boxes[:, 0]) == set(boxes[:, 1]) == set(range(30))
 
@@ -143,7 +177,7 @@ def test_alexnets_crop_of_a_wide_image_is_in_its_central_square():
     draws = keyed_random.uniforms(0, 0, np.arange(num), 2)
     sizes = np.tile([256, 300], (num, 1))
     for of_square, lefts in ((True, range(22, 52)), (False, range(74))):
-        boxes = ResizeRandomCrop(256, 227, of_square=of_square).boxes(sizes, draws, image_size=227)
+        boxes = ResizeRandomCrop(256, 227, of_square=of_square).boxes(sizes, draws, image_size=ImageSize.of(227))
         assert set(boxes[:, 0]) == set(lefts)
         assert set(boxes[:, 1]) == set(range(30))
 

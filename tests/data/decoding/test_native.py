@@ -459,6 +459,9 @@ def test_a_file_with_damaged_restart_markers_is_refused_or_as_libjpeg_sees_it() 
     for at, value in [(groups - 6, 0x7F), (groups - 7, 121), (groups - 2, 3), (groups, 0xFF), (groups + 5, 9)]:
         changed = written[:at] + bytes([value]) + written[at + 1 :]
         assert by_native([changed], box, 24, 24)[1][0] != native.Status.OK, at
+    # In the first interval of group 8, where blocks 128 and 129 of the 19 in a row are.
+    shifted = [written[:at] + bytes([written[at] + 1]) + written[at + 1 :] for at in range(groups + 1, groups + 17, 2)]
+    assert set(by_native(shifted, [(115, 51, 116, 52)] * 8, 1, 1)[1]) == {native.Status.CORRUPT}
     renamed = written[: marker + 1] + b"\xd4" + written[marker + 2 :]
     assert by_native([renamed], [(0, 0, 150, 120)], 24, 24)[1].tolist() == [native.Status.CORRUPT]
     assert by_native([written[:-2]], box, 24, 24)[1].tolist() == [native.Status.TRUNCATED]

@@ -306,7 +306,7 @@ def array_split(size: int = 12, num: int = 50, channels: int = 1) -> ArraySplit:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "crop, image_size",
-    [(Whole(), 12), (Pad(2), 16), (PadCrop(3), 12), (PadCrop(0), 12), (Pad(0), 12)],
+    [(Whole(), 12), (Pad(2), 16), (PadCrop(3), 12), (PadCrop(0), 12), (Pad(0), 12), (PadCrop(2), [12, 8])],
 )
 def test_copying_crops_of_arrays_are_exactly_the_planned_boxes(crop, image_size, channels):
     split = array_split(channels=channels)
@@ -319,6 +319,18 @@ def test_copying_crops_of_arrays_are_exactly_the_planned_boxes(crop, image_size,
             window = np.pad(split.images[index], ((12, 12), (12, 12), (0, 0)))[top:bottom, left:right]
             assert np.array_equal(image.numpy(), window[:, ::-1] if flip else window)
         assert labels.tolist() == (numbers % 10).tolist()
+
+
+def test_rectangles_are_resampled_alike_from_files_and_arrays(train, kind):
+    one = make(train, Whole(), image_size=[12, 20], shuffle=False, flip=0, **kind)
+    images, _, indices = next(one.epoch(0))
+    assert images.shape == (8, 12, 20, 3)
+    expected = np.asarray(Image.open(train.path(int(indices[0]))).resize((20, 12), Image.Resampling.BILINEAR))
+    assert np.abs(images[0].numpy().astype(int) - expected).max() <= 1
+    split = array_split(size=24, channels=3)
+    images = next(make(split, Whole(), image_size=[12, 20], shuffle=False, flip=0).epoch(0)).images
+    expected = np.asarray(Image.fromarray(split.images[0]).resize((20, 12), Image.Resampling.BILINEAR))
+    assert np.array_equal(images[0].numpy(), expected)
 
 
 def test_two_epochs_of_an_array_at_once_do_not_disturb_each_other():

@@ -13,8 +13,8 @@ from scipy.io import savemat
 
 from imgcls.config import compose
 from imgcls.data.augment import CenterCrop
-from imgcls.data.decoding import BadImageError, Plan
-from imgcls.data.sets import FileSplit, ImageSet, archives, imagenet_classes, open_image_set, pack_names
+from imgcls.data.decoding import BadImageError, Plan, native
+from imgcls.data.sets import FileSplit, ImageSet, archives, imagenet_classes, make_pack, open_image_set, pack_names
 from imgcls.data.sets.archives import Index, index_archive
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -160,6 +160,14 @@ def test_every_form_is_the_same_set_and_says_which_it_is(sorted_set, tmp_path, m
         for one, out in zip((split, expected), batches, strict=True):
             assert one.make_reader(plan, 3, cache_gb=0).fill(plan, 0, np.arange(len(split)), out) == []
         assert np.array_equal(*batches)
+
+
+def test_archives_are_packed_as_their_images_are_from_folders(sorted_set, tmp_path):
+    packs = []
+    for number, images in enumerate((opened(archived(sorted_set, tmp_path / "form")), opened(sorted_set))):
+        make_pack(images, tmp_path / f"{number}.pack", lossless=native.available())
+        packs.append((tmp_path / f"{number}.pack").read_bytes())
+    assert packs[0] == packs[1]
 
 
 def test_without_meta_the_numbers_are_the_development_kits_known_ones(sorted_set, tmp_path):
