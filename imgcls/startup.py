@@ -20,7 +20,7 @@ from imgcls.config import (
     has_open_size,
     locate,
 )
-from imgcls.data.sets import ImageSet, open_image_set
+from imgcls.data.sets import ImageSet, is_pattern, is_url, open_image_set
 from imgcls.errors import ConfigError
 from imgcls.runs import BEST, RESULTS, RunDirectory, build_loggers, check_same_run, read_json, saved_config
 
@@ -101,7 +101,8 @@ def check_test_files(config: EvaluateConfig) -> None:
     root = config.data.root
     if root is None and config.data.source is None and config.checkpoints:
         root = _trained_root(config.checkpoints[0])
-    if root is not None and not Path(root).expanduser().exists():
+    several = root is not None and (is_pattern(root) or is_url(root))
+    if root is not None and not several and not Path(root).expanduser().exists():
         raise FileNotFoundError(f"data.root={root}: there is no such folder or file")
     source = config.data.source  # a checkpoint records the root of its images
     if root is None and source is not None:

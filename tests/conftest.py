@@ -49,9 +49,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def _quiet_root_logger() -> Iterator[None]:
-    level = logging.getLogger().level
+    """Take back what a command that a test calls does to the root logger: its handlers write to a closed stream."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
     yield
-    logging.getLogger().setLevel(level)
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        if not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
 
 
 @pytest.fixture

@@ -184,8 +184,9 @@ def plain_words(words: Sequence[str], kind: type) -> list[str]:
             hint = did_you_mean(key, [*settings, *groups])
             raise ConfigError(f"{option}: there is no such option{hint}; write key=value, or --key value (see --help)")
     flags = [key for key, rule in settings.items() if rule.is_flag]
-    paths = [key for key, rule in settings.items() if rule.is_path]
+    paths = [key for key, rule in settings.items() if rule.is_path] + ["data.source.train", "data.source.val"]
     sweep = "-m" in words or "--multirun" in words
+    _check_roots(words)
     plain = [
         quote_path(word, paths=paths, sweep=sweep) for word in without_dashes(words, is_option=is_option, flags=flags)
     ]
@@ -208,6 +209,19 @@ def _nothing_left(path: Path) -> Iterator[None]:
                 if not Path.cwd().is_relative_to(folder):
                     folder.rmdir()
         raise
+
+
+def _check_roots(words: Sequence[str]) -> None:
+    """Refuse several files as roots: a shell writes the names out that {0000..0099} in a pattern stands for.
+
+    Of other words given twice the last one counts, as Hydra has it.
+    """
+    roots = {word for word in words if word.startswith("data.root=") and word.endswith((".tar", ".parquet"))}
+    if len(roots) > 1:
+        raise ConfigError(
+            f"{min(roots)}: data.root is given {len(roots)} times; put a pattern of files into quotes, so that the "
+            "shell leaves its braces: 'data.root=/data/train-{0000..0099}.tar'"
+        )
 
 
 def _check_words(words: list[str]) -> str | None:

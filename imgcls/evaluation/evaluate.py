@@ -15,7 +15,7 @@ import torch
 
 from imgcls import distributed
 from imgcls.config import DataConfig, EvaluateConfig, ImageSize, build_component, consequential, data_of_test, locate
-from imgcls.data.sets import TRAIN_TAR, VAL_TAR, ImageSet, Split, list_folder, open_image_set, wnids
+from imgcls.data.sets import TRAIN_TAR, VAL_TAR, ImageSet, Split, list_folder, open_image_set, parts_present, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
 from imgcls.evaluation.ensemble import check_checkpoints, check_same_images, ensemble_results, ensemble_table
@@ -76,14 +76,11 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
 
 
 def _without_training_images(data: DataConfig) -> dict[str, Any]:
-    # A test needs no training images: where a set has val/ alone, it is opened as its own training set.
-    source, root = data.source, Path(data.root or "").expanduser()
-    parts = _parameters(data)
-    archives = root / TRAIN_TAR, root / VAL_TAR
-    if data.root is None or not {"train", "val"} <= parts.keys() or not (_has_val(data) or archives[1].is_file()):
-        return source
-    train, val = (source.get(part, parts[part].default) for part in ("train", "val"))
-    return source if (root / train).is_dir() or archives[0].is_file() else {**source, "train": val}
+    # A test needs no training images: where a set has validation images alone, they are opened as its training images.
+    present = _parts_present(data)
+    if "train" in present or "val" not in present:
+        return data.source
+    return {**data.source, "train": _name_of_part(data, "val")}
 
 
 def _class_folders_alone(data: DataConfig) -> dict[str, Any] | None:
@@ -92,7 +89,7 @@ def _class_folders_alone(data: DataConfig) -> dict[str, Any] | None:
     if data.root is None or not {"train", "val"} <= parts.keys() or data.val_share is not None or data.fold is not None:
         return None
     known = [TRAIN_TAR, VAL_TAR, *(data.source.get(part, parts[part].default) for part in ("train", "val"))]
-    if not root.is_dir() or any((root / name).exists() for name in known):
+    if not root.is_dir() or any((root / name).exists() for name in known) or _parts_present(data):
         return None
     listing = list_folder(root)
     one_deep = len(listing.classes) > 0 and np.count_nonzero(listing.names == ord("/")) == len(listing.labels)
@@ -100,11 +97,18 @@ def _class_folders_alone(data: DataConfig) -> dict[str, Any] | None:
 
 
 def _has_val(data: DataConfig) -> bool:
-    """Return True if the set is a folder that has validation images."""
-    parts = _parameters(data)
-    if data.root is None or not {"train", "val"} <= parts.keys():
-        return False
-    return (Path(data.root).expanduser() / data.source.get("val", parts["val"].default)).is_dir()
+    """Return True if the set is of files, and has validation images."""
+    return "val" in _parts_present(data)
+
+
+def _parts_present(data: DataConfig) -> set[str]:
+    if data.root is None or not {"train", "val"} <= _parameters(data).keys():
+        return set()
+    return parts_present(data.root, *(_name_of_part(data, part) for part in ("train", "val")))
+
+
+def _name_of_part(data: DataConfig, part: str) -> str:
+    return data.source.get(part, _parameters(data)[part].default)
 
 
 def _parameters(data: DataConfig) -> Mapping[str, inspect.Parameter]:

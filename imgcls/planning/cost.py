@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from imgcls.config import Config, fit_to_set, has_open_size
+from imgcls.config import Config, ImageSize, fit_to_set, has_open_size
 from imgcls.models import outline_model
 from imgcls.planning.hardware import Hardware, training_flops
 
@@ -34,7 +34,7 @@ class Plan:
     name: str
     parameters: int
     macs: int
-    image_size: int
+    image_size: ImageSize
     activation_bytes: float
     state_bytes: float
     batch_size: int
@@ -97,7 +97,7 @@ def make_plan(
     """
     config = fit_to_set(config, num_train) if has_open_size(config) else config
     network = outline_model(config, num_classes=num_classes)
-    images = torch.zeros(2, config.data.channels, config.image_size, config.image_size, device="meta")
+    images = torch.zeros(2, config.data.channels, *config.input_size, device="meta")
     network.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)
@@ -113,7 +113,7 @@ def make_plan(
         name=str(network.arch),
         parameters=parameters,
         macs=macs,
-        image_size=config.image_size,
+        image_size=config.input_size,
         activation_bytes=saved_bytes(network, images) * SHARE_OF_FLOAT32,
         state_bytes=float(parameters * BYTES * copies),
         batch_size=config.batch_size,

@@ -94,7 +94,7 @@ class Trainer:
             BadImageError: an image cannot be read; the run is saved after its last step.
             OSError: a checkpoint or a metric cannot be written.
         """
-        with self.signals, explain_out_of_memory(lambda: memory_advice(self)), self.checkpoints, self.run_log:
+        with self.signals, self.run_log, explain_out_of_memory(lambda: memory_advice(self)), self.checkpoints:
             self.begin()
             while not self.finished():
                 try:

@@ -65,6 +65,14 @@ def test_paths_need_no_quotes(word: str, value: object) -> None:
     assert override.value() == value
 
 
+def test_a_pattern_that_the_shell_wrote_out_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root=/a-0\.tar: data\.root is given 2 times; put a pattern"):
+        plain_words(["data=imagenet", "data.root=/a-0.tar", "data.root=/a-1.tar"], Config)
+    pattern = "data.root=/a/{train-{0..9},val-{0..9}}.tar"
+    (override,) = parse_overrides(plain_words([pattern], Config))
+    assert override.value() == pattern.removeprefix("data.root=")
+
+
 @pytest.mark.parametrize(
     "words",
     [

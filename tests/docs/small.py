@@ -3,11 +3,14 @@
 A page that names another set or file gets it here, in `write_home`, or a reason not to run in `pages.Command.not_here`.
 """
 
+import io
 import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import torch
 from PIL import Image
 
@@ -38,6 +41,12 @@ def write_home(home: Path) -> None:
     shutil.copytree(home / "my/photos/train", home / "my/animals")
     _write_labels(home)
     _write_archives(home / "data/imagenet", home / "data/downloads")
+    _write_shards(home / "my/photos", home / "my/shards", "{}-{:04}.tar", ANIMALS)
+    _write_shards(home / "data/imagenet", home / "data/shards", "imagenet1k-{}-{:04}.tar", WNIDS)
+    for folder, classes in (("my", ANIMALS), ("data", WNIDS)):
+        _write_parquet(home / folder / ("photos" if folder == "my" else "imagenet"), home / folder / "parquet", classes)
+    with tarfile.open(home / "my/photos.tar", "w") as archive:
+        archive.add(home / "my/photos", "photos")
 
 
 def _write_labels(home: Path) -> None:
@@ -64,6 +73,28 @@ def _write_archives(root: Path, target: Path) -> None:
             archive.add(target / f"{folder.name}.tar", f"{folder.name}.tar")
             (target / f"{folder.name}.tar").unlink()
     shutil.copy(root.parent.parent / "LOC_val_solution.csv", target)
+
+
+def _write_shards(root: Path, target: Path, name: str, classes: Sequence[str]) -> None:
+    """Two shards for training and one for validation."""
+    target.mkdir()
+    for part, number in (("train", 0), ("train", 1), ("val", 0)):
+        with tarfile.open(target / name.format(part, number), "w") as archive:
+            for file in sorted(root.glob(f"{part}/*/*"))[number :: 2 if part == "train" else 1]:
+                label = str(classes.index(file.parent.name)).encode()
+                member = tarfile.TarInfo(f"{file.parent.name}_{file.stem}.cls")
+                member.size = len(label)
+                archive.add(file, f"{file.parent.name}_{file.stem}.jpg")
+                archive.addfile(member, io.BytesIO(label))
+
+
+def _write_parquet(root: Path, target: Path, classes: Sequence[str]) -> None:
+    target.mkdir()
+    for part in ("train", "val"):
+        files = sorted(root.glob(f"{part}/*/*"))
+        images = [{"bytes": file.read_bytes(), "path": f"{file.parent.name}-{file.name}"} for file in files]
+        table = pyarrow.table({"image": images, "label": [classes.index(file.parent.name) for file in files]})
+        pyarrow.parquet.write_table(table, target / f"{part}-00000-of-00001.parquet")
 
 
 def first_runs() -> list[Command]:

@@ -64,6 +64,8 @@ OF_SCRIPTS = {
     "where",
     "sort",
     "checksums",
+    "mfu",
+    "usd_per_hour",
 }
 
 

@@ -10,6 +10,7 @@ import torch
 
 from imgcls.config import Config, build_protocol, consequential, protocol_names
 from imgcls.inference import export_network, open_checkpoint, plot_gradcam, predict_files
+from imgcls.startup import ExportForm
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,7 @@ def test_a_network_of_rectangles_is_trained_tested_explained_and_exported(
         assert (len(predictions), bad) == (2, [])
     picture, bad = plot_gradcam(member, files, device=CPU)
     assert (picture.width > 0, bad) == (True, [])
-    assert export_network(member, tmp_path / "net.pt2", normalise=True, softmax=True) < 1e-4
+    assert export_network(member, tmp_path / "net.pt2", ExportForm(normalise=True, softmax=True)) < 1e-4
     extra = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "net.pt2", extra_files=extra)
     facts = json.loads(extra["metadata.json"])

@@ -19,7 +19,7 @@ from .helpers import Make
         ("microbatch=0", ["microbatch=0", "at least 1"]),
         ("microbatch=13", ["microbatch=13", "batch_size=12"]),
         ("checkpoint.keep=-1", ["checkpoint.keep=-1"]),
-        ("checkpoint.best_metric=top2", ["checkpoint.best_metric=top2", "did you mean top"]),
+        ("checkpoint.best_metric=top2", ["checkpoint.best_metric=top2", "add it to topk=[1,5]"]),
         ("on_divergence=rolback", ["on_divergence=rolback", "did you mean rollback?"]),
         ("divergence.on_stuck=stopp", ["divergence.on_stuck=stopp", "did you mean stop?"]),
         ("divergence.lr_factor=2", ["divergence.lr_factor=2", "at most 1"]),

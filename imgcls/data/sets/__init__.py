@@ -1,6 +1,7 @@
 """Image sets: folders, packs, arrays, and the named sets over them. Imports no torch."""
 
 from imgcls.data.sets.checksums import checksum_of, with_checksums
+from imgcls.data.sets.containers import ContainerSplit
 from imgcls.data.sets.digits import draw_digits
 from imgcls.data.sets.exclusion import as_line, exclude, name_in_list
 from imgcls.data.sets.factory import open_image_set, pixel_rules
@@ -23,8 +24,11 @@ from imgcls.data.sets.imagenet_labels import VAL_NAME, read_labels
 from imgcls.data.sets.in_memory import draw_noise, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
 from imgcls.data.sets.pack import PACK_LONGEST, PACK_QUALITY, PackSummary, make_pack, open_pack
+from imgcls.data.sets.parquet import open_parquet
+from imgcls.data.sets.parts import is_pattern, is_url, parts_present
 from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
+from imgcls.data.sets.shards import open_webdataset
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split, checksums_of
 from imgcls.data.sets.table import open_csv
 from imgcls.data.sets.verification import ODD_TEXTS, Place, Verification, known_odd_files, odd_of_imagenet, verify
@@ -39,6 +43,7 @@ __all__ = [
     "VAL_TAR",
     "VERSION",
     "ArraySplit",
+    "ContainerSplit",
     "FileSplit",
     "FolderSplit",
     "Holdout",
@@ -60,6 +65,8 @@ __all__ = [
     "exclude",
     "imagenet_classes",
     "index_of_devkit_id",
+    "is_pattern",
+    "is_url",
     "is_wnid",
     "known_odd_files",
     "list_folder",
@@ -75,9 +82,12 @@ __all__ = [
     "open_image_set",
     "open_imagenet",
     "open_pack",
+    "open_parquet",
     "open_shapes",
     "open_tiny_imagenet",
+    "open_webdataset",
     "pack_names",
+    "parts_present",
     "pixel_rules",
     "read_labels",
     "readable_names",

@@ -15,14 +15,14 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from imgcls.data.decoding import EXTENSIONS, ending_of
 from imgcls.data.sets.files import PackSplit
 from imgcls.data.sets.listing import pack_names
-from imgcls.environment import cache_file, keep
+from imgcls.environment import cache_file, keep, printable
 
 log = logging.getLogger(__name__)
 WHAT = "the index"
@@ -88,7 +88,7 @@ def index_archive(path: Path) -> Index:
     started = saved = shown = time.monotonic()
     size, done = path.stat().st_size, begin
     with path.open("rb") as file:
-        for entries, done in _members(path, file, size, begin):
+        for entries, done in _members(path, file, begin):
             files.names.extend(entries.names)
             files.starts.extend(entries.starts)
             files.lengths.extend(entries.lengths)
@@ -128,9 +128,13 @@ def split_of(path: Path, index: Index, labels: np.ndarray, *, order: np.ndarray 
     )
 
 
-def _members(path: Path, file: io.BufferedReader, size: int, start: int) -> Iterator[tuple[_Files, int]]:
-    """Yield the images of each member of the outer tar, and where the next member begins, from byte `start` on."""
-    last = "nothing"
+def tar_members(path: Path, file: BinaryIO, start: int = 0) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Yield the members of a tar, from byte `start` on, and where the next one begins.
+
+    Raises:
+        ValueError: the file is no tar, or is cut short: the text says how far it is whole.
+    """
+    last, size = "nothing", file.seek(0, os.SEEK_END)
     try:
         file.seek(start)
         outer = tarfile.TarFile(fileobj=file)
@@ -138,19 +142,27 @@ def _members(path: Path, file: io.BufferedReader, size: int, start: int) -> Iter
             outer.members = []  # type: ignore[attr-defined]  # it would keep all of them
             if member.offset_data + member.size > size:
                 raise _cut_short(path, size, member.offset, last)
-            if member.isfile() and member.name.lower().endswith(".tar"):
-                yield _inner(path, file, member), outer.offset
-            elif member.isfile():
-                yield _Files([_plain(member.name)], [member.offset_data], [member.size]), outer.offset
+            end = outer.offset
+            yield member, end
             last = member.name
         end = outer.offset
     except tarfile.TarError as error:
+        last = printable(last, lines=False)
         raise ValueError(f"{path} is damaged after {last} ({error}); download it again") from None
     if last == "nothing" and not start:
         raise ValueError(f"{path} is no tar archive, or an empty one; download it again")
     file.seek(max(0, end - 512))
     if not file.read(1024).strip(b"\0") == b"" and size - end < 512:
         raise _cut_short(path, size, end, last)
+
+
+def _members(path: Path, file: io.BufferedReader, start: int) -> Iterator[tuple[_Files, int]]:
+    """Yield the images of each member of the outer tar, and where the next member begins, from byte `start` on."""
+    for member, end in tar_members(path, file, start):
+        if member.isfile() and member.name.lower().endswith(".tar"):
+            yield _inner(path, file, member), end
+        elif member.isfile():
+            yield _Files([_plain(member.name)], [member.offset_data], [member.size]), end
 
 
 def _inner(path: Path, file: io.BufferedReader, member: tarfile.TarInfo) -> _Files:
@@ -198,6 +210,7 @@ def _plain(name: str) -> bytes:
 
 
 def _cut_short(path: Path, size: int, whole: int, last: str) -> ValueError:
+    last = printable(last, lines=False)
     return ValueError(
         f"{path} is cut short: of its {size:,} bytes the first {whole:,} are whole, up to {last}; download it again"
     )

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,21 @@ LAYOUT = "one folder per class, as train/<class>/*.JPEG and val/<class>/*.JPEG"
 # What others call the two parts of a set.
 TRAINING_NAMES = ("train", "training", "train_set", "trainset")
 VALIDATION_NAMES = ("val", "valid", "validation", "val_set", "dev", "test", "testing")
+
+
+class Divisible(Protocol):
+    """Images with names, of which some can be taken."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> bytes: ...
+
+    def subset(self, indices: np.ndarray) -> Self: ...
+
+
+Images = TypeVar("Images", bound=Divisible)
 
 
 def open_folder(
@@ -100,7 +116,7 @@ class SetReport:
             text = f"{path}: left out, as no images: {describe_left_out(endings)}"
             (self.warnings if needs_anything(endings) else self.notes).append(text)
 
-    def hold_out(self, images: FolderSplit, holdout: Holdout) -> tuple[FolderSplit, FolderSplit]:
+    def hold_out(self, images: Images, holdout: Holdout) -> tuple[Images, Images]:
         """Return the training and the validation images that `holdout` makes of a set without the latter."""
         held_out = holdout.choose([images.name(index) for index in range(len(images))], images.labels)
         self.notes.append(f"{holdout}: {held_out.sum():,} of {len(held_out):,} images are held out for validation")

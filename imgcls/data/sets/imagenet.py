@@ -21,8 +21,12 @@ from imgcls.data.decoding import describe_left_out
 from imgcls.data.sets.archives import index_archive, split_of
 from imgcls.data.sets.files import FlatSplit, FolderSplit
 from imgcls.data.sets.folder import SetReport, _check_listing, _existing_part, _existing_root, open_folder
+from imgcls.data.sets.imagenet_containers import open_containers
 from imgcls.data.sets.imagenet_labels import NEEDED, VAL_NAME, WNID, find_labels
 from imgcls.data.sets.listing import Listing, list_folder, pack_names
+from imgcls.data.sets.parquet import find_parquet, holds_parquet
+from imgcls.data.sets.parts import OFFICIAL
+from imgcls.data.sets.shards import Found, find_tars, holds_tars
 from imgcls.data.sets.splits import ImageSet
 from imgcls.environment import printable
 
@@ -81,20 +85,28 @@ def is_wnid(name: str) -> bool:
     return WNID.fullmatch(name) is not None
 
 
-TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+TRAIN_TAR, VAL_TAR = OFFICIAL["train"], OFFICIAL["val"]
 KAGGLES = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 
 
 def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", channels: int = 3) -> ImageSet:
-    """ILSVRC 2012, or a part of it, in whichever form the folder holds it; the same images and labels in each.
+    """ILSVRC 2012, or a part of it, in whichever form the root has it; the same images and labels in each.
 
     train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; or val/*.JPEG flat, with a file of its labels; Kaggle's
-    ILSVRC/Data/CLS-LOC, which is so too; or the official tar archives, which are read in place.
+    ILSVRC/Data/CLS-LOC, which is so too; or the official tar archives, WebDataset's shards, or parquet files, which
+    are read in place.
+
+    Args:
+        root: a folder; of shards or parquet files also a pattern of their names, or a URL.
+        train, val: folders below the root; of shards or parquet files also patterns.
 
     Raises:
         FileNotFoundError: as `folder`; or the labels of the validation images are not there.
         ValueError: as `folder`, a class folder whose name is not a WordNet id, or an archive that is not whole.
     """
+    found = None if root is None else find_containers(root, train, val)
+    if root is not None and found is not None:
+        return open_containers(root, found, wnids(), channels=channels, without_training=train == val)
     base = _existing_root(root)
     if (base / TRAIN_TAR).is_file() or (base / VAL_TAR).is_file():
         return _open_archives(base, channels, without_training=train == val)
@@ -107,6 +119,15 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
         images = open_folder(str(folder), train=train, val=val, channels=channels)
     _check_wnids(images, root)
     return dataclasses.replace(images, notes=(form, *images.notes))
+
+
+def find_containers(root: str, train: str, val: str) -> Found | None:
+    """Find the shards or the parquet files of a set; None if the root holds neither, or the official archives."""
+    if any(os.path.isfile(os.path.join(os.path.expanduser(root), name)) for name in (TRAIN_TAR, VAL_TAR)):
+        return None
+    if holds_tars(root):
+        return find_tars(root, train, val)
+    return find_parquet(root, train, val) if holds_parquet(root) else None
 
 
 def _is_flat(listing: Listing) -> bool:

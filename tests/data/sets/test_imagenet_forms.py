@@ -1,12 +1,14 @@
 """ImageNet in the forms in which people have it: the same images in the same order, whatever the form."""
 
 import io
+import json
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from scipy.io import savemat
@@ -14,7 +16,16 @@ from scipy.io import savemat
 from imgcls.config import compose
 from imgcls.data.augment import CenterCrop
 from imgcls.data.decoding import BadImageError, Plan, native
-from imgcls.data.sets import FileSplit, ImageSet, archives, imagenet_classes, make_pack, open_image_set, pack_names
+from imgcls.data.sets import (
+    FileSplit,
+    ImageSet,
+    archives,
+    imagenet_classes,
+    make_pack,
+    open_image_set,
+    pack_names,
+    wnids,
+)
 from imgcls.data.sets.archives import Index, index_archive
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -131,8 +142,62 @@ def archived(source: Path, target: Path, *, meta: bool = True) -> Path:
     return target
 
 
+def write_shards(folder: Path, files: Sequence[Path], pattern: str, *, number_of: Callable[[Path], str]) -> None:
+    """Write two images a shard, in an order that is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = sorted(files, key=lambda file: file.name[::-1])
+    for number, first in enumerate(range(0, len(files), 2)):
+        with tarfile.open(folder / pattern.format(number), "w") as archive:
+            for file in files[first : first + 2]:
+                add(archive, f"{file.stem}.jpg", file.read_bytes())
+                add(archive, f"{file.stem}.json", json.dumps({"label": "not this", "width": 20}).encode())
+                add(archive, f"{file.stem}.cls", number_of(file).encode())
+
+
+def class_number(file: Path) -> str:
+    return str(wnids().index(file.parent.name))
+
+
+def shards(source: Path, target: Path) -> Path:
+    """timm/imagenet-1k-wds: .jpg, .json and .cls, all shards in one folder."""
+    write_shards(target, list(source.glob("train/*/*")), "imagenet1k-train-{:04}.tar", number_of=class_number)
+    write_shards(target, list(source.glob("val/*/*")), "imagenet1k-validation-{:02}.tar", number_of=class_number)
+    return target
+
+
+def shards_by_pattern(source: Path, target: Path) -> Path:
+    write_shards(target / "train", list(source.glob("train/*/*")), "{:06}.tar", number_of=class_number)
+    write_shards(target / "val", list(source.glob("val/*/*")), "{:06}.tar", number_of=lambda file: file.parent.name)
+    return target / "train" / "{000000..000004}.tar"
+
+
+def parquet(source: Path, target: Path) -> Path:
+    """imagenet-1k of the Hugging Face hub: the names have the class behind them."""
+    (target / "data").mkdir(parents=True)
+    for part, name in (("train", "train"), ("val", "validation")):
+        files = sorted(source.glob(f"{part}/*/*"), key=lambda file: file.name[::-1])
+        rows = [
+            {
+                "image": {"bytes": file.read_bytes(), "path": f"{file.stem}_{file.parent.name}.JPEG"},
+                "label": int(class_number(file)),
+            }
+            for file in files
+        ]
+        for number, first in enumerate(range(0, len(rows), 4)):
+            table = pyarrow.Table.from_pylist(rows[first : first + 4])
+            pyarrow.parquet.write_table(table, target / f"data/{name}-{number:05}-of-00003.parquet", row_group_size=2)
+    return target
+
+
+def one_tar(source: Path, target: Path) -> Path:
+    target.mkdir()
+    with tarfile.open(target / "all.tar", "w") as archive:
+        archive.add(source, "imagenet")
+    return target / "all.tar"
+
+
 def opened(root: Path, *words: str) -> ImageSet:
-    return open_image_set(compose(["data=imagenet", f"data.root={root}", "data.num_classes=null", *words]))
+    return open_image_set(compose(["data=imagenet", f"data.root='{root}'", "data.num_classes=null", *words]))
 
 
 FORMS = {
@@ -140,6 +205,10 @@ FORMS = {
     "flat with the devkit": (flat_with_devkit, "found train/ and val/"),
     "flat with its ground truth": (flat_with_truth, "found train/ and val/"),
     "flat with WordNet ids": (flat_with_wnids, "found train/ and val/"),
+    "shards": (shards, "found 5 shards for training and 3 for validation"),
+    "shards by a pattern": (shards_by_pattern, "found 5 shards for training and 3 for validation"),
+    "parquet": (parquet, "found 3 parquet files for training and 2 for validation"),
+    "one tar of folders": (one_tar, "found all.tar, a tar of train/ and val/, read in place"),
     "archives": (archived, "found the archives ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, read in place"),
 }
 

@@ -1,0 +1,100 @@
+"""ImageNet in shards and in parquet files: the same names, labels and order as in folders."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from imgcls.data.sets.containers import ContainerSplit, Part, are_numbers, make_split, note_left_out
+from imgcls.data.sets.folder import SetReport
+from imgcls.data.sets.imagenet_labels import WNID
+from imgcls.data.sets.listing import pack_names
+from imgcls.data.sets.shards import Found
+from imgcls.data.sets.splits import ImageSet
+
+
+def open_containers(
+    root: str, found: Found, wnids: Sequence[str], *, channels: int, without_training: bool
+) -> ImageSet:
+    """Return ImageNet, or a part of it, from files whose labels count its classes, or are WordNet ids.
+
+    Args:
+        wnids: by class index.
+        without_training: for a test, which needs no training images.
+
+    Raises:
+        FileNotFoundError: there are no training or no validation images.
+        ValueError: labels that are not ImageNet's, or validation images of a class without training images.
+    """
+    for part, word in ((found.val, "validation"), (found.val if without_training else found.train, "training")):
+        if part is None:
+            raise FileNotFoundError(
+                f"data.root={root} has no {word} images; their files have the word {word[:5].rstrip('id')} in their "
+                f"names, or are named by data.source.{'train' if word == 'training' else 'val'}"
+            )
+    assert found.val is not None
+    train = found.val if without_training or found.train is None else found.train
+    of_train, of_val = (_wnid_of(part, wnids) for part in (train, found.val))
+    classes = sorted({of_train[text] for text in train.index.texts})
+    label_of = {wnid: label for label, wnid in enumerate(classes)}
+    if unknown := sorted({of_val[text] for text in found.val.index.texts} - set(classes)):
+        raise ValueError(
+            f"data.root={root}: validation images are of class {unknown[0]}, which the training images lack; give the "
+            "whole set"
+        )
+    report = SetReport(classes)
+    report.notes.append(found.note)
+    splits = []
+    for part, wnid_of in ((train, of_train), (found.val, of_val)):
+        split = make_split(found.kind, part, {text: label_of[wnid] for text, wnid in wnid_of.items()})
+        splits.append(_in_folders(found.kind, part, split, classes))
+        note_left_out(report, part.index)
+    report.all_classes(splits[0].labels, splits[1].labels, "text")
+    images = report.image_set(splits[0], splits[1], channels)
+    return dataclasses.replace(images, train=images.val) if without_training else images
+
+
+def _wnid_of(part: Part, wnids: Sequence[str]) -> dict[str, str]:
+    """Return the WordNet ids that the labels of a part stand for."""
+    texts, place = part.index.texts, part.files[0].parent
+    if all(map(WNID.fullmatch, texts)):
+        return {text: text for text in texts}
+    if not are_numbers(part.index):
+        other = next(text for text in texts if not WNID.fullmatch(text))
+        raise ValueError(
+            f"{place}: label {other!r} is neither a WordNet id nor the number of a class, 0 to 999; use "
+            "data=webdataset or data=parquet for other sets"
+        )
+    if int(texts[-1]) >= len(wnids):
+        raise ValueError(
+            f"{place}: label {texts[-1]} is outside 0..{len(wnids) - 1}; labels count ImageNet's classes from 0, in "
+            "the order of their WordNet ids"
+        )
+    first = np.unique(part.index.labels, return_index=True)[1].tolist()
+    for text, name in zip(texts, (_name(part, place) for place in first), strict=True):
+        wnid = os.fsdecode(name).partition("_")[0]
+        if WNID.fullmatch(wnid) and wnids[int(text)] != wnid:
+            raise ValueError(
+                f"{place}: {os.fsdecode(name)} has label {text}, which is {wnids[int(text)]} among ImageNet's 1,000 "
+                "classes in the order of their WordNet ids; use data=webdataset or data=parquet for other sets"
+            )
+    return {text: wnids[int(text)] for text in texts}
+
+
+def _name(part: Part, place: int) -> bytes:
+    index = part.index
+    return index.names[index.offsets[place] : index.offsets[place + 1]].tobytes()
+
+
+def _in_folders(
+    kind: type[ContainerSplit], part: Part, split: ContainerSplit, classes: Sequence[str]
+) -> ContainerSplit:
+    """Return the images named as in folders, <wnid>/<file>."""
+    folders = [os.fsencode(wnid) + b"/" for wnid in classes]
+    labels = split.labels.tolist()
+    pairs = zip(split.index.name_list(), labels, strict=True)
+    blob, offsets = pack_names(
+        [name if name.startswith(folders[label]) else folders[label] + name for name, label in pairs]
+    )
+    return kind(part.files, split.index._replace(names=blob, offsets=offsets), split.labels)
