@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override
@@ -85,6 +86,10 @@ def command_line(
 
     def job(cfg: DictConfig) -> None:
         hydra = HydraConfig.get()
+        with _nothing_left(Path(hydra.runtime.output_dir)):
+            run(cfg, hydra)
+
+    def run(cfg: DictConfig, hydra: HydraConf) -> None:
         if hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
         config = to_config(cfg, kind)
@@ -188,6 +193,22 @@ def plain_words(words: Sequence[str], kind: type) -> list[str]:
     # conf/config.yaml has a choice of each of these, so that there is nothing to add: +experiment=x means experiment=x.
     chosen = {f"+{group}" for group in groups} if kind is Config else set()
     return [word[1:] if word.partition("=")[0] in chosen else word for word in plain]
+
+
+@contextmanager
+def _nothing_left(path: Path) -> Iterator[None]:
+    """Where this context ends with an error, remove the run's directory, which Hydra has made, if nothing is in it.
+
+    So are the folders above it: runs/<model>-<data>, and runs.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty
+            for folder in (path, *path.parents[:2]):
+                if not Path.cwd().is_relative_to(folder):
+                    folder.rmdir()
+        raise
 
 
 def _check_roots(words: Sequence[str]) -> None:

@@ -23,11 +23,12 @@ from imgcls.config.identity import images_name, keys_not_in_run_name, run_name
 from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line, where_own_settings_go
 from imgcls.config.own_packages import package_names
 from imgcls.config.schema import Config, EvaluateConfig
-from imgcls.config.settings import shorten_image_sizes
+from imgcls.config.settings import settings_of, shorten_image_sizes
 from imgcls.environment import CONF_DIR, command, torchrun_command
 from imgcls.errors import ConfigError
 
 GROUPS_OF_SEVERAL = ("logger",)  # of which a config may choose several, as logger=[tensorboard,wandb]
+SETTINGS = {key for kind in (Config, EvaluateConfig) for key, _ in settings_of(kind)}
 AnyConfig = TypeVar("AnyConfig", Config, EvaluateConfig)
 
 
@@ -158,6 +159,8 @@ def check_choices(overrides: list[str]) -> None:
     """
     for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
+        if override.is_delete() and group in SETTINGS:
+            raise ConfigError(f"~{group}: a setting cannot be removed; use {group}=VALUE")
         if isinstance(value, str) and (CONF_DIR / group).is_dir() and value.endswith((".yaml", ".yml")):
             raise ConfigError(
                 f"{group}={value}: {group} takes a name, not a file; put the file into a folder of that name and say "

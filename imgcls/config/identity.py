@@ -17,7 +17,7 @@ from imgcls.config.schema import Config
 from imgcls.config.settings import settings_of
 from imgcls.errors import ConfigError
 
-OF_ANY_IMAGES = ("folder", "pack", "webdataset", "parquet")  # data sets that only data.root tells apart
+OF_ANY_IMAGES = ("folder", "pack", "webdataset", "parquet", "csv")  # data sets that only data.root tells apart
 # Keys, or parts of the config, in the order of a run's name; the others are between the two.
 COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
 SIZES = ("batch_size", "image_size", "epochs", "max_steps")
@@ -119,6 +119,8 @@ def images_name(data: str, root: str | None) -> str:
     if data not in OF_ANY_IMAGES or root is None:
         return ""
     path = Path(os.path.abspath(os.path.expanduser(root)))
+    if data == "csv":
+        return f"{path.parent.name}-{path.stem}"  # many a table is called labels.csv
     return path.parent.name if "{" in path.name or "*" in path.name else path.name
 
 

@@ -205,3 +205,12 @@ def test_runs_on_two_folders_of_photos_have_two_names_unless_they_are_given_one(
     assert run_name("mine", "", images_name("folder", "/photos/own")) == "mine"
     assert images_name("webdataset", "/photos/own/{000..012}.tar") == "own"
     assert images_name("imagenet", "/data/imagenet") == images_name("folder", None) == ""
+
+
+def test_a_setting_cannot_be_removed() -> None:
+    with pytest.raises(ConfigError, match="~seed: a setting cannot be removed"):
+        compose(["~seed"])
+
+
+def test_a_table_of_images_names_the_run_by_its_folder_and_its_name() -> None:
+    assert images_name("csv", "/my/birds/labels.csv") == "birds-labels"

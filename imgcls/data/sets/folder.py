@@ -4,9 +4,10 @@ Listing 1.28 million files takes a minute or more; so the list is kept in the ca
 folder in it has changed.
 """
 
+import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -15,12 +16,17 @@ import numpy as np
 from imgcls.data.decoding import FORMATS, describe_left_out, needs_anything
 from imgcls.data.sets.files import FolderSplit
 from imgcls.data.sets.holdout import Holdout
-from imgcls.data.sets.listing import Listing, list_folder
+from imgcls.data.sets.listing import Listing, list_folder, no_permission
 from imgcls.data.sets.splits import ImageSet, Split
 from imgcls.environment import command
 from imgcls.errors import did_you_mean
 
 LAYOUT = "one folder per class, as train/<class>/*.JPEG and val/<class>/*.JPEG"
+
+
+# What others call the two parts of a set.
+TRAINING_NAMES = ("train", "training", "train_set", "trainset")
+VALIDATION_NAMES = ("val", "valid", "validation", "val_set", "dev", "test", "testing")
 
 
 class Divisible(Protocol):
@@ -165,7 +171,8 @@ def _labels_in(classes: list[str], listing: Listing) -> np.ndarray:
 def _without_val(base: Path, val: str) -> str:
     return (
         f"data.root={base} has no {val}/ for validation images, {_holds(base)}; hold some of the training images out: "
-        "data.val_share=0.1 (or data.fold=0 data.num_folds=5); or name the folder that has them: data.source.val=NAME"
+        "data.val_share=0.1 (or data.fold=0 data.num_folds=5); or name the folder that has them: data.source.val="
+        f"{_likely(base, VALIDATION_NAMES) or 'NAME'}"
     )
 
 
@@ -175,17 +182,27 @@ def _existing_root(root: str | None) -> Path:
     base = Path(root).expanduser()
     if not base.is_dir():
         raise FileNotFoundError(f"data.root={root} is not a folder; name the one that holds train/ and val/")
+    if not os.access(base, os.R_OK | os.X_OK):
+        raise ValueError(f"data.root={no_permission(str(root), PermissionError(errno.EACCES, 'Permission denied'))}")
     return base
 
 
 def _existing_part(base: Path, name: str, key: str) -> Path:
     if not (path := base / name).is_dir():
+        likely = f"={found}" if (found := _likely(base, TRAINING_NAMES)) else ""
+        or_set = f", or set {key}{likely}" if key != "data.root" else ""
         raise FileNotFoundError(
             f"data.root={base} has no {name}/, {_holds(base)}; the layout is {LAYOUT}. Give the folder above train/ "
-            f"and val/{f', or set {key}' if key != 'data.root' else ''}; a folder of class folders alone is split by "
+            f"and val/{or_set}; a folder of class folders alone is split by "
             "data.val_share=0.1"
         )
     return path
+
+
+def _likely(base: Path, names: Sequence[str]) -> str | None:
+    """Return the folder in `base` that is called by one of `names`, whatever its capitals, or None."""
+    there = {entry.name.lower(): entry.name for entry in os.scandir(base) if entry.is_dir()}
+    return next((there[name] for name in names if name in there), None)
 
 
 def _holds(base: Path) -> str:

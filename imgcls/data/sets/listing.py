@@ -6,7 +6,8 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from imgcls.environment import cache_file, keep
 log = logging.getLogger(__name__)
 WHAT = "the list of files"
 _KINDS = " ".join(FORMATS).encode()  # a list is of the kinds of files that were images when it was made
+LINKS_TO_NOTHING = "links to nothing"  # among the endings of files that are left out
 SETTLED_SECONDS = 2.0  # a folder changed less than this before it was listed may change again under the same mtime
 
 
@@ -59,14 +61,18 @@ def _scan(top: bytes) -> tuple[Listing, list[bytes]]:
     class_names: list[bytes] = []
     num_stray = 0
     stray: collections.Counter[str] = collections.Counter()
-    with os.scandir(top) as entries:
+    with _entries_of(top) as entries:
         for entry in entries:
-            if entry.name.startswith(b"."):
+            if _is_passed_over(entry.name):
                 continue
             if _is_folder(entry):
                 class_names.append(entry.name)
             elif is_image(entry.path):
                 num_stray += 1
+            elif _is_dangling(entry):  # perhaps a class, without which the labels of others would be other ones
+                raise ValueError(
+                    f"{os.fsdecode(entry.path)} is a link to nothing; restore what it links to, or remove the link"
+                )
             else:
                 stray[ending_of(entry.name)] += 1
     class_names.sort()
@@ -96,25 +102,45 @@ def _files_below(
     *,
     above: list[tuple[int, int]],
 ) -> list[bytes]:
-    # Hidden files are skipped: archives made on a Mac hold ._n01440764_1.JPEG beside each image, and it is no image.
     files, inner = [], []
     folders.append(top + b"/" + relative)
     here = _identity(folders[-1])
     if here in above:
         raise ValueError(f"{os.fsdecode(folders[-1])} is a link back to a folder that holds it; remove the link")
-    with os.scandir(folders[-1]) as entries:
+    with _entries_of(folders[-1]) as entries:
         for entry in entries:
-            if entry.name.startswith(b"."):
+            if _is_passed_over(entry.name):
                 continue
             if _is_folder(entry):
                 inner.append(entry.name)
             elif is_image(entry.path):
                 files.append(relative + b"/" + entry.name)
             else:
-                left_out[ending_of(entry.name)] += 1
+                left_out[LINKS_TO_NOTHING if _is_dangling(entry) else ending_of(entry.name)] += 1
     for name in inner:
         files += _files_below(top, relative + b"/" + name, folders, left_out, above=[*above, here])
     return sorted(files)
+
+
+def _entries_of(folder: bytes) -> AbstractContextManager[Iterator[os.DirEntry[bytes]]]:
+    try:
+        return os.scandir(folder)
+    except PermissionError as error:
+        raise ValueError(no_permission(os.fsdecode(folder), error)) from None
+
+
+def no_permission(folder: str, error: OSError) -> str:
+    """Return what to say of a folder that this user may not read."""
+    return f"{folder} cannot be read: {error.strerror}; let this user read it (chmod -R u+rX), or move it away"
+
+
+def _is_passed_over(name: bytes) -> bool:
+    # Archives made on a Mac hold ._n01440764_1.JPEG beside each image, or a folder of such files; they are no images.
+    return name.startswith(b".") or name == b"__MACOSX"
+
+
+def _is_dangling(entry: os.DirEntry[bytes]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -143,6 +143,8 @@ def _check_files(file: Path, rows: list[Row]) -> None:
     if gone:
         first = gone[0]
         reason = "is a link to nothing" if os.path.islink(file.parent / first.path) else "is not there"
+        if any("\udc80" <= letter <= "\udcff" for letter in first.path):
+            reason += ", for the file is no UTF-8: save it so"
         more = f" ({len(gone):,} of {len(rows):,} files are not)" if len(gone) > 1 else ""
         raise FileNotFoundError(
             f"{file}, line {first.line}: {first.path} {reason}{more}; paths are relative to the folder of the CSV file"

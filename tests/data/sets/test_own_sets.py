@@ -1,5 +1,6 @@
 """Sets as people have them: files of any kind, no val/, classes without images, numbers for names."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -212,3 +213,43 @@ def test_without_pillow_heif_its_files_are_left_out_by_name(monkeypatch):
     assert formats._missing() == {"HEIF": "pillow-heif"}
     monkeypatch.setattr(formats, "NEEDS", {".heic": "needs pillow-heif"})
     assert describe_left_out({".heic": 12, ".txt": 1}) == ".heic: 12 files, needs pillow-heif; .txt: 1 file"
+
+
+def test_a_folder_that_may_not_be_read_is_named_with_the_way_out(photos, monkeypatch):
+    root = photos
+    refused = os.fsencode(root / "train/b")
+    scandir = os.scandir
+
+    def guarded(path: bytes) -> object:  # for the user of this test may be root, who may read everything
+        if path == refused:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(ValueError, match=r"train/b cannot be read: Permission denied; let this user read it"):
+        open_folder(str(root))
+
+
+def test_a_class_that_is_a_link_to_nothing_is_refused_and_one_inside_a_class_is_counted(photos, tmp_path):
+    root = photos
+    (root / "train/a/more").symlink_to(tmp_path / "nowhere")
+    assert any("links to nothing: 1 file" in note for note in open_folder(str(root)).notes)
+    (root / "train/c").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="train/c is a link to nothing; restore what it links to"):
+        open_folder(str(root))
+
+
+def test_the_folder_of_a_mac_archive_is_no_class(photos, tmp_path):
+    draw(photos / "train/__MACOSX/0.jpg")
+    assert open_folder(str(photos)).classes == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "words"),
+    [("train", "Train", "or set data.source.train=Train;"), ("val", "Valid", "data.source.val=Valid")],
+)
+def test_parts_of_other_names_are_offered(photos, part, name, words):
+    (photos / part).rename(photos / name)
+    with pytest.raises(FileNotFoundError) as raised:
+        open_folder(str(photos))
+    assert words in str(raised.value)

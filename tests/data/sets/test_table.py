@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imgcls.config import compose
-from imgcls.data.sets import FolderSplit, ImageSet, open_image_set
+from imgcls.data.sets import FolderSplit, ImageSet, open_csv, open_image_set
 
 
 @pytest.fixture
@@ -114,3 +114,9 @@ def test_a_line_that_cannot_be_right_is_named(table, text, message):
 def test_a_column_that_is_not_there_is_named_with_the_nearest(table):
     with pytest.raises(ValueError, match=r"label_column=labl: .* no such column \(did you mean label\?\)"):
         open_table(table, WHOLE, "data.source.label_column=labl")
+
+
+def test_a_table_that_is_no_utf_8_is_named_as_such(table):
+    table.write_bytes("path,label\nimages/ü.png,a\n".encode("latin-1"))
+    with pytest.raises(FileNotFoundError, match="is not there, for the file is no UTF-8: save it so"):
+        open_csv(str(table))
