@@ -1,8 +1,7 @@
 """A trial pass: whether a network takes the images of a run, tried before anything is trained or written.
 
 Two images go through the network itself, on its device. Tensors without values (torch's meta device) would need none
-of that work, but import torch.compile's machinery, which takes longer than the pass: 11 s against 0.02 s for ResNet-18
-at 72 pixels on two cores.
+of that work, but import torch.compile's machinery, which takes longer than the pass.
 """
 
 from collections.abc import Collection, Iterator, Sequence

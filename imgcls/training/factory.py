@@ -249,7 +249,7 @@ def try_network(
         network,
         num_images=local_size // num_parts,  # of the smallest part of a step
         channels=config.data.channels,
-        size=(config.image_size, config.image_size),
+        size=config.input_size,
         num_classes=num_classes,
         autocast=dtype,
         in_eval=freezing.norms if freezing.until_epoch is None else (),
