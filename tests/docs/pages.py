@@ -310,7 +310,8 @@ def small_words(command: Command) -> list[str]:
     if command.program == "subset":
         return [str(min(int(word), 4)) if word.isdecimal() else word for word in words]
     if command.program == "pack":
-        return [*words, "--threads", "1"]
+        classes = ["data.num_classes=null"] if "data=imagenet" in words else []
+        return [*words, *classes, "--threads", "1"]
     return words
 
 

@@ -40,6 +40,7 @@ def write_home(home: Path) -> None:
             photo(home / folder / "val" / names[place % 4] / f"ILSVRC2012_val_{place + 1:08}.JPEG")
     shutil.copytree(home / "my/photos/train", home / "my/animals")
     _write_labels(home)
+    shutil.copytree(home / "data/imagenet", home / "imagenet-sample")
     _write_archives(home / "data/imagenet", home / "data/downloads")
     _write_shards(home / "my/photos", home / "my/shards", "{}-{:04}.tar", ANIMALS)
     _write_shards(home / "data/imagenet", home / "data/shards", "imagenet1k-{}-{:04}.tar", WNIDS)
