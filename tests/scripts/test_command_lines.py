@@ -127,7 +127,7 @@ MISTAKES = [
     ([PLOT, "checkpoint=none.pt", "--images", "a.png", "b.png"], "checkpoint=none.pt: there is no such file"),
     ([PLOT, "run", "clas=tench"], "clas: there is no such option (did you mean class?)"),
     ([COMPARE, "nowhere"], "nowhere: there is no such folder"),
-    ([COMPARE, "sort=lr"], "lr: no run has such a setting or score"),
+    ([COMPARE, "run", "sort=lr"], "lr: no run has such a setting or score"),
 ]
 SHOWN = [[script, "--version"] for script in (TRAIN, EVALUATE, PREDICT, COMPARE)]
 SHOWN += [[TRAIN, "--cfg", "job"], [TRAIN, "--config-dir", "mine", "--help"]]
