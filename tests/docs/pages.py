@@ -332,7 +332,8 @@ def _small_run(words: list[str]) -> list[str]:
     config_dir = Path("conf") if "--config-dir" in words else None
     if config_dir is None:
         tiny.append(f"hydra.run.dir={compose_run(words)[1]}")
-    return [*words, *tiny, f"image_size={32 if lenet else 67}"]
+    sizes = [int(word.partition("=")[2]) for word in words if re.fullmatch(r"image_size=\d+", word)]
+    return [*words, *tiny, f"image_size={min([32 if lenet else 67, *sizes])}"]
 
 
 def _two_jobs(words: list[str]) -> list[str]:
