@@ -1,7 +1,7 @@
 """The metrics: what is logged while a run trains and validates, and reported when a network is tested.
 
 A metric is stated once, in METRICS: columns of metrics.csv, TensorBoard tags, log lines, results and tables derive
-from it. A run with a `topk` of its own has other top-k metrics, by `metrics_of`. Imports no torch, so that the config
+from it. A run with another `topk` has other top-k metrics, by `metrics_of`. Imports no torch, so that the config
 and the tables of runs can name the metrics.
 """
 
@@ -100,7 +100,7 @@ METRICS = metrics_of()
 
 
 def metric_of(name: str) -> Metric | None:
-    """Return the metric of that name, which may be of a run with a `topk` of its own; None if there is none."""
+    """Return the metric of that name, which may be of a run with another `topk`; None if there is none."""
     return known_metrics([name]).get(name)
 
 

@@ -120,7 +120,7 @@ class ScriptParser(argparse.ArgumentParser):
 
 
 def parse_run_words(parser: ScriptParser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Config, Path]:
-    """Parse the command line of a script that takes train.py's words besides options of its own.
+    """Parse the command line of a script that takes train.py's words besides its options.
 
     Returns:
         The options, the config that train.py would compose from the other words, and its run's directory, which is not

@@ -1,4 +1,4 @@
-"""Build what train.py would build, in a directory of its own that is removed; measure its steps, and add up the run."""
+"""Build what train.py would build, in a temporary directory; measure its steps, and add up the run."""
 
 import dataclasses
 import logging

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from imgcls.config import ImageSize
 from imgcls.errors import ConfigError
 
 # What a layer raises where a size cannot work. Other errors are bugs of the network, which need their traceback.
@@ -141,8 +142,7 @@ def _larger(size: tuple[int, int]) -> list[int]:
 
 
 def _size_words(size: tuple[int, int]) -> str:
-    height, width = size
-    return f"image_size={height}" if height == width else f"image_size=[{height},{width}]"
+    return f"image_size={ImageSize(*size).setting}".replace(" ", "")
 
 
 def _name(network: nn.Module) -> str:

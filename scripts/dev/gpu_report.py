@@ -93,7 +93,7 @@ def _place(asked: argparse.Namespace, folder: Path) -> Place:
 
 
 def measure(place: Place, chosen: list[Part], *, until: float) -> int:
-    """Measure what is not measured yet, each part in a process of its own; return how many items are left."""
+    """Measure what is not measured yet, each part in a separate process; return how many items are left."""
     for part in chosen:
         while waiting := _waiting(place, part):
             first = waiting[0]
