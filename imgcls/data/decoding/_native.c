@@ -47,6 +47,10 @@
 
 #ifdef _WIN32
 #define OPEN_FLAGS (O_RDONLY | O_BINARY | O_NOINHERIT)
+/* Of windows.h, whose other names are some of libjpeg's. */
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned int page, unsigned long flags, const char *text,
+                                                        int length, wchar_t *wide, int capacity);
+#define UTF8_PAGE 65001u
 #else
 /* O_NONBLOCK: a pipe among the files must not hang the reader, which refuses what is not a regular file. */
 #define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK)
@@ -650,9 +654,20 @@ static int reserve_files(Workspace *space, int64_t count) {
     return 1;
 }
 
+static int open_path(const char *path) {
+#ifdef _WIN32
+    /* Python's bytes of a path are UTF-8, and open() would take them for letters of the system's code page. */
+    wchar_t wide[4096];
+    if (!MultiByteToWideChar(UTF8_PAGE, 0, path, -1, wide, 4096)) return -1;
+    return _wopen(wide, OPEN_FLAGS);
+#else
+    return open(path, OPEN_FLAGS);
+#endif
+}
+
 /* Append one file to the workspace's contents. */
 static int read_file(Workspace *space, const char *path, size_t *used, size_t *length) {
-    int handle = open(path, OPEN_FLAGS);
+    int handle = open_path(path);
     if (handle < 0) return STATUS_UNREADABLE;
     struct stat info;
     int status = STATUS_UNREADABLE;
