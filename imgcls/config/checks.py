@@ -43,6 +43,11 @@ def check_config(config: Config) -> None:
     if config.precision == "fp16" and config.device == "cpu":
         raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
     _check_class_weights(config.class_weights)
+    if 0 < config.batch_size < config.augment.repeats:
+        raise ConfigError(
+            f"augment.repeats={config.augment.repeats} is more than batch_size={config.batch_size}, so that a batch "
+            "would be of one image; 3 is usual"
+        )
     if config.overwrite and config.continue_run:
         raise ConfigError("overwrite=true deletes the run that continue_run=true goes on with; leave one of them out")
     if config.validate_every > 1 and config.validate_every % 1:

@@ -53,6 +53,7 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
         augment = config.augment
         augment.crop = crop_by_name("augment.crop", augment.crop)
         augment.eval_crop = crop_by_name("augment.eval_crop", augment.eval_crop)
+        augment.resolve_policy()
         check_config(config)
     shorten_image_sizes(config)
     return config

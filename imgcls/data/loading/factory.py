@@ -41,5 +41,6 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
     )
     policy = make_policy(augment.policy, ops=augment.policy_ops, magnitude=augment.policy_magnitude)
     balanced = config.sampler == "balanced"
-    train = Loader(images.train, crop, shuffle=True, balanced=balanced, flip=augment.flip, policy=policy, **common)
+    order = {"shuffle": True, "balanced": balanced, "repeats": augment.repeats}
+    train = Loader(images.train, crop, flip=augment.flip, policy=policy, **order, **common)
     return train, Loader(images.val, eval_crop, shuffle=False, **common)
