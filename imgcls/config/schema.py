@@ -274,6 +274,7 @@ class EvaluateConfig(CommonConfig):
     Args:
         network: with `weights`: a run of the network that they are for, as train.py would compose it; never in conf/,
             the command line's `model=...` becomes it.
+        crop: words such as augment.eval_crop=whole that change how images are shown in the test; never in conf/ either.
     """
 
     checkpoint: Any = setting(None, is_path=True)
@@ -288,6 +289,7 @@ class EvaluateConfig(CommonConfig):
     out: str | None = setting(None, is_path=True)
     precision: str = setting("fp32", one_of=PRECISIONS)
     network: Any = None
+    crop: Any = setting(list)
 
     @property
     def checkpoints(self) -> list[str]:
