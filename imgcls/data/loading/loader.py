@@ -40,7 +40,7 @@ class Loader:
     of those that come again count on from the split's end, so that each time is augmented in its own way.
 
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
-    taken from the split where it is an array; `pillow_draft` is the plan's `draft`.
+    taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
 
     Raises:
         ValueError: sizes that cannot work.
@@ -67,6 +67,7 @@ class Loader:
         on_bad_image: Literal["raise", "skip"] = "raise",
         max_bad_share: float = 0.01,
         cache_gb: float = 0.0,
+        interpolation: str = "bilinear",
         pillow_draft: bool = False,
     ) -> None:
         _check(len(split), batch_size, world_size, num_threads, prefetch, on_bad_image, shuffle=shuffle)
@@ -80,7 +81,9 @@ class Loader:
         self.prefetch = prefetch
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
-        self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
+        self.plan = Plan(
+            crop, image_size=image_size, flip=flip, seed=seed, interpolation=interpolation, draft=pillow_draft
+        )
         self.shape = (self.plan.image_size.height, self.plan.image_size.width, channels)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
