@@ -196,6 +196,7 @@ class CommonConfig:
     weights_kind: str = setting("average", one_of=("average", "raw"), fixed=True)
     trust: Any = setting(list)
     device: str = setting("auto", incidental=True)
+    threads: int | None = setting(None, least=1, incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
     topk: list[int] = setting(list(TOPK), fixed=True)

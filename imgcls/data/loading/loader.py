@@ -18,6 +18,7 @@ from imgcls.data.decoding import BadImageError, Failures, Plan
 from imgcls.data.loading.bad_images import BadImages
 from imgcls.data.loading.resident import make_resident
 from imgcls.data.sets import Split
+from imgcls.device import copies_in_background
 from imgcls.environment import default_num_threads
 
 
@@ -91,7 +92,7 @@ class Loader:
         self.bad_images = BadImages(split, skip=on_bad_image == "skip", max_share=max_bad_share)
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._side = torch.cuda.Stream(self.device) if copies_in_background(self.device) else None
 
     @functools.cached_property
     def class_shares(self) -> np.ndarray:
@@ -161,7 +162,7 @@ class Loader:
         # An epoch that is begun while another is unfinished gets new buffers.
         num = min(self.prefetch + 1, max(1, self.num_batches))
         slots = [self._slots.pop() for _ in range(min(num, len(self._slots)))]
-        pinned = self.device.type == "cuda"
+        pinned = copies_in_background(self.device)
         return slots + [_Slot(self.local_size, self.shape, pinned=pinned) for _ in range(num - len(slots))]
 
     def _begin(self, slot: "_Slot", epoch: int, order: np.ndarray, position: int) -> "_Slot":
