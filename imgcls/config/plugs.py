@@ -56,7 +56,7 @@ def apply_overrides(
     """
     swaps = [(override, plug) for override in overrides if (plug := _swapped_plug(override))]
     nodes = {plug: OmegaConf.select(cfg, plug, throw_on_missing=False) for plug in CROP_PLUGS}
-    swapped = {plug: node for plug, node in nodes.items() if isinstance(node, str)}  # by a file
+    swapped: dict[str, Any] = {plug: node for plug, node in nodes.items() if isinstance(node, str)}  # by a file
     for override, plug in swaps:
         by_class = override.key_or_group != plug
         swapped[plug] = {"_target_": override.value()} if by_class else override.value()
