@@ -198,6 +198,7 @@ def predict_split(
                 seed=0,
                 shuffle=False,
                 channels=data.channels,
+                interpolation=member.interpolation,
                 rank=rank,
                 world_size=ranks,
                 num_threads=threads,
@@ -217,7 +218,15 @@ def predict_split(
                 return protocol.views(height, width, image_size=size, crop=crop)
 
             bad = BadImages(split, skip=data.on_bad_image == "skip", max_share=data.max_bad_share)
-            images = view_images(split, share, plan, channels=data.channels, num_threads=threads, on_bad=bad.note)
+            images = view_images(
+                split,
+                share,
+                plan,
+                channels=data.channels,
+                num_threads=threads,
+                interpolation=member.interpolation,
+                on_bad=bad.note,
+            )
             at_once = config.batch_size * size.num_pixels
             predictions = predict_views(network, images, max_pixels=at_once, after_batch=after_batch, **common)
     bad.share()

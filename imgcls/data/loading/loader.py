@@ -38,10 +38,11 @@ class Loader:
     last batch is smaller. A batch is valid until the next one is asked for.
 
     With `balanced`, an epoch of training has as many images of each class, some of them more than once; the positions
-    of those that come again count on from the split's end, so that each time is augmented in its own way.
+    of those that come again count on from the split's end, so that each time is augmented in its own way. With
+    `repeats`, a batch has each of its images so many times, and an epoch as many batches.
 
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
-    taken from the split where it is an array; `pillow_draft` is the plan's `draft`.
+    taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
 
     Raises:
         ValueError: sizes that cannot work.
@@ -57,6 +58,7 @@ class Loader:
         seed: int,
         shuffle: bool,
         balanced: bool = False,
+        repeats: int = 1,
         channels: int = 3,
         flip: float = 0.0,
         policy: Policy | None = None,
@@ -68,6 +70,7 @@ class Loader:
         on_bad_image: Literal["raise", "skip"] = "raise",
         max_bad_share: float = 0.01,
         cache_gb: float = 0.0,
+        interpolation: str = "bilinear",
         pillow_draft: bool = False,
     ) -> None:
         _check(len(split), batch_size, world_size, num_threads, prefetch, on_bad_image, shuffle=shuffle)
@@ -75,13 +78,16 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         self.balanced = balanced
+        self.repeats = repeats
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
         self.local_size = batch_size // world_size
         self.prefetch = prefetch
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
-        self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
+        self.plan = Plan(
+            crop, image_size=image_size, flip=flip, seed=seed, interpolation=interpolation, draft=pillow_draft
+        )
         self.shape = (self.plan.image_size.height, self.plan.image_size.width, channels)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
@@ -148,11 +154,12 @@ class Loader:
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
             return np.arange(self.rank, len(self.split), self.world_size)
-        num = self.num_batches * self.batch_size
+        num = self.num_batches * keyed_random.num_different(self.batch_size, self.repeats)
         if self.balanced:
             order = keyed_random.balanced_order(self.split.labels, num, self.seed, epoch)
         else:
             order = keyed_random.permutation(len(self.split), self.seed, epoch)[:num]
+        order = keyed_random.repeated_order(order, self.repeats, num=len(self.split), batch_size=self.batch_size)
         return order.reshape(-1, self.world_size, self.local_size)[:, self.rank].reshape(-1)
 
     def _free_slots(self) -> list["_Slot"]:
