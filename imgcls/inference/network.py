@@ -26,6 +26,7 @@ from imgcls.models import (
     average_states,
     build_model,
     find_heads,
+    fit_weights,
     is_published,
     load_into,
     outline_model,
@@ -198,8 +199,9 @@ def open_weights(source: str, config: Config, *, kind: str = "average") -> Membe
             "short_side": expected.short_side,
             "at_image_size": expected.image_size,
         }
-    state, text = read_weights(source, network, kind=kind)
-    log.info("weights  %s: %s", source, text)
+    found = read_weights(source, network, kind=kind)
+    state, texts = fit_weights(network, found.state)
+    log.info("weights  %s: %s", source, "; ".join([found.text, *texts]))
     classes = list(wnids()) if is_published(source) else None
     member = Member("", config, state, classes, Path(), published_name(source))
     member.name = f"{source} for {member.arch}"

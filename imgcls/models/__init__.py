@@ -3,6 +3,7 @@
 from imgcls.models.alexnet import AlexNet
 from imgcls.models.external import timm_model, torchvision_model
 from imgcls.models.factory import build_model, outline_model
+from imgcls.models.fitting import fit_weights
 from imgcls.models.googlenet import INCEPTIONS, GoogLeNet, GoogLeNetOutput
 from imgcls.models.heads import average_states, find_heads, is_head, load_into
 from imgcls.models.layers import DenseHead, average_to, first_convolution, linear_of_averages, local_response_norm
@@ -43,6 +44,7 @@ __all__ = [
     "build_model",
     "find_heads",
     "first_convolution",
+    "fit_weights",
     "folded",
     "is_head",
     "is_published",
