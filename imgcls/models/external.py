@@ -38,14 +38,14 @@ def torchvision_model(
     if weights is None:
         return _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options}, in_channels=in_channels)
 
-    published = _published(arch, weights)
+    chosen = published(arch, weights)
     of_any_size = {key: value for key, value in options.items() if key != "image_size"}
-    pretrained = _from_torchvision(arch, {"weights": published, **of_any_size})
-    same_classes = num_classes == len(published.meta["categories"])
+    pretrained = _from_torchvision(arch, {"weights": chosen, **of_any_size})
+    same_classes = num_classes == len(chosen.meta["categories"])
     same_size = options.get("image_size") in (None, getattr(pretrained, "image_size", None))
     if same_classes and same_size and in_channels == 3:
         return pretrained
-    implied = _implied_by_weights(arch, published, same_classes=same_classes, in_channels=in_channels)
+    implied = _implied_by_weights(arch, chosen, same_classes=same_classes, in_channels=in_channels)
     model = _from_torchvision(
         arch, {"num_classes": num_classes, **defaults, **implied, **options}, in_channels=in_channels
     )
@@ -71,16 +71,21 @@ def _check_torchvision_arch(arch: str) -> None:
         )
 
 
-def _published(arch: str, weights: str) -> Any:
+def published(arch: str, weights: str) -> Any:
+    """Return the weights of torchvision's `arch` that are called `weights`, as its enumeration has them.
+
+    Raises:
+        ValueError: there are none of that name.
+    """
     import torchvision
 
-    published = torchvision.models.get_model_weights(arch)
-    if weights not in published.__members__:
-        names = ", ".join(published.__members__)
+    known = torchvision.models.get_model_weights(arch)
+    if weights not in known.__members__:
+        names = ", ".join(known.__members__)
         raise ValueError(
             f"model.weights={weights} is not published for torchvision's {arch}; use null or one of {names}"
         )
-    return published[weights]
+    return known[weights]
 
 
 def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,19 +101,19 @@ def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
     if weights is None:
         return settings
     _check_torchvision_arch(settings["arch"])
-    published, arch = _published(settings["arch"], weights), settings["arch"]
-    same_classes = settings["num_classes"] == len(published.meta["categories"])
+    chosen, arch = published(settings["arch"], weights), settings["arch"]
+    same_classes = settings["num_classes"] == len(chosen.meta["categories"])
     channels = settings.get("in_channels") or 3
-    return _implied_by_weights(arch, published, same_classes=same_classes, in_channels=channels) | settings
+    return _implied_by_weights(arch, chosen, same_classes=same_classes, in_channels=channels) | settings
 
 
-def _implied_by_weights(arch: str, published: Any, *, same_classes: bool, in_channels: int) -> dict[str, Any]:
+def _implied_by_weights(arch: str, chosen: Any, *, same_classes: bool, in_channels: int) -> dict[str, Any]:
     """Return what torchvision's constructors change with the weights."""
     implied: dict[str, Any] = {"transform_input": in_channels == 3} if arch in SCALED_INPUT else {}
     if same_classes and arch == "googlenet":
         implied["aux_logits"] = False
     if same_classes and arch.startswith("vit_"):
-        implied["image_size"] = published.meta["min_size"][0]
+        implied["image_size"] = chosen.meta["min_size"][0]
     return implied
 
 
