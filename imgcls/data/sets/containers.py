@@ -108,6 +108,11 @@ def index_files(files: Sequence[Path], read: Callable[[Path], Contents], *, kind
     return index
 
 
+def index_contents(contents: Contents) -> Index:
+    """Return the index of the images of one file."""
+    return _merge([_index_of(contents, 0)])
+
+
 def _index_of(contents: Contents, number: int) -> Index:
     texts = sorted(set(contents.labels))
     code_of = {text: code for code, text in enumerate(texts)}
