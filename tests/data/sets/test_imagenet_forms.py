@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from imgcls.commands.subset import Numbers, choose, write_tar
 from imgcls.config import compose
 from imgcls.data.augment import CenterCrop
 from imgcls.data.decoding import BadImageError, Plan, native
@@ -245,6 +246,11 @@ def test_every_form_is_the_same_set_and_says_which_it_is(sorted_set, tmp_path, m
         for one, out in zip((split, expected), batches, strict=True):
             assert one.make_reader(plan, 3, cache_gb=0).fill(plan, 0, np.arange(len(split)), out) == []
         assert np.array_equal(*batches)
+    tars = [tmp_path / "form.tar", tmp_path / "own.tar"]
+    for each, tar in zip((images, own), tars, strict=True):
+        write_tar(choose(each, Numbers(3, 2, 1)), tar)
+    assert tars[0].read_bytes() == tars[1].read_bytes()
+    assert opened(tars[0]).classes == own.classes
 
 
 @pytest.mark.e2e
