@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from imgcls.device import choose_device
+from imgcls.device import choose_device, set_num_threads
 from imgcls.environment import launch, quiet_other_ranks
 from imgcls.errors import EXIT_RUN_FAILED, ConfigError, RunError, mark_reported
 
@@ -37,18 +37,20 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[torch.device]:
+def process_group(device: str, *, threads: int | None = None) -> Iterator[torch.device]:
     """Join the other ranks, if there are any, and yield this rank's device.
 
     Args:
-        device: auto, cpu, cuda or cuda:N. With several ranks a node, each takes the GPU of its local rank.
+        device: auto, or the name of one. With several ranks a node, each takes the GPU of its local rank.
+        threads: that compute on the CPU; None is one for each core that this process may use.
 
     Raises:
-        ValueError: CUDA is requested and there is none, or no GPU of that number; Slurm gives no MASTER_ADDR.
+        ValueError: there is no such device; Slurm gives no MASTER_ADDR.
     """
     place = launch()
     local_rank = place[2] if place else 0
     chosen = choose_device(device, local_rank)
+    set_num_threads(threads)
     if place is None:
         yield chosen
         return
@@ -57,10 +59,12 @@ def process_group(device: str) -> Iterator[torch.device]:
             "several Slurm tasks, but MASTER_ADDR is not set; in the job script: "
             'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) MASTER_PORT=29500'
         )
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    # gloo beside nccl: flags and strings of the hosts are exchanged without waiting for the GPUs.
-    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    # gloo beside them: flags and strings of the hosts are exchanged without waiting for the GPUs.
+    backend = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(chosen.type, "gloo")
+    if chosen.type == "mps":
+        raise ConfigError("device=mps: torch has no exchange of gradients between Apple GPUs; use one process")
+    if chosen.type != "cpu":
+        getattr(torch, chosen.type).set_device(chosen)
     try:
         dist.init_process_group(backend, store=_store_of_this_attempt(place), rank=place[0], world_size=place[1])
     except (ValueError, RuntimeError) as error:  # of torch's store: a port in use, a host that is not there

@@ -3,9 +3,12 @@
 Imports no torch.
 """
 
+import functools
 import hashlib
 import logging
+import math
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable
@@ -88,10 +91,64 @@ def quiet_other_ranks() -> None:
         logging.getLogger().setLevel(logging.WARNING)
 
 
+def num_cores() -> int:
+    """Return the number of cores that this process may use: of the machine, its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = container_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
 def default_num_threads() -> int:
     """Return the number of cores that this process may use, shared with the other ranks on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@functools.cache
+def container_quota(root: Path = Path("/")) -> float | None:
+    """Return the cores' worth of time that Linux' control groups (v2 or v1) give this process, or None for no limit.
+
+    A limit holds for all groups below it, so the smallest of a group and those above it counts. Inside a container the
+    files may be those of the container's group, at a path that is the host's: then only the topmost group is seen.
+
+    Args:
+        root: of the file system.
+    """
+    try:
+        groups = [line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    quotas = []
+    for controllers, path in (group for group in groups if len(group) == 2):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # cgroup v2 has one tree for all controllers, v1 one each, and often a link from `cpu` to `cpu,cpuacct`.
+        tops = [root / "sys/fs/cgroup" / name for name in ((controllers, "cpu") if controllers else ("", "unified"))]
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for top in tops:
+            folders = [top.joinpath(*parts[:number]) for number in range(len(parts) + 1)]
+            quotas += [quota for folder in folders if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _quota_of(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text().split()[:2]
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(quota) / float(period) if quota.strip() not in ("max", "-1") and float(period) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def processor_name() -> str:
+    """Return the name of the machine's CPU, or what is known of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or sys.platform
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def cache_folder() -> Path:

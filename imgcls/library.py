@@ -66,7 +66,7 @@ def run_training(
         from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
         from imgcls.training import build_trainer, keep_capsule, look_up_run_on_all_ranks, open_run_directory
 
-        with process_group(config.device) as device:
+        with process_group(config.device, threads=config.threads) as device:
             if not alone:
                 config, results, images = look_up_run_on_all_ranks(config, path)
             if results is None:
@@ -94,7 +94,7 @@ def load(
 
     Args:
         checkpoint: a file, such as runs/x/best.pt, or the folder of a run.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda, cuda:N, xpu, xpu:N or mps.
         trust: packages of your own whose classes the checkpoint may name; it never brings that by itself.
         weights_kind: which weights to take of a checkpoint that has both: their `average`, or the `raw` ones.
 

@@ -154,7 +154,10 @@ class Scores:
 class Meter:
     """Sums of the metrics and the number of images, kept on the device so that counting never waits for it.
 
+    A network's device without float64 keeps them on the CPU, and is waited for once in NUM_KEPT logits.
+
     Args:
+        device: where the sums are, which has float64.
         num_classes: to count by class too, for the metrics that are a mean over classes; 0 leaves them unknown.
         metrics: what to count, by name.
 
@@ -183,7 +186,7 @@ class Meter:
 
     @property
     def sums(self) -> "Tensor":
-        """The sum of each metric and the number of images, then the same by class if counted: float64, on the device.
+        """The sum of each metric and the number of images, then the same by class if counted: float64, where kept.
 
         Of those that are means over images (metrics + 1,), then of the others (metrics + 1, classes), flat.
         """
@@ -199,14 +202,17 @@ class Meter:
         losses = torch.cat([loss.expand(len(labels)) for loss, _, labels in self._kept])
         logits, labels = (torch.cat([kept[part] for kept in self._kept]) for part in (1, 2))
         outputs = Outputs(losses, logits, labels, rank_labels(logits, labels, self._num_ranked))
-        values = torch.stack([metric.of_images(outputs).double() for metric in self._of_images.values()])
+        device = self._sums.device
+        values = torch.stack([metric.of_images(outputs).to(device).double() for metric in self._of_images.values()])
         # Multiples of a small power of two add up exactly, in any order and in any groups: the sums of a resumed run,
         # which was saved between two logs, are those of the unbroken one.
         self._sums[:-1] += (values / GRAIN).round().mul(GRAIN).sum(dim=1)
         self._sums[-1] += len(labels)
         if self._by_class.numel():
+            labels = labels.to(device)
             ones = torch.ones_like(labels, dtype=torch.float64)
-            values = torch.stack([*(metric.of_images(outputs).double() for metric in self._of_classes.values()), ones])
+            means = (metric.of_images(outputs).to(device).double() for metric in self._of_classes.values())
+            values = torch.stack([*means, ones])
             self._by_class.index_add_(1, labels, (values / GRAIN).round().mul(GRAIN))
         self._kept.clear()
         self._num_kept = 0

@@ -13,7 +13,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> None:
     from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
     from imgcls.evaluation import run_evaluation
 
-    with process_group(config.device) as device:
+    with process_group(config.device, threads=config.threads) as device:
         run_evaluation(config, device)
 
 

@@ -40,8 +40,10 @@ def check_config(config: Config) -> None:
                 f"data.{key}={values} has {len(values)} values for data.channels={config.data.channels}; "
                 "give one value a channel, or one for all"
             )
-    if config.precision == "fp16" and config.device == "cpu":
-        raise ConfigError("precision=fp16 needs a CUDA device; on device=cpu use precision=fp32 or auto")
+    if config.precision == "fp16" and config.device in ("cpu", "mps"):
+        raise ConfigError(
+            f"precision=fp16 needs a CUDA or Intel GPU; on device={config.device} use precision=fp32 or auto"
+        )
     _check_class_weights(config.class_weights)
     if config.overwrite and config.continue_run:
         raise ConfigError("overwrite=true deletes the run that continue_run=true goes on with; leave one of them out")
@@ -114,8 +116,10 @@ def _check_settings(config: Config | EvaluateConfig) -> None:
         raise ConfigError(
             f"topk={_words(config.topk)} must be different numbers of 1 or more, with 1 among them, such as [1,3,5]"
         )
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise ConfigError(f"device={config.device} is none of auto, cpu, cuda, cuda:N")
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", config.device):
+        raise ConfigError(
+            f"device={config.device} is none of auto, cpu, cuda, cuda:N, xpu, xpu:N, mps; AMD's GPUs are cuda to torch"
+        )
 
 
 def _check_class_weights(weights: object) -> None:

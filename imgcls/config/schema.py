@@ -15,6 +15,7 @@ from imgcls.config.image_size import ImageSize
 from imgcls.config.settings import setting
 from imgcls.metrics import TOPK
 
+INTERPOLATIONS = ("bilinear", "bicubic")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -107,6 +108,13 @@ class AugmentConfig:
     policy: str | None = setting(None, one_of=("randaugment", "trivialaugment"))
     policy_ops: int = 2
     policy_magnitude: int = 9
+    interpolation: str = setting("bilinear", one_of=INTERPOLATIONS)
+    eval_interpolation: str | None = setting(None, one_of=INTERPOLATIONS, hint="null takes augment.interpolation")
+
+    @property
+    def interpolation_of_test(self) -> str:
+        """How the pixels of a crop are interpolated in validation and tests."""
+        return self.eval_interpolation or self.interpolation
 
 
 @dataclass
@@ -188,6 +196,7 @@ class CommonConfig:
     weights_kind: str = setting("average", one_of=("average", "raw"), fixed=True)
     trust: Any = setting(list)
     device: str = setting("auto", incidental=True)
+    threads: int | None = setting(None, least=1, incidental=True)
     precision: str = setting("auto", one_of=PRECISIONS)
     channels_last: bool = True
     topk: list[int] = setting(list(TOPK), fixed=True)

@@ -168,7 +168,7 @@ def add_network(parser: ScriptParser) -> None:
         help="with weights: one of conf/model, such as resnet50; its settings as in train.py, model.stride_in_3x3=true",
     )
     parser.add_argument("--trust", default="", metavar="PACKAGES", help="of your own whose classes a checkpoint names")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, xpu, mps (default: auto)")
 
 
 def network_of(options: argparse.Namespace) -> Config | None:

@@ -8,7 +8,15 @@ import torch
 
 from imgcls.config import Config
 from imgcls.data.decoding import describe_decoder
-from imgcls.device import autocast_dtype, choose_device
+from imgcls.device import (
+    autocast_dtype,
+    choose_device,
+    device_name,
+    free_memory,
+    precision_name,
+    set_num_threads,
+    total_memory,
+)
 from imgcls.doctor.findings import Finding, bytes_text, fail, note
 from imgcls.environment import default_num_threads
 
@@ -20,15 +28,16 @@ def look_at_machine(config: Config) -> Generator[Finding, None, torch.device | N
     yield Finding("torch", f"{torch.__version__}, {f'CUDA {build}' if build else 'without CUDA'}")
     try:
         device = choose_device(config.device, 0)
+        set_num_threads(config.threads)
         dtype = autocast_dtype(config.precision, device)
     except ValueError as error:
         why = f"; the driver {driver} is there, but torch was built {'for' if build else 'without'} CUDA {build or ''}"
         yield fail("device", f"{error}{why if driver else ''}")
         return None
-    precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        text = f"{torch.cuda.get_device_name(device)}, driver {driver or 'unknown'}, {precision}, "
+    precision, free, total = precision_name(dtype), free_memory(device), total_memory(device)
+    if free is not None and total is not None:
+        by = f", driver {driver or 'unknown'}" if device.type == "cuda" else ""
+        text = f"{device_name(device)}{by}, {precision}, "
         text += f"{bytes_text(free)} of {bytes_text(total)} free"
         others = free < 0.8 * total
         yield (note("device", f"{text}: another program has the rest") if others else Finding("device", text))

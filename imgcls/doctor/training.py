@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from imgcls.config import Config
 from imgcls.data.loading import Batch, Loader, build_loaders
 from imgcls.data.sets import ImageSet
+from imgcls.device import most_memory_used, total_memory, wait_for
 from imgcls.doctor.findings import Finding, bytes_text, fail, note
 from imgcls.errors import RunError, exit_code_of, text_of
 from imgcls.runs import duration_text
@@ -110,35 +111,29 @@ def _network(trainer: Trainer) -> Finding:
 
 def _measure_step(trainer: Trainer) -> tuple[float, Finding | None]:
     """Return images/s of training steps on this device, and what they say of its memory."""
-    cuda = trainer.device.type == "cuda"
+    on_cpu = trainer.device.type == "cpu"
     with closing(trainer.train_loader.epoch(0)) as batches:
         batch = Batch(*(tensor.clone() for tensor in next(batches)))
-    if not cuda:
+    if on_cpu:
         batch = Batch(*(tensor[:CPU_BATCH] for tensor in batch))
     trainer.state.step = 1  # the first step alone shows its images
     started, first, num = time.monotonic(), 0.0, 0
     while num < 2 or (num < 20 and time.monotonic() - started < SECONDS_TO_STEP):
-        if num == 2 or (num == 1 and not cuda):
-            _settle(trainer.device)
+        if num == 2 or (num == 1 and on_cpu):
+            wait_for(trainer.device)
             first, begun = time.monotonic(), num
         trainer.train_step(batch)
         trainer.state.step += 1
         num += 1
-    _settle(trainer.device)
+    wait_for(trainer.device)
     rate = (num - begun) * len(batch.labels) / (time.monotonic() - first)
-    if not cuda:
+    total, used = total_memory(trainer.device), most_memory_used(trainer.device, reserved=True)
+    if total is None or used is None:
         return rate, None
-    total = torch.cuda.get_device_properties(trainer.device).total_memory
-    used = torch.cuda.max_memory_reserved(trainer.device)
     num = len(batch.labels)
     parts = f", {trainer.state.microbatch} at a time," if trainer.state.microbatch < num else ""
     text = f"a step of {num} images{parts} takes {bytes_text(used)} of the GPU's {bytes_text(total)}"
     return rate, Finding("memory", text)
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _measure_loader(config: Config, images: ImageSet, device: torch.device) -> float:

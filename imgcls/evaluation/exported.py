@@ -90,6 +90,7 @@ def _batches(member: Member, split: Split, *, shuffle: bool) -> Generator[Genera
         seed=0,
         shuffle=shuffle,
         channels=data.channels,
+        interpolation=member.interpolation,
         num_threads=data.num_threads,
         device=CPU,
     )

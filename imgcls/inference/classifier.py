@@ -37,7 +37,7 @@ class Classifier:
         self.prepare = member.prepare(device)
         self._rules = pixel_rules(member.config.data)
         self._channels = member.config.data.channels
-        self._crop = validation_crop(member)
+        self._crop, self._interpolation = validation_crop(member), member.interpolation
 
     def predict(
         self, images: Sequence[Image.Image], *, top: int = 5, protocol: str = "center", batch_size: int = 32
@@ -67,6 +67,7 @@ class Classifier:
             lambda height, width: views_of.views(height, width, image_size=size, crop=self._crop),
             channels=self._channels,
             num_threads=default_num_threads(),
+            interpolation=self._interpolation,
         )
         return predict_views(
             views_of.prepare(self.network),

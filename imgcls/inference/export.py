@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imgcls.data.augment import CenterCrop
 from imgcls.data.on_device import Normalise, input_statistics
 from imgcls.data.sets import readable_names
 from imgcls.errors import RunError
 from imgcls.inference.fused_batch_norm import fuse_batch_norms
-from imgcls.inference.network import Member, known_classes
+from imgcls.inference.network import Member, known_classes, validation_crop
 from imgcls.inference.quantise import IMAGES, to_float16, to_int8
 from imgcls.runs import code_version, durable_file, name_disk_errors
 from imgcls.startup import ExportForm, check_export_file
@@ -133,6 +134,7 @@ def metadata(member: Member, form: ExportForm) -> dict[str, str]:
     shape = "height, width" if form.any_size else f"{size.height}, {size.width}"
     crop = {key: value for key, value in member.config.augment.eval_crop.items() if key != "_target_"}
     crop["name"] = str(member.config.augment.eval_crop["_target_"]).rpartition(".")[2]
+    whole = validation_crop(member)
     given = "in 0..1" if form.normalise else "normalised: (x / 255 - mean) / std"
     spec: dict[str, Any] = {
         "input": f"images, float32 (batch, {channels}, {shape}), {'RGB' if channels == 3 else 'gray'}, {given}",
@@ -140,6 +142,8 @@ def metadata(member: Member, form: ExportForm) -> dict[str, str]:
         "mean": statistics["mean"],
         "std": statistics["std"],
         "image_size": size.setting,
+        **({"resize_short_side": whole.short_side_of(size)} if isinstance(whole, CenterCrop) else {}),
+        "interpolation": member.interpolation,
         "crop": crop,
         "classes": classes,
         "names": readable_names(classes),
@@ -287,7 +291,8 @@ def write_safetensors(
     _needed("safetensors", file)
     safetensors = importlib.import_module("safetensors.torch")
     state = {name: value.contiguous() for name, value in deployed.network.state_dict().items()}
-    safetensors.save_file(state, str(file), metadata=facts)
+    with durable_file(file) as stream:  # not by safetensors' own writer, which lets nobody else read the file
+        stream.write(safetensors.save(state, metadata=facts))
     before = {name: value.clone() for name, value in state.items()}
     for value in deployed.network.state_dict().values():
         value.zero_()

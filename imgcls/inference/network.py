@@ -72,6 +72,11 @@ class Member:
         """Return the function from uint8 images (B, H, W, C) to the network's input."""
         return Normalise(**input_statistics(self.config)).to(device)
 
+    @property
+    def interpolation(self) -> str:
+        """How the pixels of an image's views are interpolated: as in its validation."""
+        return self.config.augment.interpolation_of_test
+
     @functools.cached_property
     def arch(self) -> str:
         """The name that its architecture is published under, such as `resnet50`, or that of its class."""
@@ -92,6 +97,8 @@ class Member:
             "image_size",
         )
         facts = {key: value for key, value in consequential(self.config).items() if key.startswith(keys)}
+        if self.interpolation != "bilinear":  # the digests of results from before there was a choice stay valid
+            facts["interpolation"] = self.interpolation
         text = json.dumps([checksum(self.state), facts], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -144,6 +144,7 @@ def plot_gradcam(
         lambda height, width: Center().views(height, width, image_size=size, crop=crop),
         channels=member.config.data.channels,
         num_threads=default_num_threads(),
+        interpolation=member.interpolation,
         on_bad=lambda _, error: bad.append(error),
     )
     for viewed in images:

@@ -129,6 +129,7 @@ def predict_files(
         lambda height, width: protocol.views(height, width, image_size=size, crop=crop),
         channels=channels,
         num_threads=default_num_threads(),
+        interpolation=member.interpolation,
         on_bad=lambda _, error: bad.append(error),
     )
     predictions = predict_views(

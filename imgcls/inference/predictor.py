@@ -13,7 +13,7 @@ from imgcls import distributed
 from imgcls.config import EvaluateConfig
 from imgcls.data.loading import BadImages, Batch, ImageViews, Loader, view_images
 from imgcls.data.sets import Split
-from imgcls.device import autocast_dtype
+from imgcls.device import autocast_dtype, float64_device
 from imgcls.environment import default_num_threads
 from imgcls.inference.fused_batch_norm import fuse_batch_norms
 from imgcls.inference.network import Member, validation_crop
@@ -115,7 +115,8 @@ def _outputs(model: nn.Module, pixels: Tensor, *, autocast: torch.dtype | None, 
     outputs = []
     for shown in (pixels, pixels.flip(3)) if flip else (pixels,):
         with torch.autocast(pixels.device.type, dtype=autocast, enabled=autocast is not None):
-            logits = model(shown).double()
+            logits = model(shown)
+        logits = logits.to(float64_device(logits.device)).double()
         outputs.append(logits if average == "logits" else logits.log_softmax(dim=1))
     return torch.stack(outputs)
 
@@ -197,6 +198,7 @@ def predict_split(
                 seed=0,
                 shuffle=False,
                 channels=data.channels,
+                interpolation=member.interpolation,
                 rank=rank,
                 world_size=ranks,
                 num_threads=threads,
@@ -216,7 +218,15 @@ def predict_split(
                 return protocol.views(height, width, image_size=size, crop=crop)
 
             bad = BadImages(split, skip=data.on_bad_image == "skip", max_share=data.max_bad_share)
-            images = view_images(split, share, plan, channels=data.channels, num_threads=threads, on_bad=bad.note)
+            images = view_images(
+                split,
+                share,
+                plan,
+                channels=data.channels,
+                num_threads=threads,
+                interpolation=member.interpolation,
+                on_bad=bad.note,
+            )
             at_once = config.batch_size * size.num_pixels
             predictions = predict_views(network, images, max_pixels=at_once, after_batch=after_batch, **common)
     bad.share()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from imgcls.config import ImageSize
+from imgcls.device import is_out_of_memory
 from imgcls.errors import ConfigError
 
 # What a layer raises where a size cannot work. Other errors are bugs of the network, which need their traceback.
@@ -60,9 +61,9 @@ def try_out(
 
     try:
         output = attempt(*size, num_images)
-    except torch.OutOfMemoryError:
-        raise
     except REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
         if ONE_VALUE in str(error):
             advice = ["2 images or more (batch_size for each device, over microbatch)"] if works(*size, 2) else []
             advice += [_size_words((larger, larger)) for larger in _larger(size) if works(larger, larger, 1)][:1]

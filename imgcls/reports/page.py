@@ -17,6 +17,7 @@ from imgcls.runs import (
     Group,
     RunRow,
     compare_rows,
+    duration_text,
     read_capsule,
     read_metrics,
     relative_to_here,
@@ -39,7 +40,8 @@ body { background: var(--back); color: var(--text); font: 15px/1.5 system-ui, sa
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem; overflow-wrap: anywhere }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left; white-space: nowrap }
-td:last-child { white-space: normal; min-width: 9rem }
+td:first-child, td:last-child { white-space: normal; overflow-wrap: anywhere }
+td:first-child { min-width: min(16rem, 40vw) } td:last-child { min-width: 9rem; max-width: 30rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem }
 figure { margin: 0; break-inside: avoid } figcaption { font-weight: 600 }
 svg { width: 100%; height: auto } svg text { fill: var(--faint); font-size: 12px } .grid { stroke: var(--line) }
@@ -48,7 +50,10 @@ ul.legend { list-style: none; padding: 0; columns: 22rem } .legend li { overflow
 pre { background: var(--code); padding: .5rem; white-space: pre-wrap; overflow-wrap: anywhere }
 section.run { break-inside: avoid; border-top: 1px solid var(--line) } .faint { color: var(--faint) }
 img { max-width: 100%; max-height: 22rem; background: #fff }
-@media print { table { font-size: 10px } th, td { white-space: normal; padding: .15rem .3rem } }
+@media print {
+  table { font-size: 10px } th, td { white-space: normal; padding: .15rem .3rem }
+  .charts { display: block } .charts figure { display: inline-block; width: 48% } /* a grid is never broken */
+}
 """
 
 
@@ -123,6 +128,15 @@ def _line(name: str, points: dict[float, list[float]]) -> Line:
     return Line(name, xs, means, [min(points[x]) for x in xs], [max(points[x]) for x in xs])
 
 
+def _throughput(row: RunRow) -> str:
+    batch_size = row.config.get("batch_size")
+    if not row.steps or not row.seconds or not batch_size:
+        return ""
+    rate = row.steps * batch_size / row.seconds
+    took = f"{row.steps:,} steps of {batch_size} images in {duration_text(row.seconds)}"
+    return f"{took}, {rate:,.0f} images/s with the validation"
+
+
 def _run(row: RunRow) -> str:
     parts = [f'<section class="run"><h3>{_text(relative_to_here(row.path))}: {_text(row.state_text)}</h3>']
     with contextlib.suppress(ValueError):  # a run of an earlier version has no capsule
@@ -134,6 +148,7 @@ def _run(row: RunRow) -> str:
             f"Python {start.get('python', '?')}, torch {packages.get('torch', '?')}",
             commit + (" with changes that were not committed" if start.get("changes") else ""),
             str(start.get("started", "")),
+            _throughput(row),
         ]
         parts.append(f"<p>{_text('; '.join(filter(None, facts)))}</p>")
         words = shlex.join(map(str, start["words"]))

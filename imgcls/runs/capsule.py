@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls import __version__
+from imgcls.environment import num_cores, processor_name
 from imgcls.errors import ConfigError
 from imgcls.runs.disk import durable_file
 from imgcls.runs.saved import read_json
@@ -42,8 +42,8 @@ def describe_start(words: Sequence[str], device: str) -> dict[str, Any]:
         "changes": _checksum(uncommitted_changes()),
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
+        "processor": processor_name(),
+        "cores": num_cores(),
         "device": device,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "packages": packages(),
@@ -140,12 +140,3 @@ def git(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or sys.platform
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

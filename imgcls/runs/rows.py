@@ -24,7 +24,7 @@ class RunRow:
         reason: why it failed or is damaged.
         scores: of its best epoch so far, by the metrics' names.
         best_epoch, last_epoch: 0 if no epoch has ended.
-        seconds: of training and validation, once it has finished.
+        seconds, steps: of training and validation, and of training alone, once it has finished.
         images: what tells its data set from others of that name, once it has finished.
     """
 
@@ -37,6 +37,7 @@ class RunRow:
     last_epoch: int = 0
     epochs: Any = "?"
     seconds: float | None = None
+    steps: int | None = None
     images: dict[str, Any] | None = None
 
     @property
@@ -67,6 +68,7 @@ def read_row(path: Path) -> RunRow:
             last_epoch=results["epochs"],
             epochs=results["epochs"],
             seconds=results["seconds"],
+            steps=results.get("steps"),
             images=without_content(results["data"]) if "data" in results else None,
         )
     if config is None:

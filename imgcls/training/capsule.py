@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from imgcls import distributed
+from imgcls.device import device_name
 from imgcls.runs import add_to_capsule, describe_start
 
 
@@ -13,6 +14,6 @@ def keep_capsule(path: Path, words: Sequence[str], device: torch.device) -> None
     """Note in the run's directory what this start of it is made with, once for all ranks."""
     if not distributed.is_main():
         return
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = device_name(device)
     number = distributed.world_size()
     add_to_capsule(path, describe_start(words, name if number == 1 else f"{number} of {name}"))

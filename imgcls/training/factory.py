@@ -21,7 +21,14 @@ from imgcls.data.decoding import describe_decoder
 from imgcls.data.loading import Batch, build_loaders, check_files
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
 from imgcls.data.sets import ImageSet, describe_sample, open_image_set
-from imgcls.device import autocast_dtype, keep_freed_memory, set_determinism
+from imgcls.device import (
+    autocast_dtype,
+    device_name,
+    float64_device,
+    keep_freed_memory,
+    precision_name,
+    set_determinism,
+)
 from imgcls.environment import command
 from imgcls.errors import ConfigError
 from imgcls.metrics import Meter, metrics_of
@@ -128,6 +135,7 @@ def build_trainer(
             network = network.to(memory_format=torch.channels_last)
     metrics, dtype = metrics_of(config.topk), autocast_dtype(config.precision, device)
     check_precision(config, dtype)
+    distributed.check_same({f"what precision={config.precision} takes": precision_name(dtype)})
     statistics = input_statistics(config)
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
@@ -192,14 +200,14 @@ def build_trainer(
         train_loader=train_loader,
         val_loader=val_loader,
         checkpoints=build_checkpoints(config, run_dir.path),
-        run_log=RunLog(open_events, Meter(device, metrics=metrics)),
+        run_log=RunLog(open_events, Meter(float64_device(device), metrics=metrics)),
         description={
             "config": consequential(config),
             "classes": images.classes,
             "data": images.identity(),
             "data_root": config.data.root,
             "metrics": ", ".join(metrics),
-            "precision": "fp32" if dtype is None else str(dtype).removeprefix("torch."),
+            "precision": precision_name(dtype),
             "code": code_version(),
         },
     )
@@ -402,10 +410,12 @@ def log_run(
         lr, at = config.optimizer["lr"], f"at batch {recipe.batch_size}"
         log.info("scale    lr %g %s, lr_scaling=%s; none keeps it", lr, at, config.lr_scaling)
     log.info("decoder  %s", describe_decoder())
-    precision = "fp32" if dtype is None else str(dtype).removeprefix("torch.")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    name = device_name(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        name += f", {threads} thread{'s' * (threads > 1)}"
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
-    log.info("device   %s, %s%s", name, precision, ranks)
+    log.info("device   %s, %s%s", name, precision_name(dtype), ranks)
     log.info("run      %s", run_dir)
 
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from imgcls import distributed
 from imgcls.data.loading import Loader
+from imgcls.device import most_memory_used
 from imgcls.metrics import Meter, Scores
 from imgcls.models import first_convolution
 from imgcls.runs import LEAST_SECONDS, LEAST_STEPS, Clock, Events, Progress, duration_text, estimate_text
@@ -124,8 +124,8 @@ class RunLog:
         if num_bad := len(bad_images.share()):
             bad_images.check()
             figures["data/bad_images"] = float(num_bad)
-        if trainer.device.type == "cuda":
-            figures["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(trainer.device) / 2**30
+        if (used := most_memory_used(trainer.device)) is not None:
+            figures["train/gpu_memory_gib"] = used / 2**30
         self.events.scalars(state.step, figures)
 
     def glance(self, trainer: "Trainer", lr: float, progress: Progress) -> None:

@@ -59,7 +59,7 @@ class ClassificationLoss(nn.Module):
         weighted = np.zeros(num_classes)
         weighted[: len(shares)] = shares
         if self.class_weights is not None:
-            weighted *= self.class_weights.double().cpu().numpy()
+            weighted *= self.class_weights.cpu().double().numpy()
         total = weighted.sum()
         targets = (1 - self.label_smoothing) * weighted / total + self.label_smoothing / num_classes
         return self.total_weight * float(-total * (targets * np.log(np.where(targets > 0, targets, 1))).sum())

@@ -10,6 +10,7 @@ import torch
 
 from imgcls import distributed
 from imgcls.checkpoints import copy_to_host
+from imgcls.device import device_name, is_out_of_memory, return_freed_memory, total_memory
 from imgcls.errors import RunError
 from imgcls.training.state import load, snapshot
 
@@ -70,28 +71,32 @@ def largest_microbatch(trainer: "Trainer") -> int | None:
         load(trainer, before)
 
     restore()  # the step that ran out of memory may be half done
-    fits = largest_that_fits(attempt, restore, most=trainer.train_loader.local_size)
+    fits = largest_that_fits(attempt, restore, most=trainer.train_loader.local_size, device=trainer.device)
     trainer.train_model = train_model
     return -distributed.agree(-(fits or 0)) or None
 
 
 @contextmanager
 def explain_out_of_memory(explain: Callable[[], str]) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into one with the text that `explain` returns.
+    """Turn torch's out-of-memory error into one with the text that `explain` returns.
 
     Raises:
         OutOfMemory: instead of torch's error.
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         # The frames of the failed step hold its activations, and `explain` may want to try a smaller one.
         traceback.clear_frames(error.__traceback__)
         raise OutOfMemory(explain()) from None
 
 
-def largest_that_fits(attempt: Callable[[int], None], restore: Callable[[], None], *, most: int) -> int | None:
-    """Return the largest of `most`, half of it, a quarter, ... for which `attempt` fits in memory, or None.
+def largest_that_fits(
+    attempt: Callable[[int], None], restore: Callable[[], None], *, most: int, device: torch.device
+) -> int | None:
+    """Return the largest of `most`, half of it, a quarter, ... for which `attempt` fits on `device`, or None.
 
     `restore` is called after each attempt, when its memory is free again.
     """
@@ -99,7 +104,7 @@ def largest_that_fits(attempt: Callable[[int], None], restore: Callable[[], None
     while True:
         fits = _fits(attempt, size)
         restore()
-        torch.cuda.empty_cache()
+        return_freed_memory(device)
         if fits:
             return size
         if size == 1:
@@ -110,7 +115,9 @@ def largest_that_fits(attempt: Callable[[int], None], restore: Callable[[], None
 def _fits(attempt: Callable[[int], None], size: int) -> bool:
     try:
         attempt(size)
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         traceback.clear_frames(error.__traceback__)
         return False
     return True
@@ -124,10 +131,9 @@ def out_of_memory_text(
     Args:
         fits: the largest microbatch that fits; None if not even 1 does, or if none was `tried`.
     """
-    name = str(device)
-    if device.type == "cuda":
-        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        name = f"{device} ({torch.cuda.get_device_name(device)}, {gib:.0f} GiB)"
+    name, total = str(device), total_memory(device)
+    if total is not None:
+        name = f"{device} ({device_name(device)}, {total / 2**30:.0f} GiB)"
     head = (
         f"out of memory on {name}: batch_size={batch_size}, {local_size} images on this device, {microbatch} at a time"
     )

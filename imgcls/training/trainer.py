@@ -18,6 +18,7 @@ from imgcls.checkpoints import CheckpointError, Checkpoints
 from imgcls.config import NOT_ON_CONSOLE, Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Batch, Loader
+from imgcls.device import float64_device, is_out_of_memory, seed_generators
 from imgcls.errors import exit_code_of
 from imgcls.metrics import Meter, Scores, metrics_of, scores_of
 from imgcls.runs import Clock, StopSignals
@@ -119,7 +120,7 @@ class Trainer:
         Raises:
             CheckpointError: instead of the error, whose traceback goes to the run's log.
         """
-        known = exit_code_of(error) is not None or isinstance(error, torch.OutOfMemoryError | OSError)
+        known = exit_code_of(error) is not None or is_out_of_memory(error) or isinstance(error, OSError)
         if self.resumed_at == self.state.step and not known and distributed.world_size() == 1:
             log.error("the first step after the checkpoint failed", exc_info=error, extra=NOT_ON_CONSOLE)
             raise CheckpointError(
@@ -165,7 +166,7 @@ class Trainer:
             image that was mixed with another, the class of the larger share.
         """
         # Dropout's draws are a function of the step, so that a resumed run draws the same numbers.
-        seed_dropout((self.config.seed * 1_000_003 + self.state.step) * 4096 + distributed.rank(), self.device)
+        seed_generators((self.config.seed * 1_000_003 + self.state.step) * 4096 + distributed.rank(), self.device)
         images, targets = self.augment(batch, self.state.epoch)
         if self.state.step == 0:
             self.run_log.images(images)
@@ -253,7 +254,7 @@ class Trainer:
         self.started_at = time.monotonic()
 
     def new_meter(self) -> Meter:
-        return Meter(self.device, metrics=metrics_of(self.config.topk))
+        return Meter(float64_device(self.device), metrics=metrics_of(self.config.topk))
 
     def scores(self, sums: Tensor) -> Scores:
         """Return the means of sums that this run's meter counted."""
@@ -318,17 +319,6 @@ class Trainer:
     def seconds(self) -> float:
         """Return how long the run has trained and validated, before and after it was resumed."""
         return self.state.seconds + time.monotonic() - self.started_at
-
-
-def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed the generators that a step on `device` draws from.
-
-    Not `torch.manual_seed`: it visits every kind of device, and formats stack traces if CUDA is not initialised.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 def gradients_synced(model: nn.Module, *, when: bool) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from imgcls import distributed
 from imgcls.data.loading import Batch
+from imgcls.device import float64_device
 from imgcls.metrics import METRICS, Meter, Metric, Scores, scores_of
 
 
@@ -36,7 +37,7 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    meter = Meter(device, num_classes, metrics)
+    meter = Meter(float64_device(device), num_classes, metrics)
     for batch in batches:
         if len(batch.labels):  # none is left where all of them were bad
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):

@@ -8,6 +8,8 @@
     python scripts/dev/benchmark.py small --root MNIST_FOLDER  LeNet-5 on MNIST, against a DataLoader's loop
     python scripts/dev/benchmark.py startup  from the command to the first step, part by part
     python scripts/dev/benchmark.py loop  the trainer's loop against a bare one
+    python scripts/dev/benchmark.py sweep  what a sweep adds to each of its jobs
+    python scripts/dev/benchmark.py results  comparing and reporting many runs
 
 step and train take train.py's own words; their last line says what bounds the speed and which setting to change.
 Rates of decoders are by CPU time, so that other work on the machine does not count; pipelines take turns of a few
@@ -30,6 +32,8 @@ COMMANDS = {
     "small": ("benchmark_others", "measure_small"),
     "startup": ("benchmark_startup", "measure_startup"),
     "loop": ("benchmark_loop", "measure_loop"),
+    "sweep": ("benchmark_sweep", "measure_sweep"),
+    "results": ("benchmark_sweep", "measure_results"),
 }
 
 
@@ -69,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     loop.add_argument("--network", choices=("lenet5", "resnet18"), help="default: both")
     loop.add_argument("--steps", type=int, default=0, help="of each turn (default: 200 of LeNet-5, 3 of ResNet-18)")
     loop.add_argument("--rounds", type=int, default=9)
+    sweep = commands.add_parser("sweep", help="what a sweep adds to each of its jobs")
+    sweep.add_argument("--jobs", type=int, default=4, help="of the longer of two sweeps, less one")
+    sweep.add_argument("--rounds", type=int, default=3)
+    results = commands.add_parser("results", help="comparing and reporting many runs")
+    results.add_argument("--runs", type=int, default=1000, help="to compare; a tenth of them are reported")
+    results.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args(arguments)
     module, function = COMMANDS[asked.command]
     try:

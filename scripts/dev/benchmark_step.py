@@ -175,7 +175,7 @@ def trainer_of(config: Config) -> Iterator[Trainer]:
     config = fit_to_set(config, len(images.train))
     with (
         tempfile.TemporaryDirectory() as folder,
-        distributed.process_group(config.device) as device,
+        distributed.process_group(config.device, threads=config.threads) as device,
         open_run_directory(config, Path(folder) / "run") as run_dir,
     ):
         trainer = build_trainer(config, run_dir, device, images=images)

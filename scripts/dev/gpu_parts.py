@@ -4,7 +4,6 @@ On a CPU each does the same at toy size, so that nothing in it is new on the day
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -502,7 +501,9 @@ def _draw_images(folder: Path, *, toy: bool) -> None:
             path = folder / part / f"class{number % 3}" / f"{number:04}.JPEG"
             path.parent.mkdir(parents=True, exist_ok=True)
             jobs.append((path, number + 100_000 * (part == "val")))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    from imgcls.environment import num_cores
+
+    with ThreadPoolExecutor(num_cores()) as pool:
         list(pool.map(draw, jobs))
 
 

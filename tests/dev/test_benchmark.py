@@ -169,6 +169,16 @@ def test_evaluate_sets_the_whole_test_beside_torchvisions(tiny_folder, capsys):
     assert ours.split()[0] == "imgcls"
 
 
+@pytest.mark.slow
+def test_many_runs_are_compared_and_reported_and_a_sweep_stands_beside_its_runs(capsys):
+    main(["results", "--runs", "10", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert all(f"compare.py, 10 runs, {form}" in printed for form in ("text", "csv", "markdown", "json"))
+    assert "report.py, 1 runs" in printed
+    main(["sweep", "--jobs", "1", "--rounds", "1"])
+    assert "added to a job by the sweep" in capsys.readouterr().out
+
+
 def test_mistakes_are_one_line(tmp_path, capsys):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/1.jpg").write_bytes(b"no image")

@@ -329,7 +329,7 @@ def _small_run(words: list[str]) -> list[str]:
         tiny.append("data.memorise=16")  # the default sets have thousands of images
     tiny += ["data.num_threads=1", "compile=false", "min_val_top1=null", "checkpoint.every_minutes=1000"]
     if "-m" in words:
-        return [*_two_jobs(words), *tiny, "image_size=67"]
+        return [*_few_jobs(words), *tiny, "image_size=67"]
     lenet = any(word == "model=lenet5" for word in words)
     config_dir = Path("conf") if "--config-dir" in words else None
     if config_dir is None:
@@ -338,14 +338,15 @@ def _small_run(words: list[str]) -> list[str]:
     return [*words, *tiny, f"image_size={min([32 if lenet else 67, *sizes])}"]
 
 
-def _two_jobs(words: list[str]) -> list[str]:
-    """Return the words of a sweep with the first and the last value of its first list, and the first of the others."""
+def _few_jobs(words: list[str]) -> list[str]:
+    """Return the words of a sweep with the first value of each list, and the last of one in parallel sweeps."""
+    parallel = any(word.startswith(("sweep.jobs=", "hydra/launcher=")) for word in words)
     cut, lists = [], 0
     for word in words:
         word = re.sub(r"range\((\d+),\d+\)", r"\1", word)
         if match := re.fullmatch(r"([\w./]+=)([^,\[(]+),(?:.*,)?([^,\])]+)", word):
             key, first, last = match.groups()
-            word = f"{key}{first},{last}" if lists == 0 else f"{key}{first}"
+            word = f"{key}{first},{last}" if parallel and lists == 0 else f"{key}{first}"
             lists += 1
         cut.append(word)
     return cut

@@ -75,13 +75,13 @@ static unsigned char *whole_image(const File *file, int channels, int *height, i
     return pixels;
 }
 
-static Axis new_axis(int in_size, double begin, double end, int out_size, int flip) {
+static Axis new_axis(int in_size, double begin, double end, int out_size, int flip, int filter) {
     Axis axis;
-    axis.stride = axis_stride((float)begin, (float)end, out_size);
+    axis.stride = axis_stride((float)begin, (float)end, out_size, filter);
     axis.first = allocate(sizeof(int32_t) * out_size);
     axis.count = allocate(sizeof(int32_t) * out_size);
     axis.weights = allocate(sizeof(int32_t) * out_size * axis.stride);
-    if (!fill_axis(&axis, in_size, (float)begin, (float)end, out_size, flip)) fail("no weights for a valid box");
+    if (!fill_axis(&axis, in_size, (float)begin, (float)end, out_size, flip, filter)) fail("no weights for a valid box");
     return axis;
 }
 
@@ -92,12 +92,12 @@ static void free_axis(Axis *axis) {
 }
 
 /* The box of the whole image, one output at a time; 1 where it was compared. */
-static int compare(const File *file, const double *box, int flip, Shape shape, const unsigned char *out) {
+static int compare(const File *file, const double *box, int flip, int filter, Shape shape, const unsigned char *out) {
     int height = 0, width = 0, channels = shape.channels;
     unsigned char *pixels = whole_image(file, channels, &height, &width);
     if (!pixels) return 0;
-    Axis across = new_axis(width, box[0], box[2], shape.width, flip);
-    Axis down = new_axis(height, box[1], box[3], shape.height, 0);
+    Axis across = new_axis(width, box[0], box[2], shape.width, flip, filter);
+    Axis down = new_axis(height, box[1], box[3], shape.height, 0, filter);
     for (int x = 0; x < shape.width; x++) {
         for (int c = 0; c < channels; c++) {
             for (int y = 0; y < shape.height; y++) {
@@ -129,8 +129,8 @@ static int has_segment(const File *file) {
 }
 
 /* The same box of the file written again. */
-static void compare_rewritten(Workspace *space, const File *file, const double *box, uint8_t flip, Shape shape,
-                              const unsigned char *wanted, size_t bytes) {
+static void compare_rewritten(Workspace *space, const File *file, const double *box, uint8_t flip, int filter,
+                              Shape shape, const unsigned char *wanted, size_t bytes) {
     size_t capacity = 2 * file->length + (1 << 16);
     unsigned char *written = allocate(capacity), *out = allocate(bytes);
     int64_t length;
@@ -142,7 +142,8 @@ static void compare_rewritten(Workspace *space, const File *file, const double *
         memcpy(exact, written, (size_t)length);
         const unsigned char *pointer = exact;
         if (imgcls_open_bytes(space, &pointer, &length, 1, MAX_PIXELS, image, &status)) fail("open");
-        if (imgcls_decode(space, box, &flip, 1, shape.height, shape.width, shape.channels, out, &status)) fail("decode");
+        if (imgcls_decode(space, box, &flip, 1, shape.height, shape.width, shape.channels, filter, out, &status))
+            fail("decode");
         if (status != STATUS_OK) fail("a file written with restart markers is refused");
         if (memcmp(out, wanted, bytes)) fail("a file written with restart markers has other pixels");
         rewritten++;
@@ -182,13 +183,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     Shape shape = {1 + (int)draw(draw(8) ? 24 : 300), 1 + (int)draw(draw(8) ? 24 : 300), draw(3) ? 3 : 1};
     uint8_t flip = (uint8_t)draw(2);
+    int filter = draw(2) ? BICUBIC : BILINEAR;
     size_t bytes = (size_t)shape.height * shape.width * shape.channels;
     int32_t result[2] = {0, 0};
     unsigned char *outs[2];
     for (int i = 0; i < 2; i++) {
         outs[i] = allocate(bytes);
         if (i && imgcls_open_bytes(spaces[i], &pointer, &length, 1, MAX_PIXELS, image, &status)) fail("open");
-        if (imgcls_decode(spaces[i], box, &flip, 1, shape.height, shape.width, shape.channels, outs[i], &result[i]))
+        if (imgcls_decode(spaces[i], box, &flip, 1, shape.height, shape.width, shape.channels, filter, outs[i],
+                          &result[i]))
             fail("decode");
     }
     int32_t bottom = 1 + (int32_t)draw(64);
@@ -199,8 +202,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (memcmp(outs[0], outs[1], bytes)) fail("the pixels differ without AVX2");
         File file = spaces[0]->files[0];
         if (!has_segment(&file)) {
-            compared += compare(&file, box, flip, shape, outs[0]);
-            compare_rewritten(spaces[draw(2)], &file, box, flip, shape, outs[0], bytes);
+            compared += compare(&file, box, flip, filter, shape, outs[0]);
+            compare_rewritten(spaces[draw(2)], &file, box, flip, filter, shape, outs[0], bytes);
         }
     } else if (result[0] == STATUS_CORRUPT && !has_segment(&spaces[0]->files[0])) {
         int h, w;

@@ -1,6 +1,8 @@
 """Exported files compute what the checkpoint does, at any batch size, and say what they are."""
 
 import json
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ def test_a_pt2_program_takes_any_batch_and_says_what_it_is(member: Member, tmp_p
     assert json.loads(facts["names"]) == ["tench", "goldfish", "cat"]
     assert json.loads(facts["classes"])[0] == "n01440764"
     assert "(batch, 3, 32, 32), RGB, in 0..1" in facts["input"]
+    assert (json.loads(facts["resize_short_side"]), facts["interpolation"]) == (37, "bilinear")  # 32 * 256 / 224
     for num in (1, 2, 5):
         pixels = torch.rand(num, 3, 32, 32)
         assert torch.allclose(program(pixels), expected(member, pixels), atol=1e-5)
@@ -135,7 +138,12 @@ def test_an_opset_that_torch_does_not_write_is_refused(opset: int, words: str, m
 def test_safetensors_hold_the_weights_and_their_story(member: Member, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors")
     file = tmp_path / "model.safetensors"
-    export_network(member, file, ExportForm(normalise=False, softmax=False))
+    before = os.umask(0o027)
+    try:
+        export_network(member, file, ExportForm(normalise=False, softmax=False))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
     with safetensors.safe_open(str(file), "pt") as opened:
         assert opened.metadata()["architecture"] == "lenet5"
         for name, value in member.state.items():

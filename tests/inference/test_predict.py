@@ -1,6 +1,7 @@
 """scripts/predict.py as a user runs it: any files, any format, and odd files named and passed over."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -35,6 +37,7 @@ from imgcls.inference import (
     open_weights,
     predict_files,
 )
+from imgcls.models import find_heads
 
 CPU = torch.device("cpu")
 SEEN = [
@@ -110,6 +113,26 @@ def test_predictions_are_those_of_the_network(checkpoint_file: Path, tiny_folder
     )
     ten, _ = predict_files(member, files, device=CPU, protocol=TenCrop(), top=1)
     assert [len(image.guesses) for image in ten] == [1] * 5
+
+
+def test_a_network_is_shown_pixels_interpolated_as_in_its_validation(checkpoint_file: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    probabilities = []
+    for interpolation in ("bilinear", "bicubic"):
+        member = open_checkpoint(checkpoint_file)
+        member.state[f"{find_heads(member.build(CPU))[0]}.weight"] *= 1000
+        member.config.augment = dataclasses.replace(
+            member.config.augment,
+            eval_interpolation=interpolation,
+            eval_crop={"_target_": "imgcls.data.augment.Whole"},
+        )
+        ((seen,), _) = predict_files(member, [str(tmp_path / "noise.png")], device=CPU, protocol=Center())
+        pixels = np.array(Image.fromarray(noise).resize((32, 32), Image.Resampling[interpolation.upper()]))
+        expected = member.build(CPU)(member.prepare(CPU)(torch.from_numpy(pixels)[None])).softmax(dim=1)[0]
+        probabilities.append([guess.probability for guess in seen.guesses])
+        assert probabilities[-1] == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
+    assert probabilities[0] != pytest.approx(probabilities[1], abs=1e-5)
 
 
 def test_outputs_without_a_class_have_a_name(checkpoint_file: Path, tiny_folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from imgcls.runs import find_runs, note_failure, row_of
 
 def write_run(path: Path, *, lr: float, seed: int, top1: float | None, name: str = "digits") -> None:
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"data.name": name, "optimizer.lr": lr, "seed": seed, "epochs": 2}))
+    config = {"data.name": name, "optimizer.lr": lr, "seed": seed, "epochs": 2, "batch_size": 18}
+    (path / "config.json").write_text(json.dumps(config))
     lines = ["epoch,step,lr,val/loss,val/top1", f"1,5,{lr},2.0,{40 + seed}", f"2,10,{lr},1.0,{50 + seed}"]
     (path / "metrics.csv").write_text("\n".join(lines) + "\n")
     start = {
@@ -43,6 +44,10 @@ def page(tmp_path: Path) -> str:
     (tmp_path / "d").mkdir()
     (tmp_path / "d/config.json").write_text("{")
     return report_page((row_of(run) for run in find_runs([tmp_path])), title="Mine & yours")
+
+
+def test_a_finished_run_says_how_fast_it_was(page: str) -> None:
+    assert page.count("10 steps of 18 images in 0:09, 20 images/s with the validation") == 3
 
 
 class Tags(HTMLParser):

@@ -106,8 +106,10 @@ def test_fail_fast_starts_no_job_after_one_has_failed(sweep_of: Callable[..., Sw
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_a_signal_stops_all_jobs_saved_and_the_same_command_goes_on(
-    number: int, code: int, sweep_of: Callable[..., Sweep]
+    number: int, code: int, sweep_of: Callable[..., Sweep], request: pytest.FixtureRequest
 ) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # `nohup pytest` ignores SIGHUP, and a sweep then ignores it too
+    request.addfinalizer(lambda: signal.signal(number, before))
     sweep = sweep_of("seed=9,1")
     log = Path("sweeps/s/logs/1.log").absolute()
 

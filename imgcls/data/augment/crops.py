@@ -1,7 +1,7 @@
 """Which part of each image the network sees: each paper's crop, planned as boxes before anything is decoded.
 
 A crop turns image sizes and uniform numbers into boxes in source pixels, so that a decoder can skip the rest of the
-file. A box means what Pillow's `resize(size, BILINEAR, box=box)` means: it is resampled to the output with
+file. A box means what Pillow's `resize(size, box=box)` means: it is resampled to the output with
 antialiasing, and pixels beyond its edge but inside the image take part. Resize-then-crop is such a box too. What a box
 covers outside the image is black.
 
@@ -161,11 +161,15 @@ class CenterCrop:
         _check_side("short_side", self.short_side, self.at_image_size)
 
     def boxes(self, sizes: np.ndarray, draws: np.ndarray, *, image_size: ImageSize) -> np.ndarray:
-        short = np.full(len(sizes), scaled_side(self.short_side, self.at_image_size, image_size))
+        short = np.full(len(sizes), self.short_side_of(image_size))
         resized = resized_to_cover(sizes, frames(short, image_size))
         top = np.rint((resized[:, 0] - image_size.height) / 2)
         left = np.rint((resized[:, 1] - image_size.width) / 2)
         return box_of_resized(sizes, resized, top, left, image_size)
+
+    def short_side_of(self, image_size: ImageSize) -> int:
+        """Return the pixels of the shorter side, once resized, of an image for a crop of `image_size`."""
+        return scaled_side(self.short_side, self.at_image_size, image_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 /* Decode a box of a baseline JPEG straight into a batch: crop, antialiased resize and flip in one pass over the rows.
  *
  * Only what the box needs is decoded: the columns by jpeg_crop_scanline, the rows above by jpeg_skip_scanlines, and
- * nothing below. The resize does the arithmetic of Pillow's Image.resize(size, BILINEAR, box=box) to the bit (float32
- * box, double weights rounded to 22 bits, bytes between the passes), so that a file gives the same pixels whichever
- * of the two decodes it.
+ * nothing below. The resize does the arithmetic of Pillow's Image.resize(size, filter, box=box) to the bit, with its
+ * filters BILINEAR and BICUBIC (float32 box, double weights rounded to 22 bits, bytes between the passes), so that a
+ * file gives the same pixels whichever of the two decodes it.
  *
  * Loaded with ctypes by native.py; there is no Python in here. Every function returns codes. libjpeg's errors and its
  * first warning leave by longjmp to the setjmp of the same call: Pillow then judges the file.
@@ -47,7 +47,7 @@
 #define API __attribute__((visibility("default")))
 
 /* Raised with every change of a signature, of the pixels, or of the files that are taken; native.py refuses a library of another number. */
-#define IMGCLS_NATIVE_VERSION 4
+#define IMGCLS_NATIVE_VERSION 5
 
 /* The numbers native.Status gives. */
 enum {
@@ -107,6 +107,9 @@ typedef struct {
     struct jpeg_decompress_struct cinfo;
     ErrorTrap trap;
 } Decoder;
+
+/* How pixels are interpolated, by the numbers of native.FILTERS. */
+enum { BILINEAR = 0, BICUBIC = 1 };
 
 /* Output position i is the weighted sum of count[i] source positions from first[i] on. */
 typedef struct {
@@ -220,16 +223,29 @@ static int32_t size_of(const File *file, int64_t max_pixels, int32_t *size) {
     return status;
 }
 
-static int axis_stride(float begin, float end, int out_size) {
+/* How far a filter reaches on either side, in steps of the coarser of the two grids. */
+static double reach(int filter) { return filter == BICUBIC ? 2.0 : 1.0; }
+
+static int axis_stride(float begin, float end, int out_size, int filter) {
     double scale = (double)(end - begin) / out_size;
-    return (int)ceil(scale < 1.0 ? 1.0 : scale) * 2 + 1;
+    return (int)ceil(reach(filter) * (scale < 1.0 ? 1.0 : scale)) * 2 + 1;
 }
 
-/* Pillow's triangle filter, weight by weight in its order of operations. Zero when some output has no source. */
-static int fill_axis(Axis *axis, int in_size, float begin, float end, int out_size, int flip) {
+/* The triangle; or the cubic of Keys 1981 with a = -0.5, in Pillow's order of operations. */
+static double weight_at(double distance, int filter) {
+    const double a = -0.5;
+    double x = fabs(distance);
+    if (filter == BILINEAR) return x < 1.0 ? 1.0 - x : 0.0;
+    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+    return x < 2.0 ? (((x - 5) * x + 8) * x - 4) * a : 0.0;
+}
+
+/* Pillow's weights, in its order of operations. Zero when some output has no source. */
+static int fill_axis(Axis *axis, int in_size, float begin, float end, int out_size, int flip, int filter) {
     double scale = (double)(end - begin) / out_size;
-    double support = scale < 1.0 ? 1.0 : scale;
-    double inverse = 1.0 / support;
+    double step = scale < 1.0 ? 1.0 : scale;
+    double support = reach(filter) * step;
+    double inverse = 1.0 / step;
     axis->begin = INT_MAX;
     axis->end = 0;
     for (int i = 0; i < out_size; i++) {
@@ -242,15 +258,11 @@ static int fill_axis(Axis *axis, int in_size, float begin, float end, int out_si
         int count = last - first;
         if (count < 1 || count > axis->stride) return 0;
         double total = 0.0;
+        for (int k = 0; k < count; k++) total += weight_at((k + first - centre + 0.5) * inverse, filter);
         for (int k = 0; k < count; k++) {
-            double distance = fabs((k + first - centre + 0.5) * inverse);
-            total += distance < 1.0 ? 1.0 - distance : 0.0;
-        }
-        for (int k = 0; k < count; k++) {
-            double distance = fabs((k + first - centre + 0.5) * inverse);
-            double weight = distance < 1.0 ? 1.0 - distance : 0.0;
+            double weight = weight_at((k + first - centre + 0.5) * inverse, filter);
             if (total != 0.0) weight /= total;
-            weights[k] = (int32_t)(0.5 + weight * (1 << WEIGHT_BITS));
+            weights[k] = (int32_t)((weight < 0 ? -0.5 : 0.5) + weight * (1 << WEIGHT_BITS));
         }
         int at = flip ? out_size - 1 - i : i;
         axis->first[at] = first;
@@ -263,7 +275,7 @@ static int fill_axis(Axis *axis, int in_size, float begin, float end, int out_si
 
 static unsigned char to_byte(int32_t sum) {
     int32_t value = sum >> WEIGHT_BITS;
-    return value > 255 ? 255 : (unsigned char)value;
+    return value > 255 ? 255 : value < 0 ? 0 : (unsigned char)value;
 }
 
 static inline void shrink_row_of(const unsigned char *row, const Axis *axis, int width, const int channels,
@@ -303,7 +315,7 @@ static void blend_rows(const unsigned char *const *rows, const int32_t *weights,
 
 #if HAVE_AVX2_BUILD
 
-/* A weight of 23 bits as high * 2^14 + low, so that pairs of taps go through the 16-bit multiply-add exactly. Table
+/* A weight of 24 bits as high * 2^14 + low, where high has the sign, so that pairs of taps go through the 16-bit multiply-add exactly. Table
  * per output and per four taps: eight int32 of high parts, eight of low; the lower half holds taps 0 and 1 for each
  * of r, g, b, the upper half taps 2 and 3. */
 static void pack_weights(const Axis *axis, int width, int groups, int32_t *table) {
@@ -314,9 +326,9 @@ static void pack_weights(const Axis *axis, int width, int groups, int32_t *table
                 uint32_t high = 0, low = 0;
                 for (int j = 0; j < 2; j++) {
                     int k = 4 * g + 2 * half + j;
-                    uint32_t weight = k < axis->count[x] ? (uint32_t)weights[k] : 0;
-                    high |= (weight >> LOW_BITS) << (16 * j);
-                    low |= (weight & ((1u << LOW_BITS) - 1)) << (16 * j);
+                    int32_t weight = k < axis->count[x] ? weights[k] : 0;
+                    high |= ((uint32_t)(weight >> LOW_BITS) & 0xFFFF) << (16 * j);
+                    low |= ((uint32_t)weight & ((1u << LOW_BITS) - 1)) << (16 * j);
                 }
                 for (int c = 0; c < 4; c++) {
                     table[4 * half + c] = (int32_t)high;
@@ -472,17 +484,17 @@ static int lay_out(Plan *plan, Workspace *space, int in_height, int in_width, Sh
 }
 
 static int make_plan(Plan *plan, Workspace *space, int in_height, int in_width, const double *box, int flip,
-                     Shape shape) {
+                     int filter, Shape shape) {
     /* Written so that a NaN fails too. */
     if (!(box[0] >= 0 && box[1] >= 0 && box[2] <= in_width && box[3] <= in_height)) return STATUS_BOX;
     float left = (float)box[0], top = (float)box[1], right = (float)box[2], bottom = (float)box[3];
     if (!(left < right && top < bottom)) return STATUS_BOX;
-    plan->across.stride = axis_stride(left, right, shape.width);
-    plan->down.stride = axis_stride(top, bottom, shape.height);
+    plan->across.stride = axis_stride(left, right, shape.width, filter);
+    plan->down.stride = axis_stride(top, bottom, shape.height, filter);
     int status = lay_out(plan, space, in_height, in_width, shape);
     if (status != STATUS_OK) return status;
-    if (!fill_axis(&plan->across, in_width, left, right, shape.width, flip)) return STATUS_BOX;
-    if (!fill_axis(&plan->down, in_height, top, bottom, shape.height, 0)) return STATUS_BOX;
+    if (!fill_axis(&plan->across, in_width, left, right, shape.width, flip, filter)) return STATUS_BOX;
+    if (!fill_axis(&plan->down, in_height, top, bottom, shape.height, 0, filter)) return STATUS_BOX;
 #if HAVE_AVX2_BUILD
     if (space->use_avx2 && shape.channels == 3) {
         int longest = 1;
@@ -532,8 +544,8 @@ static void resize_rows(Workspace *space, Decoder *decoder, const Plan *plan, un
     }
 }
 
-static int decode_box(Workspace *space, Decoder *decoder, const File *file, const double *box, int flip, Shape shape,
-                      unsigned char *out) {
+static int decode_box(Workspace *space, Decoder *decoder, const File *file, const double *box, int flip, int filter,
+                      Shape shape, unsigned char *out) {
     j_decompress_ptr cinfo = &decoder->cinfo;
     int32_t height, width;
     int status = read_header(decoder, file, INT64_MAX, &height, &width);
@@ -544,7 +556,7 @@ static int decode_box(Workspace *space, Decoder *decoder, const File *file, cons
     if (by_intervals && (segment.height != height || segment.width != width || segment.interval != cinfo->restart_interval))
         return STATUS_CORRUPT;
     Plan plan;
-    status = make_plan(&plan, space, height, width, box, flip, shape);
+    status = make_plan(&plan, space, height, width, box, flip, filter, shape);
     if (status != STATUS_OK) return status;
 
     cinfo->out_color_space = shape.channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
@@ -572,7 +584,7 @@ static int decode_box(Workspace *space, Decoder *decoder, const File *file, cons
     return STATUS_OK;
 }
 
-static int32_t decode_one(Workspace *space, const File *file, const double *box, int flip, Shape shape,
+static int32_t decode_one(Workspace *space, const File *file, const double *box, int flip, int filter, Shape shape,
                           unsigned char *out) {
     Decoder decoder;
     prepare(&decoder);
@@ -580,7 +592,7 @@ static int32_t decode_one(Workspace *space, const File *file, const double *box,
         jpeg_destroy_decompress(&decoder.cinfo);
         return status_of_trap(&decoder, STATUS_CORRUPT);
     }
-    int status = decode_box(space, &decoder, file, box, flip, shape, out);
+    int status = decode_box(space, &decoder, file, box, flip, filter, shape, out);
     jpeg_destroy_decompress(&decoder.cinfo);
     if (space->scratch.capacity > KEEP_SCRATCH) release(&space->scratch);
     return status;
@@ -718,8 +730,9 @@ API const unsigned char *imgcls_contents(const Workspace *space, int64_t index, 
 
 /* Decode every file held that has status 0 into out (count, height, width, channels). -1 on wrong arguments. */
 API int32_t imgcls_decode(Workspace *space, const double *boxes, const uint8_t *flips, int64_t count, int32_t height,
-                          int32_t width, int32_t channels, uint8_t *out, int32_t *statuses) {
+                          int32_t width, int32_t channels, int32_t filter, uint8_t *out, int32_t *statuses) {
     if ((size_t)count != space->num_files || (channels != 1 && channels != 3)) return -1;
+    if (filter != BILINEAR && filter != BICUBIC) return -1;
     if (height < 1 || width < 1 || height > MAX_SIDE || width > MAX_SIDE) return -1;
     Shape shape = {height, width, channels};
     size_t image_bytes = (size_t)height * width * channels;
@@ -727,7 +740,7 @@ API int32_t imgcls_decode(Workspace *space, const double *boxes, const uint8_t *
         const File *file = &space->files[i];
         statuses[i] = file->status;
         if (file->status == STATUS_OK)
-            statuses[i] = decode_one(space, file, boxes + 4 * i, flips[i], shape, out + (size_t)i * image_bytes);
+            statuses[i] = decode_one(space, file, boxes + 4 * i, flips[i], filter, shape, out + (size_t)i * image_bytes);
     }
     return 0;
 }

@@ -1,10 +1,10 @@
 """The native decoder: JPEG bytes to resized crops in a batch, by a small C library over libjpeg-turbo.
 
 The library (`_native.c`, built beside it) decodes only the part of a baseline JPEG that a box needs, and resizes and
-flips it in the same pass. Its pixels are those of Pillow's `Image.resize((W, H), BILINEAR, box=box)` to the bit, save
-that Pillow 13 shrinks tall images down before across, and is then at most 1 apart. A file it does not take
-(progressive, CMYK, not a JPEG, broken) gets a status other than `Status.OK` and is Pillow's to decode. A call holds no
-GIL, so that threads of one process decode side by side.
+flips it in the same pass. Its pixels are those of Pillow's `Image.resize((W, H), filter, box=box)` to the bit, with its
+filters BILINEAR and BICUBIC, save that Pillow 13 shrinks tall images down before across, and is then at most 1 apart. A
+file it does not take (progressive, CMYK, not a JPEG, broken) gets a status other than `Status.OK` and is Pillow's to
+decode. A call holds no GIL, so that threads of one process decode side by side.
 
 It is optional: `available()` says whether it is there, `why_not()` what to do when it is not, and the environment
 variable IMGCLS_NATIVE=0 leaves it out. Where the package was not built (a bare checkout), compile it in place with
@@ -35,7 +35,9 @@ MAX_FILE_BYTES = 1 << 30
 MAX_SIDE = 16384
 # Columns of 8 pixels between two restart markers of a packed JPEG: fewer decode no faster, and cost bytes.
 RESTART_BLOCKS = 8
-_VERSION = 4
+_VERSION = 5
+# How pixels are interpolated, by the numbers of _native.c.
+FILTERS = {"bilinear": 0, "bicubic": 1}
 _SOURCE = Path(__file__).with_name("_native.c")
 _INSTALL = (
     "install a C compiler and the headers of libjpeg-turbo 2.1 or later (Debian and Ubuntu: apt-get install gcc "
@@ -159,12 +161,19 @@ class Workspace:
         address = self._library.imgcls_contents(self._handle, index, ctypes.byref(length))
         return ctypes.string_at(address, length.value) if address else b""
 
-    def decode(self, boxes: NDArray[np.float64], flips: NDArray[np.bool_], out: NDArray[np.uint8]) -> NDArray[np.int32]:
+    def decode(
+        self,
+        boxes: NDArray[np.float64],
+        flips: NDArray[np.bool_],
+        out: NDArray[np.uint8],
+        *,
+        interpolation: str = "bilinear",
+    ) -> NDArray[np.int32]:
         """Decode the open files into `out` (N, H, W, C) and return their status, int32 (N).
 
         Boxes (N, 4) are left, top, right, bottom in pixels of the source, inside it. Pixels around the box take
         part in the antialiasing, as in Pillow's `resize(box=)`. Where the status is not OK, the image in `out` is
-        left undefined.
+        left undefined. `interpolation` is one of `FILTERS`.
 
         Raises:
             ValueError: A shape or a dtype is not as said, or `out` is not C-contiguous.
@@ -196,6 +205,7 @@ class Workspace:
             height,
             width,
             channels,
+            FILTERS[interpolation],
             out.ctypes.data,
             status.ctypes.data,
         )
@@ -300,7 +310,7 @@ def _load() -> _LoadResult:
         ("imgcls_open_bytes", int32, [pointer, pointer, pointer, int64, int64, pointer, pointer]),
         ("imgcls_open_files", int32, [pointer, ctypes.c_char_p, int64, int64, pointer, pointer]),
         ("imgcls_contents", pointer, [pointer, int64, pointer]),
-        ("imgcls_decode", int32, [pointer, pointer, pointer, int64, int32, int32, int32, pointer, pointer]),
+        ("imgcls_decode", int32, [pointer, pointer, pointer, int64, int32, int32, int32, int32, pointer, pointer]),
         ("imgcls_skim", int32, [pointer, pointer, int64, pointer]),
         ("imgcls_write_restarts", int32, [pointer, int64, int32, int64, pointer, int64, pointer]),
     ]:

@@ -25,6 +25,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(TiffImage
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below, by name
 _MODES = {1: "L", 3: "RGB"}
 _JPEG = ("JPEG", "MPO")
+# How far the filters reach on either side, in pixels of the output, or of the image where the output is larger.
+_REACHES = {"bilinear": 1, "bicubic": 2}
 HEAD_OF_JPEG = 1 << 16  # where its EXIF data is, if it has any: a segment of 64 KB at most, among the first
 
 
@@ -140,6 +142,7 @@ def decode_box(
     *,
     flip: bool,
     name: str,
+    interpolation: str = "bilinear",
     draft: bool = False,
     rules: PixelRules = AS_STORED,
 ) -> None:
@@ -147,6 +150,7 @@ def decode_box(
 
     Args:
         box: left, top, right, bottom in pixels of the file's image; see `imgcls.data.augment`.
+        interpolation: bilinear or bicubic.
         draft: decode a JPEG at a half, a quarter or an eighth of its size where that still has the output's
             resolution: faster, and other pixels than the native decoder's.
 
@@ -154,14 +158,14 @@ def decode_box(
         BadImageError: a file that cannot be decoded whole.
     """
     if is_turned(data, rules, name):
-        resample(load_whole(data, out.shape[2], name, rules), box, out, flip=flip)
+        resample(load_whole(data, out.shape[2], name, rules), box, out, flip=flip, interpolation=interpolation)
         return
-    with _open(_without_rows_below(data, box, out, draft=draft), name) as image:
+    with _open(_without_rows_below(data, box, out, draft=draft, interpolation=interpolation), name) as image:
         with _naming(name, "cannot be decoded"):
             factor = _set_up(image, data, box, out, draft=draft)
             image.decodermaxblock = len(data)  # in one go: a decoder that is fed in parts repeats work at each
             plain = _plain(_loaded(image, data, rules), out.shape[2], rules)
-        resample(plain, np.asarray(box) / factor, out, flip=flip)
+        resample(plain, np.asarray(box) / factor, out, flip=flip, interpolation=interpolation)
 
 
 def decode_whole(data: bytes, channels: int, name: str, rules: PixelRules = AS_STORED) -> np.ndarray:
@@ -218,14 +222,16 @@ def _loaded(image: ImageFile.ImageFile, data: bytes, rules: PixelRules) -> Image
     return reduced
 
 
-def resample_loaded(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
+def resample_loaded(
+    image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool, interpolation: str = "bilinear"
+) -> None:
     """Write the pixels of `decode_box`, from what `load_whole` gave, where `decode_box` drafts nothing."""
     if block_rows := image.info.get("block_rows"):
         # Pillow 13 chooses the order of its two passes, and so how they round, by the height of the image.
-        rows = _rows_needed(box, out, image.size, draft=False)
+        rows = _rows_needed(box, out, image.size, draft=False, interpolation=interpolation)
         if (height := jpeg.height_of_upper_rows(image.height, block_rows, rows)) < image.height:
             image = image.crop((0, 0, image.width, height))
-    resample(image, box, out, flip=flip)
+    resample(image, box, out, flip=flip, interpolation=interpolation)
 
 
 def shrink(image: Image.Image, box: np.ndarray, out: np.ndarray) -> int:
@@ -233,7 +239,7 @@ def shrink(image: Image.Image, box: np.ndarray, out: np.ndarray) -> int:
     return _shrink(box, out, image.size) if image.format in _JPEG else 1
 
 
-def resample(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
+def resample(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool, interpolation: str) -> None:
     """Crop, resample with antialiasing, and mirror if `flip`, into `out` (H, W, C) uint8; black beyond the edges."""
     rows, columns, _ = out.shape
     left, top, right, bottom = (float(edge) for edge in box)
@@ -243,21 +249,25 @@ def resample(image: Image.Image, box: np.ndarray, out: np.ndarray, *, flip: bool
     if inner.shape[:2] != out.shape[:2]:
         out[:] = 0
     if inner.size:
-        resized = image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+        how = Image.Resampling[interpolation.upper()]
+        resized = image.resize((x1 - x0, y1 - y0), how, box=(left, top, right, bottom))
         if flip:
             resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(resized)
         inner[:] = pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def resample_box(pixels: np.ndarray, box: np.ndarray, out: np.ndarray, *, flip: bool) -> None:
+def resample_box(
+    pixels: np.ndarray, box: np.ndarray, out: np.ndarray, *, flip: bool, interpolation: str = "bilinear"
+) -> None:
     """Write the crop of `decode_box`, from pixels (H, W, C) uint8 that are decoded already."""
     left, top, right, bottom = np.asarray(box, np.float64)
     # Only the pixels that take part are made into an image: the box, and the filter's support around it.
-    x0, x1 = _taking_part(left, right, out.shape[1], pixels.shape[1])
-    y0, y1 = _taking_part(top, bottom, out.shape[0], pixels.shape[0])
+    x0, x1 = _taking_part(left, right, out.shape[1], pixels.shape[1], interpolation)
+    y0, y1 = _taking_part(top, bottom, out.shape[0], pixels.shape[0], interpolation)
     part = pixels[y0:y1, x0:x1, 0] if pixels.shape[2] == 1 else pixels[y0:y1, x0:x1]
-    resample(Image.fromarray(part), np.array([left - x0, top - y0, right - x0, bottom - y0]), out, flip=flip)
+    box = np.array([left - x0, top - y0, right - x0, bottom - y0])
+    resample(Image.fromarray(part), box, out, flip=flip, interpolation=interpolation)
 
 
 def _open(data: bytes, name: str) -> ImageFile.ImageFile:
@@ -290,16 +300,17 @@ def _naming(name: str, what: str) -> Iterator[None]:
         raise BadImageError(name, f"{what}: {error}") from error
 
 
-def _without_rows_below(data: bytes, box: np.ndarray, out: np.ndarray, *, draft: bool) -> bytes:
+def _without_rows_below(data: bytes, box: np.ndarray, out: np.ndarray, *, draft: bool, interpolation: str) -> bytes:
     # What is below the box, and beyond the antialiasing's reach, need not be decoded.
     frame = jpeg.read_frame(data)
     if frame is None or frame.height * frame.width > MAX_PIXELS:
         return data
-    return jpeg.upper_rows(data, frame, _rows_needed(box, out, (frame.width, frame.height), draft=draft))
+    rows = _rows_needed(box, out, (frame.width, frame.height), draft=draft, interpolation=interpolation)
+    return jpeg.upper_rows(data, frame, rows)
 
 
-def _rows_needed(box: np.ndarray, out: np.ndarray, size: tuple[int, int], *, draft: bool) -> int:
-    reach = max((box[3] - box[1]) / out.shape[0], 1) + 1 + 2 * (_shrink(box, out, size) if draft else 1)
+def _rows_needed(box: np.ndarray, out: np.ndarray, size: tuple[int, int], *, draft: bool, interpolation: str) -> int:
+    reach = _support(box[1], box[3], out.shape[0], interpolation) + 1 + 2 * (_shrink(box, out, size) if draft else 1)
     return int(np.ceil(max(box[3], 1) + reach))
 
 
@@ -331,8 +342,12 @@ def _plain(image: Image.Image, channels: int, rules: PixelRules) -> Image.Image:
     return image.convert(_MODES[channels])
 
 
-def _taking_part(low: float, high: float, num_out: int, num_in: int) -> tuple[int, int]:
-    support = max((high - low) / num_out, 1) + 1
+def _support(low: float, high: float, num_out: int, interpolation: str) -> float:
+    return _REACHES[interpolation] * max((high - low) / num_out, 1)
+
+
+def _taking_part(low: float, high: float, num_out: int, num_in: int, interpolation: str) -> tuple[int, int]:
+    support = _support(low, high, num_out, interpolation) + 1
     return max(0, int(low - support)), min(num_in, int(high + support) + 1)
 
 

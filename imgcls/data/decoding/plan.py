@@ -13,16 +13,25 @@ class Plan:
 
     Args:
         image_size: pixels on a side of the output, or its height and width.
+        interpolation: of the pixels of a box: bilinear or bicubic.
         draft: what Pillow decodes, it may decode at a part of its size, as `decode_box` says.
     """
 
     def __init__(
-        self, crop: Crop, *, image_size: int | Sequence[int], flip: float, seed: int, draft: bool = False
+        self,
+        crop: Crop,
+        *,
+        image_size: int | Sequence[int],
+        flip: float,
+        seed: int,
+        interpolation: str = "bilinear",
+        draft: bool = False,
     ) -> None:
         self.crop = crop
         self.image_size = ImageSize.of(image_size)
         self.flip = flip
         self.seed = seed
+        self.interpolation = interpolation
         self.draft = draft
 
     def boxes(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:

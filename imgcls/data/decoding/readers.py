@@ -5,7 +5,7 @@ Three ways of holding a split give three ways to fill a part of a batch buffer; 
 
 import threading
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -97,15 +97,23 @@ class FileReader:
                 boxes_of_native[list(for_pillow)] = [0, 0, 1, 1]
             else:
                 boxes_of_native = boxes
-            for position in np.flatnonzero(space.decode(boxes_of_native, flips, out)):
+            status = space.decode(boxes_of_native, flips, out, interpolation=plan.interpolation)
+            for position in np.flatnonzero(status):
                 if position not in bad and position not in for_pillow:  # Pillow judges whether it is broken
                     for_pillow[int(position)] = space.contents(int(position))
         for position, data in for_pillow.items():
             name = self.files.path(int(indices[position]))
             try:
-                flip = bool(flips[position])
-                rules = self.files.rules
-                decode_box(data, boxes[position], out[position], flip=flip, name=name, draft=plan.draft, rules=rules)
+                decode_box(
+                    data,
+                    boxes[position],
+                    out[position],
+                    flip=bool(flips[position]),
+                    name=name,
+                    interpolation=plan.interpolation,
+                    draft=plan.draft,
+                    rules=self.files.rules,
+                )
             except BadImageError as error:
                 failures.append((position, error))
         return sorted(failures, key=lambda failure: failure[0])
@@ -183,13 +191,14 @@ class CachingReader:
         boxes = plan.boxes(epoch, drawn, sizes)
         flips = plan.flips(epoch, drawn)
         for position, image in images.items():
-            index, box, flip = int(indices[position]), boxes[position], bool(flips[position])
+            index, box = int(indices[position]), boxes[position]
+            how: dict[str, Any] = {"flip": bool(flips[position]), "interpolation": plan.interpolation}
             try:
                 if plan.draft and shrink(image, box, out[position]) > 1:
                     data, name = self.files.read(index), self.files.path(index)
-                    decode_box(data, box, out[position], flip=flip, name=name, draft=True, rules=self.files.rules)
+                    decode_box(data, box, out[position], name=name, draft=True, rules=self.files.rules, **how)
                 else:
-                    resample_loaded(image, box, out[position], flip=flip)
+                    resample_loaded(image, box, out[position], **how)
             except BadImageError as error:
                 failures.append((position, error))
         return sorted(failures, key=lambda failure: failure[0])
@@ -254,7 +263,8 @@ class ArrayReader:
         boxes = plan.boxes(epoch, indices, sizes)
         flips = plan.flips(epoch, indices)
         for position, index in enumerate(indices % len(images)):
-            resample_box(images[index], boxes[position], out[position], flip=bool(flips[position]))
+            flip, interpolation = bool(flips[position]), plan.interpolation
+            resample_box(images[index], boxes[position], out[position], flip=flip, interpolation=interpolation)
         return []
 
 

@@ -41,5 +41,14 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
     )
     policy = make_policy(augment.policy, ops=augment.policy_ops, magnitude=augment.policy_magnitude)
     balanced = config.sampler == "balanced"
-    train = Loader(images.train, crop, shuffle=True, balanced=balanced, flip=augment.flip, policy=policy, **common)
-    return train, Loader(images.val, eval_crop, shuffle=False, **common)
+    train = Loader(
+        images.train,
+        crop,
+        shuffle=True,
+        balanced=balanced,
+        flip=augment.flip,
+        policy=policy,
+        interpolation=augment.interpolation,
+        **common,
+    )
+    return train, Loader(images.val, eval_crop, shuffle=False, interpolation=augment.interpolation_of_test, **common)

@@ -18,6 +18,7 @@ from imgcls.data.decoding import BadImageError, Failures, Plan
 from imgcls.data.loading.bad_images import BadImages
 from imgcls.data.loading.resident import make_resident
 from imgcls.data.sets import Split
+from imgcls.device import copies_in_background
 from imgcls.environment import default_num_threads
 
 
@@ -40,7 +41,7 @@ class Loader:
     of those that come again count on from the split's end, so that each time is augmented in its own way.
 
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
-    taken from the split where it is an array; `pillow_draft` is the plan's `draft`.
+    taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
 
     Raises:
         ValueError: sizes that cannot work.
@@ -67,6 +68,7 @@ class Loader:
         on_bad_image: Literal["raise", "skip"] = "raise",
         max_bad_share: float = 0.01,
         cache_gb: float = 0.0,
+        interpolation: str = "bilinear",
         pillow_draft: bool = False,
     ) -> None:
         _check(len(split), batch_size, world_size, num_threads, prefetch, on_bad_image, shuffle=shuffle)
@@ -80,7 +82,9 @@ class Loader:
         self.prefetch = prefetch
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
-        self.plan = Plan(crop, image_size=image_size, flip=flip, seed=seed, draft=pillow_draft)
+        self.plan = Plan(
+            crop, image_size=image_size, flip=flip, seed=seed, interpolation=interpolation, draft=pillow_draft
+        )
         self.shape = (self.plan.image_size.height, self.plan.image_size.width, channels)
         self._policy = policy
         self.reader = split.make_reader(self.plan, channels, cache_gb=cache_gb)
@@ -88,7 +92,7 @@ class Loader:
         self.bad_images = BadImages(split, skip=on_bad_image == "skip", max_share=max_bad_share)
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._side = torch.cuda.Stream(self.device) if copies_in_background(self.device) else None
 
     @functools.cached_property
     def class_shares(self) -> np.ndarray:
@@ -158,7 +162,7 @@ class Loader:
         # An epoch that is begun while another is unfinished gets new buffers.
         num = min(self.prefetch + 1, max(1, self.num_batches))
         slots = [self._slots.pop() for _ in range(min(num, len(self._slots)))]
-        pinned = self.device.type == "cuda"
+        pinned = copies_in_background(self.device)
         return slots + [_Slot(self.local_size, self.shape, pinned=pinned) for _ in range(num - len(slots))]
 
     def _begin(self, slot: "_Slot", epoch: int, order: np.ndarray, position: int) -> "_Slot":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from imgcls.data.decoding import Plan, only_copies, windows_of
 from imgcls.data.sets import Split
+from imgcls.device import free_memory
 
 MOST_OF_MEMORY = 0.1  # what a set may take of the device's free memory: a small set, and the rest for training
 
@@ -60,7 +61,7 @@ class Resident:
 def make_resident(split: Split, plan: Plan, device: torch.device) -> Resident | None:
     """Copy a split to a GPU if its crops only copy pixels and it takes little of the memory there."""
     images = split.decoded
-    if device.type != "cuda" or images is None or not only_copies(images, plan):
+    free = free_memory(device)
+    if free is None or images is None or not only_copies(images, plan):
         return None
-    free, _ = torch.cuda.mem_get_info(device)
     return Resident(images, split.labels, plan, device) if images.nbytes < MOST_OF_MEMORY * free else None

@@ -43,12 +43,14 @@ def view_images(
     *,
     channels: int,
     num_threads: int,
+    interpolation: str = "bilinear",
     ahead: int = 4,
     on_bad: Callable[[int, BadImageError], None] | None = None,
 ) -> Iterator[ImageViews]:
     """Decode images `indices` of `split` in order, in threads, and show the views that `plan(height, width)` asks for.
 
     Args:
+        interpolation: bilinear or bicubic.
         ahead: images a thread that are decoded before they are asked for.
         on_bad: called with the position of an image that cannot be decoded; the image is then left out.
 
@@ -61,7 +63,7 @@ def view_images(
         shown = []
         for view in plan(pixels.shape[0], pixels.shape[1]):
             out = np.empty((view.rows, view.columns, channels), np.uint8)
-            resample_box(pixels, np.array(view[:4]), out, flip=False)
+            resample_box(pixels, np.array(view[:4]), out, flip=False, interpolation=interpolation)
             shown.append(out)
         return shown
 

@@ -4,14 +4,20 @@ import torch
 from torch import Tensor
 
 from imgcls.data.augment import GAMMA, mix_int, stream_key
+from imgcls.device import float64_device
 
 
 def uniforms_on_device(seed: int, epoch: int, indices: Tensor, num_draws: int, *, stream: int = 0) -> Tensor:
-    """Return the numbers of `uniforms`, (B, num_draws) float64, on the device of `indices` (B,) int64."""
+    """Return the numbers of `uniforms`, (B, num_draws) float64, on the device of `indices` (B,) int64.
+
+    On a device without float64 they are float32, of the first 24 of their 53 bits.
+    """
     base = _signed(mix_int(stream_key(seed, epoch, stream)))
     sample = _mix_tensor(indices * _signed(GAMMA) + base)
     steps = torch.arange(1, num_draws + 1, dtype=torch.int64, device=indices.device) * _signed(GAMMA)
     bits = _mix_tensor(sample[:, None] + steps)
+    if float64_device(indices.device) != indices.device:
+        return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
     return _shift_right(bits, 11).to(torch.float64) * 2.0**-53
 
 

@@ -10,7 +10,6 @@ import colorsys
 import io
 import logging
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -23,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.splits import ImageSet
-from imgcls.environment import cache_folder
+from imgcls.environment import cache_folder, num_cores
 
 log = logging.getLogger(__name__)
 VERSION = "shapes-v2"  # name a new one whenever what is drawn changes: the cache is by name
@@ -57,9 +56,7 @@ def draw_set(base: Path) -> None:
                 (unfinished / part / name).mkdir(parents=True)
                 for number in range(first, first + count):
                     jobs.append((unfinished / part / name / f"{name}_{number:04d}.JPEG", label, number))
-        with ThreadPoolExecutor(
-            max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-        ) as pool:
+        with ThreadPoolExecutor(num_cores()) as pool:
             for _ in pool.map(lambda job: job[0].write_bytes(draw_image(job[1], job[2])), jobs, chunksize=25):
                 pass
         unfinished.chmod(0o755)  # mkdtemp's folders are for their owner alone

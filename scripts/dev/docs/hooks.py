@@ -40,7 +40,7 @@ MARKER = re.compile(r"^( *)<!-- generate: (\S+)(?: (.*?))? -->$", re.MULTILINE)
 NAVIGATION = {
     "": ["index", "quickstart", "doctor"],
     "Choose": ["configuration", "networks", "recipes", "protocols", "data", "own-data"],
-    "Run": ["sweeps", "distributed", "continue", "resume", "loggers", "smoke", "test", "cli"],
+    "Run": ["machines", "sweeps", "distributed", "continue", "resume", "loggers", "smoke", "test", "cli"],
     "Extend": ["extend", "library", "coming-from"],
     "Look up": ["troubleshooting", "code", "checks", "reading-images"],
 }

@@ -227,13 +227,16 @@ def test_a_crop_that_cannot_be_is_refused_with_the_way_out(make, message):
         make()
 
 
-def test_resampling_a_box_lets_the_pixels_around_it_take_part():
-    pixels = smooth(200, 200)
-    box = np.array([40.0, 40.0, 140.0, 140.0])
-    image = Image.fromarray(pixels)
-    expected = np.asarray(image.resize((50, 50), Image.Resampling.BILINEAR, box=tuple(box)))
-    assert np.array_equal(cropped(pixels, box, 50), expected)
-    alone = transforms.functional.resize(image.crop((40, 40, 140, 140)), [50, 50], InterpolationMode.BILINEAR)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("box", [(40.0, 40.0, 140.0, 140.0), (61.25, 60.5, 85.75, 85.0)])
+def test_resampling_a_box_lets_the_pixels_around_it_take_part(interpolation, box):
+    image = Image.fromarray(smooth(200, 200))
+    expected = np.asarray(image.resize((50, 50), Image.Resampling[interpolation.upper()], box=box))
+    out = np.empty((50, 50, 3), np.uint8)
+    resample_box(np.asarray(image), np.array(box), out, flip=False, interpolation=interpolation)
+    assert np.array_equal(out, expected)
+    how = InterpolationMode[interpolation.upper()]
+    alone = transforms.functional.resize(image.crop(tuple(map(round, box))), [50, 50], how)
     assert not np.array_equal(expected, np.asarray(alone))
 
 

@@ -88,19 +88,21 @@ def test_a_file_without_an_end_is_refused_though_the_box_is_above_what_is_missin
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 40])  # 40: far more than libjpeg shrinks by
 @pytest.mark.parametrize("draft", [False, True])
-def test_a_box_is_resampled_as_if_the_whole_file_had_been_decoded(monkeypatch, factor, channels, draft):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_box_is_resampled_as_if_the_whole_file_had_been_decoded(monkeypatch, factor, channels, draft, interpolation):
     data = encoded(noise(500, 400))
     draws = np.random.default_rng(0)
+    how = {"flip": True, "name": "", "draft": draft, "interpolation": interpolation}
     size = 24 if factor < 40 else 4
     for _ in range(20):
         side = size * factor * draws.uniform(1, 1.9)
         left, top = draws.uniform(0, 400 - side), draws.uniform(0, 500 - side)
         box = np.array([left, top, left + side, top + side])
         fast, slow = (np.empty((size, size, channels), np.uint8) for _ in range(2))
-        decode_box(data, box, fast, flip=True, name="", draft=draft)
+        decode_box(data, box, fast, **how)
         with monkeypatch.context() as patched:
             patched.setattr(jpeg, "upper_rows", lambda data, frame, rows: data)
-            decode_box(data, box, slow, flip=True, name="", draft=draft)
+            decode_box(data, box, slow, **how)
         assert np.abs(fast.astype(int) - slow).max() <= (0 if draft else 1)
 
 

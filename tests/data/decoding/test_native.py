@@ -53,13 +53,23 @@ def jpeg(height: int, width: int, sampling: str, *, seed: int = 0) -> bytes:
 SAMPLINGS = ["4:4:4", "4:2:2", "4:2:0", "4:4:0", "gray"]
 
 
-def by_pillow(data: bytes, box: Box, height: int, width: int, *, flip: bool = False, mode: str = "RGB") -> np.ndarray:
+def by_pillow(
+    data: bytes,
+    box: Box,
+    height: int,
+    width: int,
+    *,
+    flip: bool = False,
+    mode: str = "RGB",
+    interpolation: str = "bilinear",
+) -> np.ndarray:
     """Pillow's crop, across before down as two calls: which it does first in one call depends on its version."""
     with Image.open(io.BytesIO(data)) as opened:
         image = opened.convert(mode)
     left, top, right, bottom = box
-    image = image.resize((width, image.height), Image.Resampling.BILINEAR, box=(left, 0, right, image.height))
-    image = image.resize((width, height), Image.Resampling.BILINEAR, box=(0, top, width, bottom))
+    how = Image.Resampling[interpolation.upper()]
+    image = image.resize((width, image.height), how, box=(left, 0, right, image.height))
+    image = image.resize((width, height), how, box=(0, top, width, bottom))
     pixels = np.asarray(image).reshape(height, width, -1)
     return pixels[:, ::-1] if flip else pixels
 
@@ -73,11 +83,13 @@ def by_native(
     flips: Sequence[bool] | None = None,
     channels: int = 3,
     allow_avx2: bool = True,
+    interpolation: str = "bilinear",
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     space = native.Workspace(allow_avx2=allow_avx2)
     space.open_bytes(data)
     out = np.full((len(data), height, width, channels), 77, np.uint8)
-    return out, space.decode(np.array(boxes, float), np.array(flips or [False] * len(data), bool), out)
+    mirrored = np.array(flips or [False] * len(data), bool)
+    return out, space.decode(np.array(boxes, float), mirrored, out, interpolation=interpolation)
 
 
 def box_at(place: str, height: int, width: int) -> Box:
@@ -127,6 +139,51 @@ def test_images_of_any_shape_decode(height: int, width: int) -> None:
         out, status = by_native([data], [(0, 0, width, height)], 24, 24)
         assert status.tolist() == [0]
         np.testing.assert_array_equal(out[0], by_pillow(data, (0, 0, width, height), 24, 24))
+
+
+@needs_native
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0", "gray"])
+@pytest.mark.parametrize(("height", "width"), [(97, 131), (15, 17), (200, 9), (1, 1), (640, 480)])
+def test_bicubic_pixels_equal_those_of_pillow_bit_for_bit(height: int, width: int, sampling: str) -> None:
+    data = jpeg(height, width, sampling)
+    boxes = [*many_boxes(height, width)[:11], (0.0, 0.0, 1.0, 1.0)]
+    for number, size in enumerate([(32, 48), (7, 5), (1, 1), (230, 211), (height, width)]):
+        flips = [number % 2 == 1] * len(boxes)
+        for allow_avx2 in (True, False):
+            out, status = by_native(
+                [data] * len(boxes), boxes, *size, flips=flips, allow_avx2=allow_avx2, interpolation="bicubic"
+            )
+            assert not status.any()
+            for index, box in enumerate(boxes):
+                wanted = by_pillow(data, box, *size, flip=flips[0], interpolation="bicubic")
+                np.testing.assert_array_equal(out[index], wanted, str((box, size)))
+
+
+@needs_native
+def test_bicubic_of_extremes_is_cut_at_black_and_white_in_both_paths() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, np.arange(64) // 4 % 2 == 0] = 255  # the cubic overshoots beside such edges
+    data, box = encode(Image.fromarray(stripes), subsampling=0, quality=100), (3.0, 2.0, 60.0, 61.0)
+    for size in [(150, 170), (40, 30)]:
+        wanted = by_pillow(data, box, *size, interpolation="bicubic")
+        assert {0, 255} <= set(wanted.ravel().tolist())
+        for allow_avx2 in (True, False):
+            out, _ = by_native([data], [box], *size, allow_avx2=allow_avx2, interpolation="bicubic")
+            np.testing.assert_array_equal(out[0], wanted)
+    gray = by_native([data], [box], 50, 50, channels=1, interpolation="bicubic")[0]
+    np.testing.assert_array_equal(gray[0], by_pillow(data, box, 50, 50, mode="L", interpolation="bicubic"))
+
+
+@needs_native
+def test_a_bicubic_crop_of_a_file_with_restart_markers_has_the_same_pixels() -> None:
+    for sampling in SAMPLINGS:
+        data, boxes = jpeg(97, 131, sampling), many_boxes(97, 131)
+        written = native.write_restarts(data, blocks=3)
+        assert written is not None
+        wanted = by_native([data] * len(boxes), boxes, 20, 16, interpolation="bicubic")[0]
+        out, status = by_native([written] * len(boxes), boxes, 20, 16, interpolation="bicubic")
+        assert not status.any()
+        np.testing.assert_array_equal(out, wanted)
 
 
 @needs_native

@@ -321,15 +321,18 @@ def test_copying_crops_of_arrays_are_exactly_the_planned_boxes(crop, image_size,
         assert labels.tolist() == (numbers % 10).tolist()
 
 
-def test_rectangles_are_resampled_alike_from_files_and_arrays(train, kind):
-    one = make(train, Whole(), image_size=[12, 20], shuffle=False, flip=0, **kind)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_rectangles_are_resampled_alike_from_files_and_arrays(train, kind, interpolation):
+    how, filter_ = {"shuffle": False, "flip": 0}, Image.Resampling[interpolation.upper()]
+    how["interpolation"] = interpolation
+    one = make(train, Whole(), image_size=[12, 20], **how, **kind)
     images, _, indices = next(one.epoch(0))
     assert images.shape == (8, 12, 20, 3)
-    expected = np.asarray(Image.open(train.path(int(indices[0]))).resize((20, 12), Image.Resampling.BILINEAR))
+    expected = np.asarray(Image.open(train.path(int(indices[0]))).resize((20, 12), filter_))
     assert np.abs(images[0].numpy().astype(int) - expected).max() <= 1
     split = array_split(size=24, channels=3)
-    images = next(make(split, Whole(), image_size=[12, 20], shuffle=False, flip=0).epoch(0)).images
-    expected = np.asarray(Image.fromarray(split.images[0]).resize((20, 12), Image.Resampling.BILINEAR))
+    images = next(make(split, Whole(), image_size=[12, 20], **how).epoch(0)).images
+    expected = np.asarray(Image.fromarray(split.images[0]).resize((20, 12), filter_))
     assert np.array_equal(images[0].numpy(), expected)
 
 
