@@ -1,6 +1,7 @@
 """What makes a run the run it is: the settings that its result depends on, and the name of its directory."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -15,6 +16,7 @@ from imgcls.config.image_size import ImageSize
 from imgcls.config.messages import one_line
 from imgcls.config.schema import Config
 from imgcls.config.settings import settings_of
+from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
 
 OF_ANY_IMAGES = ("folder", "pack", "webdataset", "parquet", "hf", "csv")  # data sets that only data.root tells apart
@@ -40,9 +42,16 @@ def by_names_of_now(flat: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _defaults() -> dict[str, Any]:
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """Return by dotted keys what releases without a setting did: its default, unless the setting has `earlier`.
+
+    Augmentations of whole batches have theirs, which is off, in conf/config.yaml.
+    """
     own = {key: rule.earlier for key, rule in settings_of(Config) if rule.earlier is not None}
-    return {key: value for key, value in (flatten(Config()) | own).items() if value != MISSING}
+    batch = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "config.yaml").augment.batch)
+    known = flatten(Config()) | own | flatten({"augment": {"batch": batch}})
+    return {key: value for key, value in known.items() if value != MISSING}
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
@@ -94,8 +103,8 @@ def with_new_settings(saved: dict[str, Any], config: dict[str, Any]) -> dict[str
     They have the value that means what it did: their default, unless the setting says otherwise.
     """
     saved = by_names_of_now(saved)
-    new = config.keys() & DEFAULTS.keys() - saved.keys()
-    return saved | {key: DEFAULTS[key] for key in new}
+    known = defaults()
+    return saved | {key: known[key] for key in config.keys() & known.keys() - saved.keys()}
 
 
 def compared(config: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +161,3 @@ def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
 def _rank(key: str) -> int:
     first = (number for number, part in enumerate(COMPARED_FIRST) if f"{key}.".startswith(f"{part}."))
     return 2 * len(COMPARED_FIRST) if key in SIZES else next(first, len(COMPARED_FIRST))
-
-
-DEFAULTS = _defaults()  # by dotted keys; of a setting that is new, what earlier releases did
