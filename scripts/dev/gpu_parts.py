@@ -128,12 +128,16 @@ def run_gpu_tests(place: Place) -> Figures:
     suite = ElementTree.parse(results).getroot().find("testsuite")
     assert suite is not None
     counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
-    failed = [
-        f"{case.get('name')}: {(case.find('failure') or case.find('error')).get('message', '')[:300]}"  # pyright: ignore
+    return counts | {"failed": failures(suite)}
+
+
+def failures(suite: ElementTree.Element) -> list[str]:
+    """Return the name of each test of a JUnit report that failed, and why."""
+    return [
+        f"{case.get('name')}: {reason.get('message', '')[:300]}"
         for case in suite.iter("testcase")
-        if case.find("failure") is not None or case.find("error") is not None
+        for reason in (*case.iter("failure"), *case.iter("error"))
     ]
-    return counts | {"failed": failed}
 
 
 # 2

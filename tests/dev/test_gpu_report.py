@@ -2,11 +2,12 @@
 
 import json
 import time
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import gpu_report
 import pytest
-from gpu_parts import BATCH_SIZES, Item, NotHereError, Part, Place, parts, training_flops
+from gpu_parts import BATCH_SIZES, Item, NotHereError, Part, Place, failures, parts, training_flops
 from gpu_report import measure, work
 from gpu_tables import TABLES, markdown
 
@@ -58,6 +59,13 @@ def test_an_item_that_lacks_something_says_so_and_the_others_are_measured(
     assert "the loop waits 100 ms" in text
     monkeypatch.setattr(gpu_report, "_measure", lambda item, place: pytest.fail(f"{item.name} is measured already"))
     work(place, "saving", until=time.time() + 100)
+
+
+def test_a_test_that_fails_is_named_with_its_reason() -> None:
+    failed = '<testcase name="b"><failure message="no"/></testcase><testcase name="d"><error message="x"/></testcase>'
+    passed = '<testcase name="a"/><testcase name="c"><skipped/></testcase>'
+    suite = ElementTree.fromstring(f"<testsuite>{passed}{failed}</testsuite>")
+    assert failures(suite) == ["b: no", "d: x"]
 
 
 def test_no_item_is_begun_when_the_time_is_up(place: Place) -> None:

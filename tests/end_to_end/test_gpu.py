@@ -12,10 +12,7 @@ from imgcls.checkpoints import load_checkpoint
 from imgcls.config import Config, compose
 from imgcls.training import build_trainer, open_run_directory
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def fit(config: Config, path: Path) -> dict[str, Any]:

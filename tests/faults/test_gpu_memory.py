@@ -10,10 +10,7 @@ from imgcls import distributed
 from imgcls.config import compose
 from imgcls.training import OutOfMemory, build_trainer, open_run_directory
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
