@@ -103,6 +103,8 @@ def test_a_file_of_timms_network_is_tested_with_its_input(timm_file: Path, caplo
         "augment.interpolation=bicubic, augment.eval_crop=CenterCrop of 160 px from 168"
     )
     assert (member.config.image_size, member.interpolation) == (160, "bicubic")
+    smaller = open_weights(str(timm_file), compose_network([*words, "+model.img_size=96"]))
+    assert (smaller.config.image_size, smaller.config.augment.eval_crop["at_image_size"]) == (96, 160)
     given = open_weights(str(timm_file), compose_network([*words, "augment.interpolation=bilinear"]))
     assert given.interpolation == "bilinear"
     assert given.config.data.mean == [0.5, 0.5, 0.5]
