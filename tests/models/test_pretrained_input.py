@@ -52,6 +52,7 @@ def test_of_other_weights_nothing_is_known(words: list[str]) -> None:
     assert expected("model=resnet18", *words) is None
 
 
+@pytest.mark.e2e
 def test_timms_networks_bring_their_own_sizes_for_training_and_tests() -> None:
     words = ["model=timm", "model.arch=resnet50.a1_in1k"]
     assert expected(*words) is None
@@ -110,6 +111,7 @@ def test_a_file_of_timms_network_is_tested_with_its_input(timm_file: Path, caplo
     assert given.config.data.mean == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.e2e
 def test_a_run_keeps_the_input_of_its_weights_when_it_goes_on(
     timm_file: Path,
     tiny_folder: Path,
