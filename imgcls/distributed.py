@@ -6,6 +6,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -37,12 +38,13 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str, *, threads: int | None = None) -> Iterator[torch.device]:
+def process_group(device: str, *, threads: int | None = None, timeout_minutes: float = 10) -> Iterator[torch.device]:
     """Join the other ranks, if there are any, and yield this rank's device.
 
     Args:
         device: auto, or the name of one. With several ranks a node, each takes the GPU of its local rank.
         threads: that compute on the CPU; None is one for each core that this process may use.
+        timeout_minutes: a rank that keeps the others waiting for longer is lost.
 
     Raises:
         ValueError: there is no such device; Slurm gives no MASTER_ADDR.
@@ -66,7 +68,13 @@ def process_group(device: str, *, threads: int | None = None) -> Iterator[torch.
     if chosen.type != "cpu":
         getattr(torch, chosen.type).set_device(chosen)
     try:
-        dist.init_process_group(backend, store=_store_of_this_attempt(place), rank=place[0], world_size=place[1])
+        dist.init_process_group(
+            backend,
+            store=_store_of_this_attempt(place),
+            rank=place[0],
+            world_size=place[1],
+            timeout=timedelta(minutes=timeout_minutes),
+        )
     except (ValueError, RuntimeError) as error:  # of torch's store: a port in use, a host that is not there
         where = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ.get('MASTER_PORT', 'not set')}"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -74,14 +82,16 @@ def process_group(device: str, *, threads: int | None = None) -> Iterator[torch.
     quiet_other_ranks()
     try:
         yield chosen
-    except RuntimeError as error:
+    except Exception as error:
         if not _is_lost_connection(error):
+            _first_to_report()  # the others lose this rank now, and need not say so
             raise
         if not _first_to_report():
             raise SystemExit(EXIT_RUN_FAILED) from None
+        waited = f" and waited for it for ranks.timeout_minutes={timeout_minutes:g}" if _is_timeout(error) else ""
         raise LostRankError(
-            f"rank {place[0]} has lost another rank: it was killed, often by the system for want of memory, or its "
-            "machine or network failed; the same command, without overwrite=true, resumes from the last checkpoint"
+            f"rank {place[0]} has lost another rank{waited}: it was killed, often by the system for want of memory, or "
+            "its machine or network failed; the same command, without overwrite=true, resumes from the last checkpoint"
         ) from error
     finally:
         dist.destroy_process_group()
@@ -98,10 +108,15 @@ def _store_of_this_attempt(place: tuple[int, int, int]) -> Store:
     return PrefixStore(f"attempt {attempt}", store)
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
+def _is_lost_connection(error: Exception) -> bool:
     # gloo raises a plain RuntimeError, nccl a DistError.
     text = str(error)
-    return isinstance(error, dist.DistError) or "gloo" in text.lower() or "closed by peer" in text
+    known = isinstance(error, dist.DistError) or "gloo" in text.lower() or "closed by peer" in text
+    return isinstance(error, RuntimeError) and not isinstance(error, RunError) and known
+
+
+def _is_timeout(error: Exception) -> bool:
+    return "timed out" in str(error).lower() or "timeout" in str(error).lower()
 
 
 def _first_to_report() -> bool:

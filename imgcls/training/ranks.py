@@ -18,6 +18,16 @@ OF_THE_MACHINE = frozenset(
 )
 
 
+def directory_of_main_rank(path: Path) -> Path:
+    """Return rank 0's directory of the run: a name with the time in it differs where clocks differ or a second passes.
+
+    Below the folder where the command was given it stays relative to it, which may be mounted elsewhere.
+    """
+    here = Path.cwd()
+    name = path.relative_to(here) if path.is_relative_to(here) else path
+    return here / distributed.from_main(name)
+
+
 def look_up_run_on_all_ranks(config: Config, path: Path) -> tuple[Config, dict[str, Any] | None, ImageSet | None]:
     """Do what `look_up_run` does; all ranks return, or all raise the same error.
 
