@@ -119,7 +119,7 @@ def write_list(out: Path, found: Verification, config: Config) -> None:
     for group in found.same:
         lines += ["# the same bytes:", *(f"# {line(place)}" for place in group)]
     partial = out.with_name(f".{out.name}.{os.getpid()}")
-    partial.write_text("\n".join(lines) + "\n", errors="surrogateescape")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
     partial.replace(out)
 
 
@@ -132,11 +132,11 @@ def compare_or_write(file: Path, found: Verification, root: str | None) -> bool:
     now = {as_line(name_in_list(path, root)): f"{checksum:016x}" for path, checksum in found.checksums.items()}
     if not file.exists():
         lines = [f"{checksum}  {name}\n" for name, checksum in now.items()]
-        file.write_text("".join(lines), errors="surrogateescape")
+        file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         print(printable(f"{file} has the checksums of {len(now):,} files; the same option compares a copy with it"))
         return True
     before = {}
-    for line in file.read_text(errors="surrogateescape").split("\n"):
+    for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"):
         checksum, _, name = line.partition("  ")
         if checksum:
             before[name] = checksum

@@ -5,7 +5,7 @@ Imports no torch, so that help and every config error come at once. Hydra and Om
 
 from imgcls.config.command_line import command_line, compose_run
 from imgcls.config.components import build_component, locate
-from imgcls.config.compose import build_protocol, compose, compose_network, protocol_names
+from imgcls.config.compose import build_protocol, compose, compose_network, crop_from_words, protocol_names
 from imgcls.config.console import NOT_ON_CONSOLE, Console, LogFile
 from imgcls.config.from_checkpoint import config_from_checkpoint
 from imgcls.config.hydra_internals import Dimension
@@ -13,6 +13,7 @@ from imgcls.config.identity import compared, consequential, flatten, from_flat, 
 from imgcls.config.image_size import ImageSize
 from imgcls.config.launchers import launch
 from imgcls.config.own_packages import package_names, trust_packages
+from imgcls.config.plugs import name_of_crop
 from imgcls.config.risks import RISKS, Facts, Risk, find_risks
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, parse_run_words, run_script
@@ -50,6 +51,7 @@ __all__ = [
     "compose_run",
     "config_from_checkpoint",
     "consequential",
+    "crop_from_words",
     "data_of_test",
     "direction",
     "find_risks",
@@ -60,6 +62,7 @@ __all__ = [
     "is_fixed",
     "launch",
     "locate",
+    "name_of_crop",
     "network_of",
     "package_names",
     "parse_run_words",

@@ -45,6 +45,11 @@ def check_config(config: Config) -> None:
             f"precision=fp16 needs a CUDA or Intel GPU; on device={config.device} use precision=fp32 or auto"
         )
     _check_class_weights(config.class_weights)
+    if 0 < config.batch_size < config.augment.repeats:
+        raise ConfigError(
+            f"augment.repeats={config.augment.repeats} is more than batch_size={config.batch_size}, so that a batch "
+            "would be of one image; 3 is usual"
+        )
     if config.overwrite and config.continue_run:
         raise ConfigError("overwrite=true deletes the run that continue_run=true goes on with; leave one of them out")
     if config.validate_every > 1 and config.validate_every % 1:
@@ -83,6 +88,8 @@ def check_evaluation(config: EvaluateConfig) -> None:
             )
     if config.network is not None:
         raise ConfigError("network: there is no such key; describe the network in train.py's words, as model=resnet50")
+    if config.crop:
+        raise ConfigError("crop: there is no such key; write augment.eval_crop=whole, or another crop")
     if config.average == "weights" and len(config.checkpoints) < 2:
         raise ConfigError("average=weights needs several checkpoints of one network: checkpoint=[a.pt,b.pt]")
 
@@ -104,6 +111,23 @@ def check_source(checkpoint: object, weights: str | None, network: list[str]) ->
         raise ConfigError(
             f"{network[0]}: a checkpoint brings its network and input; this goes with weights=: leave it out"
         )
+
+
+def check_crop(config: EvaluateConfig) -> None:
+    """Refuse a crop in a test that has none, or another than the published one.
+
+    Raises:
+        ConfigError: with what to leave out.
+    """
+    if not config.crop:
+        return
+    if config.compare is not None:
+        raise ConfigError(
+            f"{config.crop[0]} does not go with compare=published: the published numbers are of each network's own crop"
+        )
+    protocol = str(config.protocol["_target_"]).rpartition(".")[2]
+    if protocol != "Center":
+        raise ConfigError(f"{config.crop[0]} is for protocol=center: {protocol} has views of its own; leave it out")
 
 
 def _check_settings(config: Config | EvaluateConfig) -> None:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override
 
 from imgcls import __version__
-from imgcls.config.checks import check_source
+from imgcls.config.checks import check_crop, check_source
 from imgcls.config.compose import AnyConfig, check_choices, compose_network, help_text, register, to_config
 from imgcls.config.hydra_internals import compose_whole, compose_within_main, hydra_options, read_words, run_main
 from imgcls.config.messages import COMPOSITION_ERRORS, one_line
@@ -25,7 +25,7 @@ from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of
 from imgcls.config.sweep import Sweep, read_sweep
 from imgcls.config.why import split_why, why
-from imgcls.config.words import quote_path, split_network, without_dashes
+from imgcls.config.words import is_crop_word, quote_path, split_network, without_dashes
 from imgcls.environment import CONF_DIR, launch, printable
 from imgcls.errors import (
     EXIT_INTERRUPTED,
@@ -95,8 +95,11 @@ def command_line(
         config = to_config(cfg, kind)
         trust_packages(config.trust)
         if isinstance(config, EvaluateConfig):
-            check_source(config.checkpoints, config.weights, network)
-            config.network = compose_network(network) if network else None
+            config.crop = [word for word in network if is_crop_word(word)]
+            about_network = [word for word in network if not (config.checkpoints and is_crop_word(word))]
+            check_source(config.checkpoints, config.weights, about_network)
+            check_crop(config)
+            config.network = compose_network(about_network) if about_network else None
         task(config, Path(hydra.runtime.output_dir))
 
     try:

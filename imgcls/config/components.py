@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 from imgcls.config.own_packages import trusted_packages
+from imgcls.config.plugs import CROP_PLUGS
 from imgcls.config.settings import typed
 from imgcls.errors import ConfigError, did_you_mean
 
@@ -147,33 +148,6 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(each)
     elif isinstance(value, float):
         yield value
-
-
-# Crops by one word, with the settings of their papers: augment.eval_crop=letterbox.
-CROP_PLUGS = ("augment.crop", "augment.eval_crop")
-CROPS = {
-    "center": "CenterCrop",
-    "whole": "Whole",
-    "letterbox": "Letterbox",
-    "random_resized": "RandomResizedCrop",
-    "scale_jitter": "ScaleJitterCrop",
-    "resize_random": "ResizeRandomCrop",
-    "pad": "Pad",
-    "pad_random": "PadCrop",
-}
-
-
-def crop_by_name(key: str, node: Any) -> Any:
-    """Return the settings of the crop that the plug `key` names by one word; anything else as it is.
-
-    Raises:
-        ConfigError: no crop has that name.
-    """
-    if not isinstance(node, str):
-        return node
-    if node not in CROPS:
-        raise ConfigError(f"{key}={node}: there is no such crop{did_you_mean(node, CROPS)}; one of {', '.join(CROPS)}")
-    return {"_target_": f"imgcls.data.augment.{CROPS[node]}"}
 
 
 # The packages whose classes a `_target_` may name, by the part of the config. A config file can come from anywhere; it

@@ -10,18 +10,20 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from imgcls.config.checks import check_config, check_evaluation
-from imgcls.config.components import build_component, crop_by_name
+from imgcls.config.components import build_component
 from imgcls.config.hydra_internals import (
     compose_whole,
     compose_within_main,
     forget_plugin_config,
     group_choices,
     groups_in_use,
+    override_config,
     parse_overrides,
 )
 from imgcls.config.identity import images_name, keys_not_in_run_name, run_name
 from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line, where_own_settings_go
 from imgcls.config.own_packages import package_names
+from imgcls.config.plugs import crop_by_name
 from imgcls.config.schema import Config, EvaluateConfig
 from imgcls.config.settings import settings_of, shorten_image_sizes
 from imgcls.environment import CONF_DIR, command, torchrun_command
@@ -53,6 +55,7 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
         augment = config.augment
         augment.crop = crop_by_name("augment.crop", augment.crop)
         augment.eval_crop = crop_by_name("augment.eval_crop", augment.eval_crop)
+        augment.resolve_policy()
         check_config(config)
     shorten_image_sizes(config)
     return config
@@ -95,6 +98,23 @@ def compose_network(words: list[str]) -> Config:
         ConfigError: as `compose`.
     """
     return compose(["data=imagenet", *words])
+
+
+def crop_from_words(node: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """Return the settings of the validation crop `node` as words such as augment.eval_crop=whole change them.
+
+    Raises:
+        ConfigError: there is no such crop, or a word is no setting of it.
+    """
+    cfg = OmegaConf.create({"augment": {"eval_crop": node}})
+    OmegaConf.set_struct(cfg, True)
+    try:
+        override_config(cfg, words)
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(one_line(error)) from error
+    changed = OmegaConf.to_container(cfg.augment.eval_crop, resolve=True)
+    assert isinstance(changed, dict)
+    return {str(key): value for key, value in changed.items()}
 
 
 def help_text(config_name: str, config_dir: str | None) -> str:

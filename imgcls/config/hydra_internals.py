@@ -24,6 +24,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
+from imgcls.config.plugs import apply_overrides
 from imgcls.config.trust import check_hydra
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
@@ -214,7 +215,7 @@ def run_main(job: Callable[[DictConfig], None], config_name: str) -> Exception |
     before = os.environ.get(FULL_ERROR)
     os.environ[FULL_ERROR] = "1"
     try:
-        with checked_configs():
+        with checked_configs(), plugs_first():
             hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(keep)()
     finally:
         if before is None:
@@ -292,12 +293,33 @@ def checked_configs() -> Iterator[None]:
 
 
 @contextmanager
+def plugs_first() -> Iterator[None]:
+    """Within this context a word that swaps a plug counts before the words for its settings."""
+    apply = ConfigLoaderImpl._apply_overrides_to_config
+
+    def apply_in_order(overrides: list[Override], cfg: DictConfig) -> None:
+        apply_overrides(overrides, cfg, apply)
+
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply_in_order)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply)  # type: ignore[method-assign]
+
+
+def override_config(cfg: DictConfig, words: list[str]) -> None:
+    """Set what words of the command line say in a config."""
+    with plugs_first():
+        ConfigLoaderImpl._apply_overrides_to_config(parse_overrides(words), cfg)
+
+
+@contextmanager
 def compose_within_main() -> Iterator[None]:
     """Within this context hydra.compose works even inside a job of Hydra, whose global state it would refuse."""
     running, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        with plugs_first(), hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
             yield
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, config

@@ -1,6 +1,7 @@
 """What makes a run the run it is: the settings that its result depends on, and the name of its directory."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -15,9 +16,10 @@ from imgcls.config.image_size import ImageSize
 from imgcls.config.messages import one_line
 from imgcls.config.schema import Config
 from imgcls.config.settings import settings_of
+from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
 
-OF_ANY_IMAGES = ("folder", "pack", "webdataset", "parquet", "csv")  # data sets that only data.root tells apart
+OF_ANY_IMAGES = ("folder", "pack", "webdataset", "parquet", "hf", "csv")  # data sets that only data.root tells apart
 # Keys, or parts of the config, in the order of a run's name; the others are between the two.
 COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
 SIZES = ("batch_size", "image_size", "epochs", "max_steps")
@@ -40,9 +42,16 @@ def by_names_of_now(flat: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _defaults() -> dict[str, Any]:
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """Return by dotted keys what releases without a setting did: its default, unless the setting has `earlier`.
+
+    Augmentations of whole batches have theirs, which is off, in conf/config.yaml.
+    """
     own = {key: rule.earlier for key, rule in settings_of(Config) if rule.earlier is not None}
-    return {key: value for key, value in (flatten(Config()) | own).items() if value != MISSING}
+    batch = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "config.yaml").augment.batch)
+    known = flatten(Config()) | own | flatten({"augment": {"batch": batch}})
+    return {key: value for key, value in known.items() if value != MISSING}
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
@@ -94,8 +103,8 @@ def with_new_settings(saved: dict[str, Any], config: dict[str, Any]) -> dict[str
     They have the value that means what it did: their default, unless the setting says otherwise.
     """
     saved = by_names_of_now(saved)
-    new = config.keys() & DEFAULTS.keys() - saved.keys()
-    return saved | {key: DEFAULTS[key] for key in new}
+    known = defaults()
+    return saved | {key: known[key] for key in config.keys() & known.keys() - saved.keys()}
 
 
 def compared(config: dict[str, Any]) -> dict[str, Any]:
@@ -138,6 +147,9 @@ def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
     keys = {override: override.partition("-")[0] for override in re.split(r"\+(?=[a-z])", override_dirname)}
     # Hydra leaves out what it is given by name; the settings of loggers have their own names.
     overrides = sorted((each for each in keys if not is_incidental(keys[each])), key=lambda each: _rank(keys[each]))
+    if given := [each for each in overrides if keys[each] == "data.name"]:  # of data=hf: it says which images they are
+        overrides.remove(given[0])
+        images = os.path.basename(given[0].removeprefix("data.name-").rstrip("/"))
     whole = name or "+".join(part for part in (images, *overrides) if part) or "default"
     safe = re.sub(r"^\.+$|[^\w.+-]+", "_", whole)
     short = safe.encode()[:100].decode(errors="ignore") if len(safe.encode()) > 120 else safe
@@ -149,6 +161,3 @@ def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
 def _rank(key: str) -> int:
     first = (number for number, part in enumerate(COMPARED_FIRST) if f"{key}.".startswith(f"{part}."))
     return 2 * len(COMPARED_FIRST) if key in SIZES else next(first, len(COMPARED_FIRST))
-
-
-DEFAULTS = _defaults()  # by dotted keys; of a setting that is new, what earlier releases did

@@ -95,9 +95,11 @@ class AugmentConfig:
         input: what the network is shown: pixels less their mean and divided by std, or 0..255 less their mean.
         flip: the share of training images that are mirrored.
         policy: a list of changes of which each training image gets some at random (Cubuk et al. 2019, Mueller & Hutter
-            2021); null is none.
-        policy_ops: changes an image, of randaugment.
-        policy_magnitude: their strength, of randaugment: 0 to 30.
+            2021, Hendrycks et al. 2020); null is none.
+        policy_ops: changes an image, of randaugment (null: 2); chains of changes, of augmix (null: 3).
+        policy_magnitude: their strength, of randaugment (0 to 30, null: 9) and augmix (1 to 10, null: 3).
+        repeats: how often an image comes in a batch, each time augmented in another way (Hoffer et al. 2020). An epoch
+            keeps its steps: it shows one in so many of the images.
     """
 
     crop: Any = MISSING
@@ -105,9 +107,10 @@ class AugmentConfig:
     input: str = setting("standardised", one_of=("standardised", "mean_subtracted"))
     flip: float = setting(0.0, least=0, most=1)
     batch: dict[str, Any] = field(default_factory=dict)
-    policy: str | None = setting(None, one_of=("randaugment", "trivialaugment"))
-    policy_ops: int = 2
-    policy_magnitude: int = 9
+    policy: str | None = setting(None, one_of=("randaugment", "trivialaugment", "augmix"))
+    policy_ops: int | None = setting(None, earlier=2)
+    policy_magnitude: int | None = setting(None, earlier=9)
+    repeats: int = setting(1, least=1)
     interpolation: str = setting("bilinear", one_of=INTERPOLATIONS)
     eval_interpolation: str | None = setting(None, one_of=INTERPOLATIONS, hint="null takes augment.interpolation")
 
@@ -115,6 +118,12 @@ class AugmentConfig:
     def interpolation_of_test(self) -> str:
         """How the pixels of a crop are interpolated in validation and tests."""
         return self.eval_interpolation or self.interpolation
+
+    def resolve_policy(self) -> None:
+        """Give the settings of the policy that are null their values; without a policy too, as they always had some."""
+        ops, magnitude = (3, 3) if self.policy == "augmix" else (2, 9)
+        self.policy_ops = ops if self.policy_ops is None else self.policy_ops
+        self.policy_magnitude = magnitude if self.policy_magnitude is None else self.policy_magnitude
 
 
 @dataclass
@@ -275,6 +284,7 @@ class EvaluateConfig(CommonConfig):
     Args:
         network: with `weights`: a run of the network that they are for, as train.py would compose it; never in conf/,
             the command line's `model=...` becomes it.
+        crop: words such as augment.eval_crop=whole that change how images are shown in the test; never in conf/ either.
     """
 
     checkpoint: Any = setting(None, is_path=True)
@@ -289,6 +299,7 @@ class EvaluateConfig(CommonConfig):
     out: str | None = setting(None, is_path=True)
     precision: str = setting("fp32", one_of=PRECISIONS)
     network: Any = None
+    crop: Any = setting(list)
 
     @property
     def checkpoints(self) -> list[str]:

@@ -20,6 +20,12 @@ def is_network_word(word: str) -> bool:
     return key.partition(".")[0] in NETWORK_GROUPS or key in NETWORK_INPUT
 
 
+def is_crop_word(word: str) -> bool:
+    """Return True for words that say how images are cropped in a test: augment.eval_crop=whole, and its settings."""
+    key = word.partition("=")[0].lstrip("+")
+    return f"{key}.".startswith("augment.eval_crop.")
+
+
 def split_network(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the words that describe the network, and the others."""
     words = list(words)

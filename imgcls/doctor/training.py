@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -202,8 +203,7 @@ def _disk(trainer: Trainer, path: Path) -> Finding:
     checkpoint = _num_bytes(snapshot(trainer))
     kept = max(trainer.config.checkpoint.keep, int(trainer.config.on_divergence == "rollback"))
     needed = checkpoint * (3 + kept) + _num_bytes(trainer.model.state_dict())  # the one that is written, last, previous
-    status = os.statvfs(place)
-    free = status.f_bavail * status.f_frsize
+    free = shutil.disk_usage(place).free
     text = f"{bytes_text(needed)} of checkpoints, {bytes_text(free)} free in {place}"
     return Finding("disk", text) if free > needed else fail("disk", f"{text}: make room, or start the run elsewhere")
 

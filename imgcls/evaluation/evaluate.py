@@ -14,7 +14,17 @@ import numpy as np
 import torch
 
 from imgcls import distributed
-from imgcls.config import DataConfig, EvaluateConfig, ImageSize, build_component, consequential, data_of_test, locate
+from imgcls.config import (
+    DataConfig,
+    EvaluateConfig,
+    ImageSize,
+    build_component,
+    consequential,
+    crop_from_words,
+    data_of_test,
+    locate,
+    name_of_crop,
+)
 from imgcls.data.sets import TRAIN_TAR, VAL_TAR, ImageSet, Split, list_folder, open_image_set, parts_present, wnids
 from imgcls.errors import ConfigError
 from imgcls.evaluation.cache import cache_key, load_predictions, save_predictions
@@ -68,6 +78,11 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
     """Set the member's data to the images of the test; how they are shown to it stays as in its training."""
     own = member.config.data = data_of_test(member.config.data, config.data)
     member.config.image_size = config.image_size or member.config.image_size
+    if config.crop:
+        trained, augment = member.config.augment.eval_crop, member.config.augment
+        augment.eval_crop = crop_from_words(trained, config.crop)
+        shown, before = name_of_crop(augment.eval_crop), name_of_crop(trained)
+        log.info("crop     %s (it was validated on %s)", shown, before)
     own.source = _class_folders_alone(own) or _without_training_images(own)
     if config.data.source is None and "download" in _parameters(own):
         own.source = {**own.source, "download": False}  # the command names no set: it must not fetch one
@@ -190,6 +205,7 @@ def evaluate_member(
         published=member.published,
         classes=member.classes,
         config=consequential(member.config),
+        crop=name_of_crop(member.config.augment.eval_crop),
         folder=folder,
         split=images.val,
         labels=labels,
@@ -224,11 +240,12 @@ def results_folder(member: Member, config: EvaluateConfig, protocol: TestProtoco
         ConfigError: it cannot be made.
     """
     size = f"-{ImageSize.of(config.image_size)}px" if config.image_size else ""
+    crop = f"-{name_of_crop(member.config.augment.eval_crop)}" if config.crop else ""
     single = len(config.checkpoints) < 2 or config.average == "weights"
     if config.out and single:
         folder = Path(config.out).expanduser()
     else:
-        folder = member.home / "evaluate" / f"{data_name(member, config)}-{protocol.full_name()}{size}"
+        folder = member.home / "evaluate" / f"{data_name(member, config)}-{protocol.full_name()}{size}{crop}"
     _make_folder(folder)
     return folder
 
@@ -239,9 +256,10 @@ def data_name(member: Member, config: EvaluateConfig) -> str:
     If data= names another set than the member's own, a hash of its root follows: two sets may be of one kind.
     """
     own = member.config.data
+    name = own.name.replace("/", "_")  # data=hf data.name=owner/set
     if config.data.source is None or own.root is None:
-        return own.name
-    return f"{own.name}-{hashlib.sha256(os.path.abspath(os.path.expanduser(own.root)).encode()).hexdigest()[:6]}"
+        return name
+    return f"{name}-{hashlib.sha256(os.path.abspath(os.path.expanduser(own.root)).encode()).hexdigest()[:6]}"
 
 
 def _make_folder(folder: Path) -> None:
@@ -303,7 +321,7 @@ def run_evaluation(
         "data": first.config["data.name"],
         "image_size": first.config["image_size"],
         "code": code_version(),
-    }
+    } | ({"eval_crop": first.crop} if config.crop else {})
     with name_disk_errors(folder):
         write_results(report, results, folder, config)
     log.info("results  %s", folder)

@@ -29,6 +29,7 @@ class MemberResult:
     published: str | None
     classes: list[str]
     config: dict[str, Any]
+    crop: str  # that it was shown, or validated on
     folder: Path
     split: Split
     labels: np.ndarray

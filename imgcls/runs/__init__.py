@@ -32,7 +32,7 @@ from imgcls.runs.progress import Clock, Progress
 from imgcls.runs.rows import RunRow, read_row, row_of
 from imgcls.runs.run_differences import diff_runs, render_differences
 from imgcls.runs.saved import check_regular, check_results, is_number, read_json, read_metrics
-from imgcls.runs.signals import SIGNALS, Interrupted, StopSignals, stop_name
+from imgcls.runs.signals import HANGUPS, SIGNALS, Interrupted, StopSignals, stop_name
 from imgcls.runs.statistics import bootstrap_interval, confidence_interval, mcnemar, only_seeds_differ, without_seed
 from imgcls.runs.tables import (
     TooLowError,
@@ -53,6 +53,7 @@ __all__ = [
     "EVENT_FILES",
     "FAILURE",
     "FORMATS",
+    "HANGUPS",
     "LAST",
     "LEAST_SECONDS",
     "LEAST_STEPS",

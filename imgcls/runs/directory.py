@@ -178,7 +178,7 @@ def note_failure(path: Path, error: str) -> None:
     """Note in the run's directory why it ended; a full disk, which may be the reason, cannot."""
     with contextlib.suppress(OSError):
         if (path / CONFIG).is_file():
-            (path / FAILURE).write_text(" ".join(error.split()) + "\n")
+            (path / FAILURE).write_text(" ".join(error.split()) + "\n", encoding="utf-8")
 
 
 def saved_config(path: Path) -> dict[str, Any] | None:

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from filelock import BaseFileLock, FileLock
+
+ON_WINDOWS = os.name == "nt"
 
 
 def lock_file(path: Path) -> BaseFileLock:
@@ -47,13 +50,29 @@ def durable_file(path: Path, *, keep_previous: Path | None = None) -> Iterator[I
         partial.unlink(missing_ok=True)
         raise
     if keep_previous is not None and path.exists():
-        path.replace(keep_previous)
-    partial.replace(path)
+        _move(path, keep_previous)
+    _move(partial, path)
     sync_to_disk(path.parent)  # a rename is on disk only once its directory is
 
 
+def _move(source: Path, target: Path, *, seconds: float = 2.0) -> None:
+    """Rename a file over another one; Windows refuses while a program has either open, as virus scanners do."""
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if not ON_WINDOWS or time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
+
+
 def sync_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file or a folder is on disk; of a folder Windows cannot tell."""
+    if ON_WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -8,7 +8,9 @@ from types import FrameType
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 
 TIME_IS_UP = 1000  # stands for a signal: `max_hours` have passed
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Of those that the system has: Windows has Ctrl-Break (SIGBREAK), and none of schedulers.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK") if hasattr(signal, name))
+HANGUPS = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()  # a terminal that is closed
 
 
 class Interrupted(KeyboardInterrupt):

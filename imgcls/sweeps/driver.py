@@ -8,7 +8,7 @@ from typing import Protocol
 
 from imgcls.config import Job
 from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_RUN_FAILED
-from imgcls.runs import StopSignals, relative_to_here
+from imgcls.runs import HANGUPS, StopSignals, relative_to_here
 from imgcls.sweeps.directory import SweepDirectory
 from imgcls.sweeps.display import Display, describe, say
 from imgcls.sweeps.outcome import Outcome, finished
@@ -85,7 +85,7 @@ def drive(
             more = False
             pool.stop(signal.SIGTERM)
 
-    with StopSignals(more=[signal.SIGHUP]) as signals:
+    with StopSignals(more=HANGUPS) as signals:
         stopped = 0
         try:
             while more or pool.running:

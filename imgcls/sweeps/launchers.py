@@ -6,6 +6,7 @@ and keeps how it ended in the sweep's directory: so outcomes, tables and exit co
 
 import json
 import os
+import platform
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from filelock import Timeout
 
 from imgcls.config import Job, Sweep, launch
 from imgcls.environment import default_num_threads, start_command
-from imgcls.runs import StopSignals, durable_file, lock_file, read_json, relative_to_here
+from imgcls.runs import HANGUPS, StopSignals, durable_file, lock_file, read_json, relative_to_here
 from imgcls.sweeps.directory import LOGS, SweepDirectory
 from imgcls.sweeps.display import describe, say
 from imgcls.sweeps.driver import conclude
@@ -78,7 +79,7 @@ def _free_gpu(folder: Path) -> Iterator[list[str]]:
     gpus = visible_gpus()
     for name in gpus if len(gpus) > 1 else []:
         try:
-            lock = lock_file(folder / f"gpu-{os.uname().nodename}-{name}.lock")
+            lock = lock_file(folder / f"gpu-{platform.node()}-{name}.lock")
         except Timeout:
             continue
         with lock:
@@ -89,7 +90,7 @@ def _free_gpu(folder: Path) -> Iterator[list[str]]:
 
 def run_launcher(sweep: Sweep, done: Mapping[int, Outcome]) -> int:
     """Run the jobs of a sweep by the launcher that the command names, but for those `done`; return the exit code."""
-    with SweepDirectory(sweep) as directory, StopSignals(more=[signal.SIGHUP]) as signals:
+    with SweepDirectory(sweep) as directory, StopSignals(more=HANGUPS) as signals:
         directory.begin(sweep.jobs)
         folder = directory.path.absolute()
         (folder / STOP).unlink(missing_ok=True)

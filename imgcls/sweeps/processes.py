@@ -4,8 +4,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from imgcls.config import Job
 from imgcls.environment import default_num_threads, start_command
@@ -13,6 +15,10 @@ from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER_MISTAKE
 from imgcls.runs import note_failure, read_estimate
 from imgcls.sweeps.outcome import Follower, Outcome, best_value, last_line
 
+# Ctrl-C on the terminal reaches this process alone, which stops the jobs, once.
+_SEPARATE_GROUP: dict[str, Any] = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if sys.platform == "win32" else {"process_group": 0}
+)
 STOPPED_CODES = (EXIT_INTERRUPTED, EXIT_REQUEUE)
 
 
@@ -61,14 +67,13 @@ class Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
-            # A separate process group: Ctrl-C on the terminal reaches this process alone, which stops the jobs, once.
             self._process = subprocess.Popen(
                 [*(program or start_command("train")), *words],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                process_group=0,
+                **_SEPARATE_GROUP,
             )
 
     def estimate(self) -> float | None:
@@ -79,7 +84,8 @@ class Process:
         """Let the run save and stop."""
         self._stopped = True
         if self._process.poll() is None:
-            self._process.send_signal(number)
+            # Windows has no signals between processes but this one.
+            self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", number))
 
     def wait(self) -> None:
         self._process.wait()

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from imgcls import distributed
 from imgcls.checkpoints import Checkpoints
 from imgcls.config import Config, brought_by_set, build_component, consequential, locate
+from imgcls.data.augment import num_different
 from imgcls.data.decoding import describe_decoder
 from imgcls.data.loading import Batch, build_loaders, check_files
 from imgcls.data.on_device import Augment, Normalise, build_augmentations, input_statistics
@@ -397,6 +398,14 @@ def log_run(
         config.input_size,
         f"; each epoch leaves out {left_out} other images" if left_out else "",
     )
+    if (repeats := config.augment.repeats) > 1:
+        different = num_different(config.batch_size, repeats)
+        log.info(
+            "repeats  each batch is %d images, up to %d times each: an epoch shows %s different ones",
+            different,
+            repeats,
+            f"{steps * different:,}",
+        )
     settings = {key: value for key, value in config.optimizer.items() if key != "_target_" and value is not None}
     if "lr" in settings:
         settings["lr"] = f"{settings['lr'] * lr_scale(config):.4g}"

@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from imgcls.config import Config, build_component, compose
-from imgcls.config.components import CROPS
+from imgcls.config.plugs import CROPS
 from imgcls.config.settings import select
 from imgcls.data.on_device import input_statistics
 from imgcls.device import autocast_dtype
@@ -173,7 +173,59 @@ def test_a_crop_that_does_not_exist_is_named_with_the_nearest():
         compose(["augment.eval_crop=leterbox"])
 
 
-def test_settings_left_over_from_another_crop_name_the_way_to_swap_it():
+WORDS = [
+    "augment.eval_crop=center",
+    "augment.eval_crop.short_side=240",
+    "augment.crop=random_resized",
+    "augment.crop.area=[0.2,1]",
+]
+
+
+@pytest.mark.parametrize(
+    "words", [WORDS, WORDS[::-1], ["augment=cifar", *WORDS], ["experiment=smoke", *WORDS[1:], WORDS[0]]]
+)
+def test_the_settings_of_a_crop_stand_beside_the_word_that_swaps_it_in_any_order(words):
+    augment = compose(words).augment
+    assert augment.eval_crop == {"_target_": "imgcls.data.augment.CenterCrop", "short_side": 240}
+    assert augment.crop == {"_target_": "imgcls.data.augment.RandomResizedCrop", "area": [0.2, 1]}
+
+
+def test_a_crop_swapped_by_its_class_has_none_of_the_settings_before():
     config = compose(["augment.eval_crop._target_=imgcls.data.augment.Whole"])
+    assert config.augment.eval_crop == {"_target_": "imgcls.data.augment.Whole"}
+    config = compose(["augment.crop.padding=3", "augment.crop._target_=imgcls.data.augment.PadCrop"])
+    assert config.augment.crop == {"_target_": "imgcls.data.augment.PadCrop", "padding": 3}
+
+
+def test_a_setting_that_the_crop_of_a_word_does_not_take_is_named_with_the_nearest():
+    node = compose(["augment.eval_crop=center", "augment.eval_crop.shrt_side=240"]).augment.eval_crop
+    with pytest.raises(ConfigError, match=r"eval_crop\.shrt_side=240: .*takes no shrt_side \(did you mean short_side"):
+        build_component("augment.eval_crop", node)
+    with pytest.raises(ConfigError, match=r"augment\.eval_crop\.shrt_side: there is no such key"):
+        compose(["augment.eval_crop.shrt_side=240"])
+
+
+def test_settings_left_over_from_another_crop_name_the_way_to_swap_it():
+    node = {"_target_": "imgcls.data.augment.Whole", "short_side": 256}  # as a file of configs merges it
     with pytest.raises(ConfigError, match=r"Whole takes no .*; it takes no settings; .*: augment\.eval_crop=center"):
-        build_component("augment.eval_crop", config.augment.eval_crop)
+        build_component("augment.eval_crop", node)
+
+
+@pytest.mark.parametrize(
+    "words, key, value",
+    [
+        (["schedule=cosine", "schedule.warmup_epochs=2"], "schedule.warmup_epochs", 2),
+        (["optimizer=adamw", "optimizer.weight_decay=0.1"], "optimizer.weight_decay", 0.1),
+        (["logger=[wandb,tensorboard]", "logger.wandb.project=x"], "logger.wandb.project", "x"),
+        (["model=vgg16", "model.dropout=0.2"], "model.dropout", 0.2),
+        (["data=folder", "data.root=x", "data.source.train=training"], "data.source.train", "training"),
+        (["augment.policy=augmix", "augment.policy_ops=2"], "augment.policy_ops", 2),
+    ],
+)
+def test_every_plug_goes_with_its_settings_in_one_command_in_any_order(words, key, value):
+    for order in (words, words[::-1]):
+        part, *rest = key.split(".")
+        found = getattr(compose(order), part)
+        for name in rest:
+            found = found[name] if isinstance(found, dict) else getattr(found, name)
+        assert found == value

@@ -276,3 +276,24 @@ def test_a_full_disk_names_the_folder_of_the_results(
     with pytest.raises(DiskError, match=rf"^{tmp_path}: No space left on device") as caught:
         run(config_of(run_dir / "best.pt", root=tiny_folder, out=str(tmp_path)))
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["augment.eval_crop=center", "augment.eval_crop.short_side=320"], ["augment.eval_crop=whole"]]
+)
+def test_a_checkpoint_is_tested_with_the_crop_that_the_words_name(run_dir, tiny_folder, words):
+    before = run(config_of(run_dir, root=tiny_folder))
+    after = run(config_of(run_dir, root=tiny_folder, crop=words))
+    swapped = run(config_of(run_dir, root=tiny_folder, crop=words[::-1]), predict=forbidden)  # the same test
+    assert after["eval_crop"] == swapped["eval_crop"] == ("whole" if len(words) == 1 else "center-short_side=320")
+    assert "eval_crop" not in before
+    assert before["loss"] != after["loss"] == swapped["loss"]
+    folders = {path.name for path in (run_dir / "evaluate").iterdir()}
+    assert f"folder-center-{after['eval_crop']}" in folders
+
+
+def test_a_crop_that_does_not_exist_is_refused_before_the_test(run_dir, tiny_folder):
+    with pytest.raises(ConfigError, match=r"augment\.eval_crop=leterbox: .*did you mean letterbox"):
+        run(config_of(run_dir, root=tiny_folder, crop=["augment.eval_crop=leterbox"]), predict=forbidden)
+    with pytest.raises(ConfigError, match=r"augment\.eval_crop\.shrt: there is no such key"):
+        run(config_of(run_dir, root=tiny_folder, crop=["augment.eval_crop.shrt=3"]), predict=forbidden)

@@ -70,12 +70,16 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
 
 def test_a_run_of_an_earlier_release_counts_new_settings_as_what_that_release_did(tmp_path: Path) -> None:
     config = consequential(compose([]))
-    new = ["data.pillow_draft", "data.memorise", "sync_batch_norm", "head_only_epochs", "trust"]
-    earlier = {key: value for key, value in config.items() if key not in new}
+    new = ["data.pillow_draft", "data.memorise", "sync_batch_norm", "head_only_epochs", "trust", "augment.repeats"]
+    parts = ("augment.batch.three_augment.", "augment.batch.blur.", "augment.batch.grayscale.")
+    earlier = {key: value for key, value in config.items() if key not in new and not key.startswith(parts)}
+    assert (earlier["augment.policy_ops"], earlier["augment.policy_magnitude"]) == (2, 9)  # as it was without a policy
     claimed(tmp_path, earlier)
     claimed(tmp_path, config | {"data.pillow_draft": True})  # Pillow's draft was used then
     for key, value, words in (
         ("data.pillow_draft", False, r"\(data\.pillow_draft: True there, False now\)"),
+        ("augment.batch.blur.probability", 0.5, r"augment\.batch\.blur\.probability: 0\.0 there, 0\.5 now"),
+        ("augment.repeats", 3, r"augment\.repeats: 1 there, 3 now"),
         ("sync_batch_norm", True, r"sync_batch_norm: False there, True now"),
         ("optimizer.nesterov", True, r"optimizer\.nesterov: .* there, True now"),
     ):

@@ -37,6 +37,15 @@ def test_a_glob_chooses_among_the_names_of_a_group() -> None:
     assert [job.swept for job in read("model=glob(vgg1?)").jobs] == [f"model=vgg{depth}" for depth in (11, 13, 16, 19)]
 
 
+def test_crops_are_swept_by_a_word_with_the_settings_beside_it() -> None:
+    words = ["augment.eval_crop=center,pad", "augment.crop.area=[0.2,1]", "augment.crop=random_resized"]
+    center, pad = read(*words, "model=resnet18").jobs
+    crop = {"_target_": "imgcls.data.augment.RandomResizedCrop", "area": [0.2, 1]}
+    assert center.config.augment.crop == pad.config.augment.crop == crop
+    assert pad.config.augment.eval_crop == {"_target_": "imgcls.data.augment.Pad"}
+    assert center.path.name.startswith("augment.crop.area-_0.2_1_+augment.crop-random_resized+augment.eval_crop-center")
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

@@ -1,5 +1,6 @@
 """Augmentation of single images in the loader: crops, policies, and the random numbers they draw. Imports no torch."""
 
+from imgcls.data.augment.augmix import AugMix
 from imgcls.data.augment.crops import (
     CenterCrop,
     Crop,
@@ -15,13 +16,15 @@ from imgcls.data.augment.crops import (
     resized_to_cover,
     scaled_side,
 )
-from imgcls.data.augment.keyed_random import GAMMA, mix_int, stream_key
-from imgcls.data.augment.policies import OPERATIONS, STEPS, Policy, RandAugment, TrivialAugment, make_policy, operate
+from imgcls.data.augment.keyed_random import GAMMA, mix_int, num_different, stream_key
+from imgcls.data.augment.operations import OPERATIONS, operate
+from imgcls.data.augment.policies import STEPS, Policy, RandAugment, TrivialAugment, make_policy
 
 __all__ = [
     "GAMMA",
     "OPERATIONS",
     "STEPS",
+    "AugMix",
     "CenterCrop",
     "Crop",
     "Letterbox",
@@ -38,6 +41,7 @@ __all__ = [
     "frames",
     "make_policy",
     "mix_int",
+    "num_different",
     "operate",
     "resized_to_cover",
     "scaled_side",

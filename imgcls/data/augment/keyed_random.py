@@ -7,7 +7,7 @@ section 4, with Stafford's variant 13 constants). So no thread, rank or resumed 
 import numpy as np
 
 # One stream per kind of choice, so that adding a choice never changes the numbers that another one gets.
-CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER, BALANCE = range(10)
+CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER, BALANCE, GRAYSCALE, BLUR, THREE_AUGMENT = range(13)
 GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment: 2**64 over the golden ratio, odd
 MASK = (1 << 64) - 1
 
@@ -47,6 +47,27 @@ def balanced_order(labels: np.ndarray, num: int, seed: int, epoch: int) -> np.nd
         rounds = [draws.permutation(members) + len(labels) * again for again in range(-(-quota // len(members)))]
         parts.append(np.concatenate([*rounds, np.empty(0, np.int64)])[:quota])
     return draws.permutation(np.concatenate(parts)).astype(np.int64)
+
+
+def repeated_order(order: np.ndarray, repeats: int, *, num: int, batch_size: int) -> np.ndarray:
+    """Return the order of an epoch in whose batches each image comes up to `repeats` times (Hoffer et al. 2020).
+
+    A batch is ceil(batch_size / repeats) different images, once and again, the last round cut to fit: so an image is
+    never beside itself. Each time counts on from the split's end, by which it gets other random numbers.
+
+    Args:
+        order: the indices of the different draws, as many as the batches take.
+        num: images of the split.
+    """
+    batches = order.reshape(-1, num_different(batch_size, repeats))
+    drawn, images = np.divmod(batches, num)  # a balanced epoch has drawn some images again
+    times = [images + (drawn * repeats + time) * num for time in range(repeats)]
+    return np.concatenate(times, axis=1)[:, :batch_size].reshape(-1)
+
+
+def num_different(batch_size: int, repeats: int) -> int:
+    """Return how many different images a batch has."""
+    return -(-batch_size // repeats)
 
 
 def stream_key(seed: int, epoch: int, stream: int) -> int:

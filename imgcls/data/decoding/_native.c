@@ -37,8 +37,20 @@
 #define HAVE_AVX2_BUILD 0
 #endif
 
+/* Every 64-bit ARM has NEON, so there is no question at run time. */
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#define HAVE_NEON 1
+#else
+#define HAVE_NEON 0
+#endif
+
 #ifdef _WIN32
 #define OPEN_FLAGS (O_RDONLY | O_BINARY | O_NOINHERIT)
+/* Of windows.h, whose other names are some of libjpeg's. */
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned int page, unsigned long flags, const char *text,
+                                                        int length, wchar_t *wide, int capacity);
+#define UTF8_PAGE 65001u
 #else
 /* O_NONBLOCK: a pipe among the files must not hang the reader, which refuses what is not a regular file. */
 #define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK)
@@ -290,8 +302,52 @@ static inline void shrink_row_of(const unsigned char *row, const Axis *axis, int
     }
 }
 
+#if HAVE_NEON
+
+/* Three channels; reads up to 13 bytes past the last tap and writes one past the last output, as the paddings allow. */
+static void shrink_row_neon(const unsigned char *row, const Axis *axis, int width, unsigned char *out) {
+    /* Of the bytes r g b r g b ..., one tap each as three int32; 255 gives 0. */
+    static const uint8_t places[4][16] = {
+        {0, 255, 255, 255, 1, 255, 255, 255, 2, 255, 255, 255, 255, 255, 255, 255},
+        {3, 255, 255, 255, 4, 255, 255, 255, 5, 255, 255, 255, 255, 255, 255, 255},
+        {6, 255, 255, 255, 7, 255, 255, 255, 8, 255, 255, 255, 255, 255, 255, 255},
+        {9, 255, 255, 255, 10, 255, 255, 255, 11, 255, 255, 255, 255, 255, 255, 255},
+    };
+    const uint8x16_t spread[4] = {vld1q_u8(places[0]), vld1q_u8(places[1]), vld1q_u8(places[2]), vld1q_u8(places[3])};
+#define TAP(j) vreinterpretq_s32_u8(vqtbl1q_u8(pixels, spread[j]))
+    for (int x = 0; x < width; x++) {
+        const unsigned char *pixel = row + (size_t)(axis->first[x] - axis->begin) * 3;
+        const int32_t *weights = axis->weights + (size_t)x * axis->stride;
+        int32x4_t sums = vdupq_n_s32(1 << (WEIGHT_BITS - 1));
+        int count = axis->count[x], k = 0;
+        for (; k + 4 <= count; k += 4) {
+            uint8x16_t pixels = vld1q_u8(pixel + 3 * k);
+            sums = vmlaq_n_s32(sums, TAP(0), weights[k]);
+            sums = vmlaq_n_s32(sums, TAP(1), weights[k + 1]);
+            sums = vmlaq_n_s32(sums, TAP(2), weights[k + 2]);
+            sums = vmlaq_n_s32(sums, TAP(3), weights[k + 3]);
+        }
+        if (k < count) {
+            uint8x16_t pixels = vld1q_u8(pixel + 3 * k);
+            sums = vmlaq_n_s32(sums, TAP(0), weights[k]);
+            if (k + 1 < count) sums = vmlaq_n_s32(sums, TAP(1), weights[k + 1]);
+            if (k + 2 < count) sums = vmlaq_n_s32(sums, TAP(2), weights[k + 2]);
+        }
+        uint16x4_t words = vqmovun_s32(vshrq_n_s32(sums, WEIGHT_BITS));
+        uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
+        memcpy(out + 3 * (size_t)x, &bytes, 4);
+    }
+#undef TAP
+}
+
+#endif
+
 static void shrink_row(const unsigned char *row, const Axis *axis, int width, int channels, unsigned char *out) {
+#if HAVE_NEON
+    if (channels == 3) shrink_row_neon(row, axis, width, out);
+#else
     if (channels == 3) shrink_row_of(row, axis, width, 3, out);
+#endif
     else shrink_row_of(row, axis, width, 1, out);
 }
 
@@ -610,9 +666,20 @@ static int reserve_files(Workspace *space, int64_t count) {
     return 1;
 }
 
+static int open_path(const char *path) {
+#ifdef _WIN32
+    /* Python's bytes of a path are UTF-8, and open() would take them for letters of the system's code page. */
+    wchar_t wide[4096];
+    if (!MultiByteToWideChar(UTF8_PAGE, 0, path, -1, wide, 4096)) return -1;
+    return _wopen(wide, OPEN_FLAGS);
+#else
+    return open(path, OPEN_FLAGS);
+#endif
+}
+
 /* Append one file to the workspace's contents. */
 static int read_file(Workspace *space, const char *path, size_t *used, size_t *length) {
-    int handle = open(path, OPEN_FLAGS);
+    int handle = open_path(path);
     if (handle < 0) return STATUS_UNREADABLE;
     struct stat info;
     int status = STATUS_UNREADABLE;

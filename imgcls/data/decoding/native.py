@@ -16,6 +16,7 @@ import ctypes
 import enum
 import functools
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -259,13 +260,13 @@ def build(*, compiler: str | None = None, flags: Sequence[str] = (), output: Pat
     """
     if not _SOURCE.is_file():
         raise FileNotFoundError(f"{_SOURCE.name} is not beside native.py; run this in a checkout of the source")
-    named = compiler or os.environ.get("CC", "cc")
+    named = compiler or os.environ.get("CC", "gcc" if sys.platform == "win32" else "cc")
     path = shutil.which(named)
     if path is None:
         raise FileNotFoundError(f"no C compiler {named!r} on this machine; {_INSTALL}")
-    output = output or _SOURCE.with_suffix(".so")
+    output = output or _SOURCE.with_suffix(_SUFFIXES[0])
     part = output.with_name(f".{output.name}.{os.getpid()}")
-    command = [path, *_FLAGS, "-shared", *flags, "-o", str(part), str(_SOURCE), "-ljpeg", "-lm"]
+    command = [path, *_FLAGS, *_SHARED, *flags, "-o", str(part), str(_SOURCE), "-ljpeg", "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
@@ -279,7 +280,10 @@ def build(*, compiler: str | None = None, flags: Sequence[str] = (), output: Pat
 
 
 # No contraction to fused multiply-add: the weights must round as Pillow's do.
-_FLAGS = ("-O3", "-std=gnu11", "-Wall", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
+_FLAGS = ("-O3", "-std=gnu11", "-Wall", "-fvisibility=hidden", "-ffp-contract=off")
+_SHARED = ("-shared",) if sys.platform == "win32" else ("-shared", "-fPIC")
+# Of the library, first as `build` names it; setuptools writes .so on macOS too, and .pyd on Windows.
+_SUFFIXES = {"win32": (".dll", ".pyd"), "darwin": (".dylib", ".so")}.get(sys.platform, (".so",))
 
 
 class _LoadResult(NamedTuple):
@@ -290,7 +294,7 @@ class _LoadResult(NamedTuple):
 @functools.cache
 def _load() -> _LoadResult:
     """Load the newest library built beside this file."""
-    libraries = [path for path in _SOURCE.parent.glob("_native*") if path.suffix in (".so", ".pyd")]
+    libraries = [path for path in _SOURCE.parent.glob("_native*") if path.suffix in _SUFFIXES]
     built = sorted(libraries, key=lambda path: path.stat().st_mtime, reverse=True)
     if not built:
         return _LoadResult(None, f"the native decoder is not built; {_INSTALL}")
@@ -350,7 +354,8 @@ def main(arguments: Sequence[str]) -> int:
             print(error, file=sys.stderr)
             return 1
     reason = why_not()
-    print(reason or f"the native decoder is available, AVX2 {'on' if _library().imgcls_native_has_avx2() else 'off'}")
+    vectors = "NEON" if platform.machine().lower() in ("arm64", "aarch64") else "plain C"
+    print(reason or f"the native decoder is available, {'AVX2' if _library().imgcls_native_has_avx2() else vectors}")
     return 1 if reason else 0
 
 

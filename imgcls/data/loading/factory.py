@@ -46,6 +46,7 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         crop,
         shuffle=True,
         balanced=balanced,
+        repeats=augment.repeats,
         flip=augment.flip,
         policy=policy,
         interpolation=augment.interpolation,

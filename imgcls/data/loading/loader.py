@@ -49,7 +49,8 @@ class Loader:
     last batch is smaller. A batch is valid until the next one is asked for.
 
     With `balanced`, an epoch of training has as many images of each class, some of them more than once; the positions
-    of those that come again count on from the split's end, so that each time is augmented in its own way.
+    of those that come again count on from the split's end, so that each time is augmented in its own way. With
+    `repeats`, a batch has each of its images so many times, and an epoch as many batches.
 
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
     taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
@@ -70,6 +71,7 @@ class Loader:
         seed: int,
         shuffle: bool,
         balanced: bool = False,
+        repeats: int = 1,
         channels: int = 3,
         flip: float = 0.0,
         policy: Policy | None = None,
@@ -89,6 +91,7 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         self.balanced = balanced
+        self.repeats = repeats
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
         self.local_size = batch_size // world_size
@@ -167,11 +170,12 @@ class Loader:
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
             return np.arange(self.rank, len(self.split), self.world_size)
-        num = self.num_batches * self.batch_size
+        num = self.num_batches * keyed_random.num_different(self.batch_size, self.repeats)
         if self.balanced:
             order = keyed_random.balanced_order(self.split.labels, num, self.seed, epoch)
         else:
             order = keyed_random.permutation(len(self.split), self.seed, epoch)[:num]
+        order = keyed_random.repeated_order(order, self.repeats, num=len(self.split), batch_size=self.batch_size)
         return order.reshape(-1, self.world_size, self.local_size)[:, self.rank].reshape(-1)
 
     def _free_slots(self) -> list["_Slot"]:

@@ -1,11 +1,14 @@
 """What is done to a batch on the device: normalisation, and the augmentations that are cheaper there than per image."""
 
 from imgcls.data.on_device.augment import Augment, AugmentedBatch, BatchAugmentation, BatchKey, build_augmentations
+from imgcls.data.on_device.blur import GaussianBlur, blur
 from imgcls.data.on_device.colour import PCA_AXES, PCA_SCALES, ColourJitter, PcaShift, turn_hue
 from imgcls.data.on_device.erasing import RandomErasing
+from imgcls.data.on_device.grayscale import RandomGrayscale
 from imgcls.data.on_device.keyed_random import uniforms_on_device
 from imgcls.data.on_device.mixing import Mix
 from imgcls.data.on_device.normalise import Normalise, input_statistics
+from imgcls.data.on_device.three_augment import ThreeAugment
 
 __all__ = [
     "PCA_AXES",
@@ -15,10 +18,14 @@ __all__ = [
     "BatchAugmentation",
     "BatchKey",
     "ColourJitter",
+    "GaussianBlur",
     "Mix",
     "Normalise",
     "PcaShift",
     "RandomErasing",
+    "RandomGrayscale",
+    "ThreeAugment",
+    "blur",
     "build_augmentations",
     "input_statistics",
     "turn_hue",

@@ -1,4 +1,4 @@
-"""Augment a training batch on the device after cropping: colours, then normalisation, then erasing and mixing."""
+"""Augment a training batch on the device after cropping: colours, blur, normalisation, then erasing and mixing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -37,7 +37,8 @@ class BatchKey(NamedTuple):
 class BatchAugmentation(Protocol):
     """One change of a whole batch. A new one is a class with this interface and a line in conf/config.yaml."""
 
-    after_normalising: bool  # False: images are RGB in 0..1, and grey images skip it
+    after_normalising: bool  # False: images are in 0..1
+    needs_colour: bool  # gray images skip it
 
     def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> AugmentedBatch:
         """Change images (B, C, H, W) and targets; never wait for the device."""
@@ -75,13 +76,17 @@ class Augment:
         self.normalise.to(images.device)
         key = BatchKey(self.seed, epoch, indices, num_classes)
         batch = AugmentedBatch(images.permute(0, 3, 1, 2).float() / 255, labels)
-        if batch.images.shape[1] == 3:
-            for augmentation in self.before:
-                batch = augmentation(*batch, key)
+        batch = _apply(self.before, batch, key)
         batch = batch._replace(images=self.normalise.normalise(batch.images))
-        for augmentation in self.after:
+        return _apply(self.after, batch, key)
+
+
+def _apply(augmentations: Sequence[BatchAugmentation], batch: AugmentedBatch, key: BatchKey) -> AugmentedBatch:
+    gray = batch.images.shape[1] == 1
+    for augmentation in augmentations:
+        if not (gray and augmentation.needs_colour):
             batch = augmentation(*batch, key)
-        return batch
+    return batch
 
 
 def build_augmentations(nodes: Mapping[str, dict[str, Any]]) -> list[BatchAugmentation]:

@@ -29,6 +29,7 @@ class ColourJitter:
     """
 
     after_normalising = False
+    needs_colour = True
 
     def __init__(
         self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
@@ -69,6 +70,7 @@ class PcaShift:
     """
 
     after_normalising = False
+    needs_colour = True
 
     def __init__(self, std: float = 0.0) -> None:
         self.std = check_setting("std", std, math.inf)
@@ -82,7 +84,9 @@ class PcaShift:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return brightness as the eye weighs it (ITU-R BT.601): (B, 3, H, W) to (B, 1, H, W)."""
+    """Return brightness as the eye weighs it (ITU-R BT.601): (B, 3, H, W) to (B, 1, H, W); gray images stay."""
+    if images.shape[1] == 1:
+        return images
     return (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 

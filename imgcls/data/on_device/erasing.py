@@ -29,6 +29,7 @@ class RandomErasing:
     """
 
     after_normalising = True
+    needs_colour = False
 
     def __init__(self, probability: float = 0.0) -> None:
         self.probability = check_setting("probability", probability, 1)

@@ -23,6 +23,7 @@ class Mix:
     """
 
     after_normalising = True
+    needs_colour = False
 
     def __init__(self, mixup: float = 0.0, cutmix: float = 0.0) -> None:
         self.mixup = check_setting("mixup", mixup, MAX_ALPHA)

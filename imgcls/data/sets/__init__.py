@@ -8,6 +8,7 @@ from imgcls.data.sets.factory import open_image_set, pixel_rules
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.holdout import Holdout
+from imgcls.data.sets.hub import open_hf
 from imgcls.data.sets.imagenet import (
     TRAIN_TAR,
     VAL_TAR,
@@ -79,6 +80,7 @@ __all__ = [
     "odd_of_imagenet",
     "open_csv",
     "open_folder",
+    "open_hf",
     "open_image_set",
     "open_imagenet",
     "open_pack",

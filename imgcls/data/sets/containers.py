@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WHAT = "the index"
+_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # as far as the system has them
+_SEEKING = threading.Lock()
 SAVE_EVERY = 30.0  # seconds of indexing that a kill may lose
 # ImageNet's own files, whose names the copies on the web change: n01440764_10026_n01440764.jpeg.
 _ORIGINAL = re.compile(rb"(?:.*/)?(n\d{8}_\d+|ILSVRC2012_val_\d{8})(?:_n\d{8})?\.jpe?g", re.IGNORECASE)
@@ -106,6 +108,11 @@ def index_files(files: Sequence[Path], read: Callable[[Path], Contents], *, kind
         "indexed %s images in %d files of %s in %.1f s", f"{len(index.starts):,}", len(files), files[0].parent, seconds
     )
     return index
+
+
+def index_contents(contents: Contents) -> Index:
+    """Return the index of the images of one file."""
+    return _merge([_index_of(contents, 0)])
 
 
 def _index_of(contents: Contents, number: int) -> Index:
@@ -214,7 +221,7 @@ class ContainerSplit(FileSplit):
             OSError: they cannot be read.
             ValueError: the file ends before.
         """
-        data = os.pread(self._descriptor(number), length, start)
+        data = _pread(self._descriptor(number), length, start)
         if len(data) != length:
             raise ValueError("the file ends before it; download it again")
         return data
@@ -225,7 +232,7 @@ class ContainerSplit(FileSplit):
             with self._lock:
                 descriptor = self._open.get(number)
                 if descriptor is None:
-                    descriptor = self._open[number] = os.open(self._files[number], os.O_RDONLY | os.O_CLOEXEC)
+                    descriptor = self._open[number] = os.open(self._files[number], _READ)
         return descriptor
 
     def _read_or_none(self, index: int) -> bytes | None:
@@ -233,6 +240,15 @@ class ContainerSplit(FileSplit):
             return self.read(index)
         except BadImageError:
             return None
+
+
+def _pread(descriptor: int, length: int, start: int) -> bytes:
+    """Return bytes of a file, whatever other threads read of it; Windows has no os.pread."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, start)
+    with _SEEKING:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.read(descriptor, length)
 
 
 class Part(NamedTuple):

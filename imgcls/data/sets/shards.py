@@ -88,11 +88,14 @@ def open_webdataset(
     found = find_tars(root, train, val)
     if found is None:
         raise FileNotFoundError(f"data.root={root}: there are no shards (.tar); name their folder, or a pattern")
-    return own_set(root, found, channels=channels, holdout=holdout, class_order=class_order)
+    return own_set(f"data.root={root}", found, channels=channels, holdout=holdout, class_order=class_order)
 
 
-def own_set(root: str, found: Found, *, channels: int, holdout: Holdout | None, class_order: str) -> ImageSet:
+def own_set(place: str, found: Found, *, channels: int, holdout: Holdout | None, class_order: str) -> ImageSet:
     """Return a set of files that are not ImageNet's.
+
+    Args:
+        place: the setting that names them, for messages.
 
     Raises:
         FileNotFoundError: one of the two parts is missing.
@@ -100,17 +103,17 @@ def own_set(root: str, found: Found, *, channels: int, holdout: Holdout | None, 
     """
     if found.train is None:
         raise FileNotFoundError(
-            f"data.root={root} has no training images; their files have the word train in their names, or are named by "
+            f"{place} has no training images; their files have the word train in their names, or are named by "
             "data.source.train"
         )
     if found.val is None and holdout is None:
         raise FileNotFoundError(
-            f"data.root={root} has no validation images; their files have the word val in their names, or are named by "
+            f"{place} has no validation images; their files have the word val in their names, or are named by "
             "data.source.val; or hold some of the training images out: data.val_share=0.1"
         )
     if found.val is not None and holdout is not None:
         raise ValueError(
-            f"{holdout} would hold out training images, but data.root={root} has validation images; leave it out, or "
+            f"{holdout} would hold out training images, but {place} has validation images; leave it out, or "
             "leave those out: data.source.val=none"
         )
     return image_set_of_parts(

@@ -15,10 +15,13 @@ from imgcls.data.on_device import (
     AugmentedBatch,
     BatchAugmentation,
     ColourJitter,
+    GaussianBlur,
     Mix,
     Normalise,
     PcaShift,
     RandomErasing,
+    RandomGrayscale,
+    ThreeAugment,
     build_augmentations,
     turn_hue,
 )
@@ -234,7 +237,7 @@ def test_grey_images_skip_colour_and_are_mixed():
         ("augment.batch.erasing.probability=2.0", r"augment\.batch\.erasing: probability=2\.0 is out of range"),
         ("+augment.batch.mix.alpha=1", r"augment\.batch\.mix\.alpha=1: .*Mix takes no alpha"),
         ("augment.batch.mix._target_=os.system", r"augment\.batch\.mix\._target_=os\.system is not allowed"),
-        ("+augment.batch.blur.sigma=1", r"augment\.batch\.blur=.* has no _target_"),
+        ("+augment.batch.own.sigma=1", r"augment\.batch\.own=.* has no _target_"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_their_key(override, message):
@@ -244,8 +247,9 @@ def test_settings_out_of_range_are_refused_by_their_key(override, message):
 
 def test_the_config_builds_the_augmentations_in_the_order_they_are_applied():
     built = build_augmentations(compose(["augment=modern", "augment.batch.pca.std=0.2"]).augment.batch)
-    assert [type(one) for one in built] == [ColourJitter, PcaShift, RandomErasing, Mix]
-    assert [built[1].std, built[2].probability, built[3].mixup, built[3].cutmix] == [0.2, 0.1, 0.2, 1.0]
+    later = [ColourJitter, RandomGrayscale, GaussianBlur, PcaShift, RandomErasing, Mix]
+    assert [type(one) for one in built] == [ThreeAugment, *later]
+    assert [built[4].std, built[5].probability, built[6].mixup, built[6].cutmix] == [0.2, 0.1, 0.2, 1.0]
 
 
 def test_an_erased_image_gets_other_noise_in_each_epoch_and_the_same_if_asked_again():
