@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-# Batches: what a rank finds before one step is known to all ranks after the next one, and before the step that needs it.
+# Batches: what a rank finds before a step is known to all ranks after the next step, and before the one that needs it.
 LOOK_AHEAD = 2
 
 
