@@ -4,8 +4,9 @@
 """
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from imgcls.device import choose_device, set_num_threads
 from imgcls.environment import launch, quiet_other_ranks
-from imgcls.errors import EXIT_RUN_FAILED, ConfigError, RunError, mark_reported
+from imgcls.errors import EXIT_RUN_FAILED, ConfigError, RunError, is_reported, mark_reported
+
+STORE_SECONDS = 5  # a lost rank's report waits for the store of the ranks
 
 
 class LostRankError(RunError):
@@ -84,11 +87,13 @@ def process_group(device: str, *, threads: int | None = None, timeout_minutes: f
         yield chosen
     except Exception as error:
         if not _is_lost_connection(error):
-            _first_to_report()  # the others lose this rank now, and need not say so
+            # The others lose this rank now, and need not say so; nor what all of them find out.
+            if not is_reported(error) and not _first_to_report():
+                mark_reported(error)
             raise
         if not _first_to_report():
             raise SystemExit(EXIT_RUN_FAILED) from None
-        waited = f" and waited for it for ranks.timeout_minutes={timeout_minutes:g}" if _is_timeout(error) else ""
+        waited = f" and waited for it for ranks.timeout_minutes={timeout_minutes:g}" if _says(error, _TIMEOUT) else ""
         raise LostRankError(
             f"rank {place[0]} has lost another rank{waited}: it was killed, often by the system for want of memory, or "
             "its machine or network failed; the same command, without overwrite=true, resumes from the last checkpoint"
@@ -108,23 +113,35 @@ def _store_of_this_attempt(place: tuple[int, int, int]) -> Store:
     return PrefixStore(f"attempt {attempt}", store)
 
 
+# gloo raises a plain RuntimeError, nccl a DistError.
+_LOST = ("gloo", "closed by peer", "pair closure", "reset by peer", "broken pipe", "no route to host", "timed out")
+_TIMEOUT = ("timed out", "timeout")
+
+
 def _is_lost_connection(error: Exception) -> bool:
-    # gloo raises a plain RuntimeError, nccl a DistError.
-    text = str(error)
-    known = isinstance(error, dist.DistError) or "gloo" in text.lower() or "closed by peer" in text
-    return isinstance(error, RuntimeError) and not isinstance(error, RunError) and known
+    if not isinstance(error, RuntimeError) or isinstance(error, RunError):
+        return False
+    return isinstance(error, dist.DistError) or _says(error, _LOST)
 
 
-def _is_timeout(error: Exception) -> bool:
-    return "timed out" in str(error).lower() or "timeout" in str(error).lower()
+def _says(error: Exception, words: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in words)
 
 
 def _first_to_report() -> bool:
     """Return True on the first rank that asks: the others have nothing to add. Without the store of torchrun all do."""
-    try:
-        return dist.distributed_c10d._get_default_store().add("imgcls_lost_rank", 1) == 1
-    except RuntimeError:  # the store was the lost rank's
-        return True
+    answers: list[int] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):  # the store was the lost rank's
+            answers.append(dist.distributed_c10d._get_default_store().add("imgcls_lost_rank", 1))
+
+    # In a thread: a store behind a cut network lets a rank wait for minutes.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(STORE_SECONDS)
+    return answers in ([], [1])
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

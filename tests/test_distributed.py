@@ -220,6 +220,21 @@ def test_a_rank_ends_with_its_own_code_though_finalization_would_abort(
     assert [rank_code for rank_code, _ in ends] == [code, code]
 
 
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("Application timeout caused pair closure"), True),
+        (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+        (RuntimeError("Timed out waiting 15000ms for recv operation to complete"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ConfigError("data.root=/gloo: there is no such folder"), False),
+    ],
+)
+def test_what_torch_says_of_a_lost_rank_is_told_from_other_errors(error: Exception, lost: bool) -> None:
+    assert distributed._is_lost_connection(error) == lost
+
+
 @pytest.mark.slow
 def test_ranks_that_see_other_directories_train_in_that_of_rank_0_and_do_not_resume_apart(
     tiny_folder: Path, tmp_path: Path
