@@ -223,9 +223,6 @@ def build_trainer(
         },
     )
     position = resume(trainer) if resumed else None
-    if resumed:
-        where = "the step that the run goes on after, by a directory that all machines must share"
-        distributed.check_same({where: trainer.state.step})
     if not resumed and (shorter := shorter_run(run_dir.path, trainer.description["config"])):
         log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)
     run_dir.claim(step=trainer.state.step, epoch=trainer.state.epoch)

@@ -14,7 +14,7 @@ from imgcls.startup import look_up_run
 # What may be another on every machine. The other settings decide what a step computes, or when the ranks wait for each
 # other, and one command gives them to all.
 OF_THE_MACHINE = frozenset(
-    {"data.root", "data.exclude", "data.num_threads", "data.prefetch", "data.cache_gb", "device", "threads"}
+    {"data.root", "data.exclude", "data.num_threads", "data.prefetch", "data.cache_gb", "device", "threads", "given"}
 )
 
 
