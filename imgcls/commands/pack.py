@@ -1,25 +1,16 @@
 """Write a set of images into one file that trains faster."""
 
 import argparse
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from imgcls.config import compose, run_script
-from imgcls.data.decoding import AS_STORED
-from imgcls.data.sets import (
-    PACK_LONGEST,
-    PACK_QUALITY,
-    ImageSet,
-    make_pack,
-    open_folder,
-    open_image_set,
-    pixel_rules,
-)
+from imgcls.commands.named_set import open_set, split_data_words
+from imgcls.config import run_script
+from imgcls.data.sets import PACK_LONGEST, PACK_QUALITY, make_pack
 from imgcls.environment import command, default_num_threads, printable
 from imgcls.errors import EXIT_INTERRUPTED, ConfigError
 
@@ -60,14 +51,16 @@ def make_parser() -> argparse.ArgumentParser:
 def pack() -> None:
     """Pack the images that the command line names."""
     parser = make_parser()
-    data_words = [word for word in sys.argv[1:] if re.match(r"data[.=]", word)]
-    asked = parser.parse_args([word for word in sys.argv[1:] if word not in data_words])
+    data_words, others = split_data_words(sys.argv[1:])
+    asked = parser.parse_args(others)
     for option in ("longest", "quality"):
         if (value := getattr(asked, option)) is not None and not asked.lossy:
             raise ConfigError(f"--{option} {value} is of a lossy pack: add --lossy, or leave --{option} out")
     longest = PACK_LONGEST if asked.longest is None else asked.longest
     quality = PACK_QUALITY if asked.quality is None else asked.quality
-    images = open_set(asked, data_words)
+    if data_words and (asked.train != "train" or asked.val != "val"):
+        raise ConfigError("--train and --val are folders of DIR; leave them out where data=... names the set")
+    images = open_set(asked.root, data_words, name="pack", train=asked.train, val=asked.val)
     if asked.lossy:
         print(f"lossy: longer side at most {longest} px, JPEG quality {quality}, colour at half resolution")
     else:
@@ -91,26 +84,6 @@ def pack() -> None:
     if packed.num_unchanged:
         print(f"packed as they are: {packed.num_unchanged} images, no baseline JPEGs and no faster than their files")
     print(printable(f"{asked.pack}: {packed.num_images} images, {packed.num_bytes / 1e9:.2f} GB"))
-
-
-def open_set(asked: argparse.Namespace, data_words: Sequence[str]) -> ImageSet:
-    """Open the folder, or the set of train.py's words.
-
-    Raises:
-        ConfigError, ValueError, FileNotFoundError: neither is named, both are, or the set cannot be opened.
-    """
-    if bool(data_words) == (asked.root is not None):
-        raise ConfigError(f"name the images once: {command('pack')} DIR FILE, or {command('pack')} data=... FILE")
-    if not data_words:
-        return open_folder(asked.root, train=asked.train, val=asked.val)
-    if asked.train != "train" or asked.val != "val":
-        raise ConfigError("--train and --val are folders of DIR; leave them out where data=... names the set")
-    config = compose(data_words)
-    if pixel_rules(config.data) != AS_STORED:
-        raise ConfigError(
-            "data.alpha, data.orientation and data.bits: leave them out; train.py takes them with a lossless pack"
-        )
-    return open_image_set(config)
 
 
 def progress(encoded: Iterable[bytes], done: int, total: int) -> Iterable[bytes]:

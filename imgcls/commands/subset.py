@@ -1,63 +1,121 @@
-"""Make a tiny subset of a data set in ImageNet's layout, for smoke runs."""
+"""Make a tiny subset of a set of images: folders in ImageNet's layout, or one tar of them, for smoke runs."""
 
 import argparse
+import collections
+import io
 import json
 import os
 import shlex
-import shutil
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from imgcls.commands.named_set import open_set, split_data_words
 from imgcls.config import run_script
-from imgcls.data.sets import FolderSplit, is_wnid, list_folder
+from imgcls.data.decoding import EXTENSIONS, ending_of_content
+from imgcls.data.sets import FileSplit, FolderSplit, ImageSet, is_wnid
 from imgcls.environment import command, printable
-from imgcls.errors import EXIT_INTERRUPTED
+from imgcls.errors import EXIT_INTERRUPTED, ConfigError
 
 UNFINISHED = ".unfinished"  # in the target, with what was asked for, until every image is there
+TAR = ".tar"
 
 
-def copy_subset(
-    source: Path, target: Path, *, num_classes: int, num_train: int, num_val: int, link: bool = False
-) -> int:
-    """Copy the first images, by name, of the first classes to `target`, or link to them; return how many.
+class Numbers(NamedTuple):
+    """How many classes, and how many training and validation images of each."""
 
-    What is an image and what a class is as in training: hidden files, and those of other kinds, are passed over. Broken
-    off, the same call goes on.
+    classes: int
+    train: int
+    val: int
+
+
+class Chosen(NamedTuple):
+    """An image that goes into the subset, and its name there: train/<class>/<file>."""
+
+    split: FileSplit
+    index: int
+    name: bytes
+
+    def file(self) -> Path:
+        """Return the file of the image, where it has one of its own.
+
+        Raises:
+            ConfigError: it is in an archive or a table.
+        """
+        if not isinstance(self.split, FolderSplit):
+            raise ConfigError("--link links to files, and these images have none of their own; leave it out")
+        return Path(self.split.path(self.index))
+
+
+def choose(images: ImageSet, numbers: Numbers) -> list[Chosen]:
+    """Return the first images, by name, of the first classes.
 
     Raises:
-        FileNotFoundError: `source` has no train/ or no val/.
-        ValueError: a number below 1, `target` holds something already, or `source` has fewer classes or images.
-        OSError: a file cannot be read or written.
+        ValueError: a number below 1, the set has fewer classes or images, or no files.
     """
-    for flag, number in (("--classes", num_classes), ("--train", num_train), ("--val", num_val)):
+    for flag, number in zip(("--classes", "--train", "--val"), numbers, strict=True):
         if number < 1:
             raise ValueError(f"{flag} {number}; use 1 or more")
-    wanted = json.dumps([os.path.abspath(source), num_classes, num_train, num_val, link])
-    check_target(target, wanted)
-    chosen: list[tuple[Path, Path]] = []
-    names: list[str] | None = None
-    for part, num_images in (("train", num_train), ("val", num_val)):
-        folder = source / part
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such folder; the layout is train/<class>/*, val/<class>/*")
-        listing = list_folder(folder)
-        split = FolderSplit.of_listing(folder, listing)
-        names = names or listing.classes
-        if len(names) < num_classes:
-            raise ValueError(f"--classes {num_classes}, but {folder} has {len(names)}")
-        for name in names[:num_classes]:
-            label = listing.classes.index(name) if name in listing.classes else -1
-            images = np.flatnonzero(listing.labels == label)[:num_images].tolist()
-            if len(images) < num_images:
-                raise ValueError(f"--{part} {num_images}, but {folder / name} has {len(images)} images")
-            chosen += [(Path(split.path(i)), target / part / os.fsdecode(split.name(i))) for i in images]
+    if len(images.classes) < numbers.classes:
+        raise ValueError(f"--classes {numbers.classes}, but the set has {len(images.classes)}")
+    folders = folder_names(images.classes[: numbers.classes])
+    chosen = []
+    for part, split, number in (("train", images.train, numbers.train), ("val", images.val, numbers.val)):
+        if not isinstance(split, FileSplit):
+            raise ValueError("this set is in memory as it is; name one of image files")
+        for label, folder in enumerate(folders):
+            places = np.flatnonzero(split.labels == label)[:number].tolist()
+            if len(places) < number:
+                name = printable(images.classes[label], lines=False)
+                raise ValueError(f"--{part} {number}, but class {name} has {len(places)} images there")
+            heads = {os.fsencode(f"{start}{name}/") for start in ("", f"{part}/") for name in (images.classes[label],)}
+            chosen += _named(split, places, os.fsencode(f"{part}/{folder}"), heads)
+    return chosen
+
+
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """Return names of folders for classes, no two the same: without slashes, and not hidden."""
+    names = [name.replace("/", "_").replace("\0", "_").lstrip(".") or "_" for name in classes]
+    counts = collections.Counter(names)
+    return [name if counts[name] == 1 else f"{name} {label}" for label, name in enumerate(names)]
+
+
+def _named(split: FileSplit, places: Sequence[int], folder: bytes, heads: set[bytes]) -> Iterator[Chosen]:
+    """Yield images with their names below the folder of their class: where two would be the same, with a number."""
+    taken: set[bytes] = set()
+    for place in places:
+        name = split.name(place)
+        name = next((name[len(head) :] for head in sorted(heads, reverse=True) if name.startswith(head)), name)
+        parts = [part.lstrip(b".") or b"_" for part in name.split(b"/") if part not in (b"", b".", b"..")]
+        if not name.lower().endswith(EXTENSIONS):  # rows of a table need not be called like files
+            parts[-1] += os.fsencode(ending_of_content(split.read(place)))
+        if b"/".join(parts) in taken:
+            parts[-1] = b"%d-%s" % (place, parts[-1])
+        taken.add(b"/".join(parts))
+        yield Chosen(split, place, b"/".join([folder, *parts]))
+
+
+def write_folders(chosen: Sequence[Chosen], target: Path, *, wanted: str, link: bool = False) -> None:
+    """Write images as files below `target`, or links to them. Broken off, the same call goes on.
+
+    Args:
+        wanted: what was asked for, in words.
+
+    Raises:
+        ValueError: what is to be linked to is no file.
+        OSError: a file cannot be read or written.
+    """
+    for image in chosen if link else ():
+        image.file()  # refuses what has none
     target.mkdir(parents=True, exist_ok=True)
     (target / UNFINISHED).write_text(wanted)
-    for image, copy in chosen:
-        add_image(image, copy, link=link)
+    for image in chosen:
+        add_image(image, target / os.fsdecode(image.name), link=link)
     (target / UNFINISHED).unlink()
-    return len(chosen)
 
 
 def check_target(target: Path, wanted: str) -> None:
@@ -74,21 +132,46 @@ def check_target(target: Path, wanted: str) -> None:
         )
 
 
-def add_image(image: Path, copy: Path, *, link: bool) -> None:
-    """Copy or link an image, unless an earlier call did; a kill leaves no half of it."""
+def add_image(image: Chosen, copy: Path, *, link: bool) -> None:
+    """Write an image, or a link to it, unless an earlier call did; a kill leaves no half of it."""
     if copy.exists():
         return
     copy.parent.mkdir(parents=True, exist_ok=True)
     if link:
-        copy.symlink_to(image.resolve())
+        copy.symlink_to(image.file().resolve())
         return
     partial = copy.with_name(f".{copy.name}.partial")
     try:
-        shutil.copyfile(image, partial)
+        partial.write_bytes(image.split.read(image.index))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(copy)
+
+
+def is_tar(target: Path) -> bool:
+    """Return True if one tar is asked for."""
+    return target.name.endswith(TAR)
+
+
+def write_tar(chosen: Sequence[Chosen], target: Path) -> None:
+    """Write images into a tar, the same bytes each time; it appears whole or not at all.
+
+    Raises:
+        OSError: the tar cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
+            for image in chosen:
+                data = image.split.read(image.index)
+                member = tarfile.TarInfo(os.fsdecode(image.name))  # of no owner, from 1970
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -96,30 +179,63 @@ def main() -> None:
     run_script(subset)
 
 
-def subset() -> None:
-    """Make the subset that the command line asks for."""
+def make_parser() -> argparse.ArgumentParser:
     description = (
-        "Make a tiny subset of a data set in ImageNet's layout, for smoke runs.\n\n"
-        f"    {command('subset')} /data/imagenet /data/tiny --classes 10 --train 50 --val 10"
+        "Make a tiny subset of a set of images, for smoke runs: folders in ImageNet's layout, or one tar of them.\n\n"
+        f"    {command('subset')} /data/imagenet /data/tiny --classes 10 --train 50 --val 10\n"
+        f"    {command('subset')} data=imagenet data.root=/data/archives /data/tiny.tar\n\n"
+        "The images are a folder of train/<class>/* and val/<class>/*, or any set of files in train.py's words."
     )
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=command("subset"), description=description, formatter_class=raw)
-    parser.add_argument("source", type=Path, help="a folder with train/<class>/* and val/<class>/*")
-    parser.add_argument("target", type=Path, help="a new folder")
+    parser.add_argument("source", nargs="?", help="a folder with train/ and val/; or data=... in its place")
+    parser.add_argument("target", type=Path, help="a new folder, or a file whose name ends with .tar")
     parser.add_argument("--classes", type=int, default=10, help="how many classes (default: 10)")
     parser.add_argument("--train", type=int, default=50, help="training images of each (default: 50)")
     parser.add_argument("--val", type=int, default=10, help="validation images of each (default: 10)")
     parser.add_argument("--link", action="store_true", help="link to the images instead of copying them")
-    asked = parser.parse_args()
-    sizes = {"num_classes": asked.classes, "num_train": asked.train, "num_val": asked.val}
+    return parser
+
+
+def subset() -> None:
+    """Make the subset that the command line asks for."""
+    parser = make_parser()
+    data_words, others = split_data_words(sys.argv[1:])
+    asked = parser.parse_args(others)
+    numbers, target = Numbers(asked.classes, asked.train, asked.val), asked.target
+    source = os.path.abspath(asked.source) if asked.source is not None else sorted(data_words)
+    wanted = json.dumps([source, *numbers, asked.link])
     try:
-        num_images = copy_subset(asked.source, asked.target, **sizes, link=asked.link)
+        if not is_tar(target):
+            check_target(target, wanted)
+        elif asked.link:
+            raise ConfigError("--link makes no tar; name a folder, or leave --link out")
+        elif target.exists():
+            raise ConfigError(f"{target} exists; remove it, or name a new file")
+        images = open_set(asked.source, data_words, name="subset")
+        chosen = choose(images, numbers)
+        if is_tar(target):
+            write_tar(chosen, target)
+        else:
+            write_folders(chosen, target, wanted=wanted, link=asked.link)
     except (ValueError, OSError) as error:
         parser.error(printable(str(error)))
     except KeyboardInterrupt:
-        parser.exit(EXIT_INTERRUPTED, f"\n{printable(str(asked.target))} is unfinished; the same command goes on\n")
-    kind = "imagenet" if all(is_wnid(folder.name) for folder in (asked.target / "train").iterdir()) else "folder"
-    data = f"data={kind} data.root={shlex.quote(str(asked.target))}"
-    print(f"{num_images} images of {asked.classes} classes; a smoke run of 64 of them, and a training on all:")
-    print(f"    {command('train')} experiment=smoke {data}")
-    print(f"    {command('train')} {data}{' data.num_classes=null' if kind == 'imagenet' else ''}")
+        parser.exit(EXIT_INTERRUPTED, f"\n{printable(str(target))} is unfinished; the same command goes on\n")
+    print("\n".join(advice(target, len(chosen), folder_names(images.classes[: numbers.classes]))))
+
+
+def advice(target: Path, num_images: int, folders: Sequence[str]) -> list[str]:
+    """Return how a subset of some class folders is used: the commands that train on it."""
+    is_imagenet = all(map(is_wnid, folders))
+    kind = "imagenet" if is_imagenet else "webdataset" if is_tar(target) else "folder"
+    order = ""
+    if sorted(folders, key=os.fsencode) != list(folders):
+        order = " data.class_order=natural" if all(name.isdecimal() for name in folders) else ""
+    data = f"data={kind} data.root={shlex.quote(str(target))}{order}"
+    lines = [f"{num_images} images of {len(folders)} classes; a smoke run of 64 of them, and a training on all:"]
+    lines.append(f"    {command('train')} experiment=smoke {data}")
+    lines.append(f"    {command('train')} {data}{' data.num_classes=null' if is_imagenet else ''}")
+    if not order and sorted(folders, key=os.fsencode) != list(folders):
+        lines.append("the classes are in the order of their names there, which was another one in the set")
+    return lines

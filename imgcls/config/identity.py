@@ -19,7 +19,7 @@ from imgcls.config.settings import settings_of
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
 
-OF_ANY_IMAGES = ("folder", "pack", "webdataset", "parquet", "csv")  # data sets that only data.root tells apart
+OF_ANY_IMAGES = ("folder", "pack", "webdataset", "parquet", "hf", "csv")  # data sets that only data.root tells apart
 # Keys, or parts of the config, in the order of a run's name; the others are between the two.
 COMPARED_FIRST = ("recipe", "optimizer.lr", "optimizer", "schedule", "augment", "seed", "model")
 SIZES = ("batch_size", "image_size", "epochs", "max_steps")
@@ -147,6 +147,9 @@ def run_name(name: str | None, override_dirname: str, images: str = "") -> str:
     keys = {override: override.partition("-")[0] for override in re.split(r"\+(?=[a-z])", override_dirname)}
     # Hydra leaves out what it is given by name; the settings of loggers have their own names.
     overrides = sorted((each for each in keys if not is_incidental(keys[each])), key=lambda each: _rank(keys[each]))
+    if given := [each for each in overrides if keys[each] == "data.name"]:  # of data=hf: it says which images they are
+        overrides.remove(given[0])
+        images = os.path.basename(given[0].removeprefix("data.name-").rstrip("/"))
     whole = name or "+".join(part for part in (images, *overrides) if part) or "default"
     safe = re.sub(r"^\.+$|[^\w.+-]+", "_", whole)
     short = safe.encode()[:100].decode(errors="ignore") if len(safe.encode()) > 120 else safe

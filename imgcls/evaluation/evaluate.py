@@ -256,9 +256,10 @@ def data_name(member: Member, config: EvaluateConfig) -> str:
     If data= names another set than the member's own, a hash of its root follows: two sets may be of one kind.
     """
     own = member.config.data
+    name = own.name.replace("/", "_")  # data=hf data.name=owner/set
     if config.data.source is None or own.root is None:
-        return own.name
-    return f"{own.name}-{hashlib.sha256(os.path.abspath(os.path.expanduser(own.root)).encode()).hexdigest()[:6]}"
+        return name
+    return f"{name}-{hashlib.sha256(os.path.abspath(os.path.expanduser(own.root)).encode()).hexdigest()[:6]}"
 
 
 def _make_folder(folder: Path) -> None:

@@ -217,6 +217,7 @@ def test_runs_on_two_folders_of_photos_have_two_names_unless_they_are_given_one(
     assert run_name(None, "", images_name("folder", ".")) == Path.cwd().name
     assert run_name("mine", "", images_name("folder", "/photos/own")) == "mine"
     assert images_name("webdataset", "/photos/own/{000..012}.tar") == "own"
+    assert run_name(None, "data.name-ylecun/mnist+seed-2") == "mnist+seed-2"
     assert images_name("imagenet", "/data/imagenet") == images_name("folder", None) == ""
 
 

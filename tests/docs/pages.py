@@ -89,7 +89,9 @@ class Command:
         words = set(self.words)
         if self.launched:
             return "starts several processes, or a container"
-        if words & DOWNLOADS or any(word.startswith(("weights=torchvision", *PUBLISHED)) for word in words):
+        if words & DOWNLOADS or any(
+            word.startswith(("weights=torchvision", "data.name=", *PUBLISHED)) for word in words
+        ):
             return "downloads"
         if "recipe=finetune" in words and not any(word.startswith("weights=") for word in words):
             return "downloads published weights"

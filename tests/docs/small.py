@@ -46,6 +46,7 @@ def write_home(home: Path) -> None:
     _write_shards(home / "data/imagenet", home / "data/shards", "imagenet1k-{}-{:04}.tar", WNIDS)
     for folder, classes in (("my", ANIMALS), ("data", WNIDS)):
         _write_parquet(home / folder / ("photos" if folder == "my" else "imagenet"), home / folder / "parquet", classes)
+    _write_saved(home / "my/photos", home / "my/saved")
     with tarfile.open(home / "my/photos.tar", "w") as archive:
         archive.add(home / "my/photos", "photos")
 
@@ -96,6 +97,19 @@ def _write_parquet(root: Path, target: Path, classes: Sequence[str]) -> None:
         images = [{"bytes": file.read_bytes(), "path": f"{file.parent.name}-{file.name}"} for file in files]
         table = pyarrow.table({"image": images, "label": [classes.index(file.parent.name) for file in files]})
         pyarrow.parquet.write_table(table, target / f"{part}-00000-of-00001.parquet")
+
+
+def _write_saved(root: Path, target: Path) -> None:
+    """A set of `datasets`, as its save_to_disk writes it."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(ANIMALS))})
+    splits = datasets.DatasetDict()
+    for part, name in (("train", "train"), ("val", "validation")):
+        files = sorted(root.glob(f"{part}/*/*"))
+        rows = {"image": list(map(str, files)), "label": [ANIMALS.index(file.parent.name) for file in files]}
+        splits[name] = datasets.Dataset.from_dict(rows, features=features)
+    splits.save_to_disk(target)
 
 
 def first_runs() -> list[Command]:

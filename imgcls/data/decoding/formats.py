@@ -1,6 +1,7 @@
 """Which kinds of files are images here: by their content as Pillow sees it, and by their endings."""
 
 import importlib.util
+import io
 import os
 from collections.abc import Iterable, Mapping
 
@@ -61,6 +62,15 @@ def is_image(path: bytes) -> bool:
 def ending_of(path: bytes) -> str:
     """Return a file's ending in small letters, with the dot; empty if it has none."""
     return os.fsdecode(os.path.splitext(path)[1].lower())
+
+
+def ending_of_content(data: bytes) -> str:
+    """Return the ending that the bytes of an image should have: `.jpg`; empty for what cannot be opened."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return ENDINGS["JPEG" if image.format == "MPO" else str(image.format)][0]
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        return ""
 
 
 def format_of_ending(path: bytes) -> str | None:

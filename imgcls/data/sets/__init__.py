@@ -8,6 +8,7 @@ from imgcls.data.sets.factory import open_image_set, pixel_rules
 from imgcls.data.sets.files import FileSplit, FolderSplit, PackSplit
 from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.holdout import Holdout
+from imgcls.data.sets.hub import open_hf
 from imgcls.data.sets.imagenet import (
     TRAIN_TAR,
     VAL_TAR,
@@ -31,7 +32,15 @@ from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open
 from imgcls.data.sets.shards import open_webdataset
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split, checksums_of
 from imgcls.data.sets.table import open_csv
-from imgcls.data.sets.verification import ODD_TEXTS, Place, Verification, known_odd_files, odd_of_imagenet, verify
+from imgcls.data.sets.verification import (
+    ODD_TEXTS,
+    Place,
+    Verification,
+    files_of,
+    known_odd_files,
+    odd_of_imagenet,
+    verify,
+)
 
 __all__ = [
     "CLASSES",
@@ -63,6 +72,7 @@ __all__ = [
     "draw_noise",
     "draw_set",
     "exclude",
+    "files_of",
     "imagenet_classes",
     "index_of_devkit_id",
     "is_pattern",
@@ -79,6 +89,7 @@ __all__ = [
     "odd_of_imagenet",
     "open_csv",
     "open_folder",
+    "open_hf",
     "open_image_set",
     "open_imagenet",
     "open_pack",

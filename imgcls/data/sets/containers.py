@@ -110,6 +110,11 @@ def index_files(files: Sequence[Path], read: Callable[[Path], Contents], *, kind
     return index
 
 
+def index_contents(contents: Contents) -> Index:
+    """Return the index of the images of one file."""
+    return _merge([_index_of(contents, 0)])
+
+
 def _index_of(contents: Contents, number: int) -> Index:
     texts = sorted(set(contents.labels))
     code_of = {text: code for code, text in enumerate(texts)}
@@ -175,6 +180,20 @@ class ContainerSplit(FileSplit):
     def files(self) -> Iterable[bytes]:
         """Return the files."""
         return self._files
+
+    def holders(self) -> np.ndarray:
+        """Return which file holds each image: (N,) positions."""
+        return self.index.files
+
+    def num_bytes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many bytes are read for images `indices` (n,): (n,) int64."""
+        return self.index.sizes[indices, 0].astype(np.int64)
+
+    def key(self, index: int) -> bytes:
+        """Return the file, the name and the place of image `index`: a name may be there several times."""
+        file = os.path.basename(self._files[self.index.files[index]])
+        place = b"%d %s" % (int(self.index.starts[index]), self.index.sizes[index].tobytes())
+        return b":".join((file, self.name(index), place))
 
     def name(self, index: int) -> bytes:
         """Return the name of image `index`."""

@@ -53,6 +53,7 @@ def _given_to(data: DataConfig) -> dict[str, Any]:
     wanted = {
         "holdout": (holdout, None, str(holdout)),
         "class_order": (data.class_order, "text", f"data.class_order={data.class_order}"),
+        "hub_name": (data.name, data.name, ""),
     }
     parameters = inspect.signature(locate("data.source", data.source.get("_target_"))).parameters
     given = {}

@@ -71,7 +71,7 @@ def open_parquet(
     found = find_parquet(root, train, val, image_column=image_column, label_column=label_column)
     if found is None:
         raise FileNotFoundError(f"data.root={root}: there are no .parquet files; name their folder, or a pattern")
-    return own_set(root, found, channels=channels, holdout=holdout, class_order=class_order)
+    return own_set(f"data.root={root}", found, channels=channels, holdout=holdout, class_order=class_order)
 
 
 def find_parquet(

@@ -88,11 +88,14 @@ def open_webdataset(
     found = find_tars(root, train, val)
     if found is None:
         raise FileNotFoundError(f"data.root={root}: there are no shards (.tar); name their folder, or a pattern")
-    return own_set(root, found, channels=channels, holdout=holdout, class_order=class_order)
+    return own_set(f"data.root={root}", found, channels=channels, holdout=holdout, class_order=class_order)
 
 
-def own_set(root: str, found: Found, *, channels: int, holdout: Holdout | None, class_order: str) -> ImageSet:
+def own_set(place: str, found: Found, *, channels: int, holdout: Holdout | None, class_order: str) -> ImageSet:
     """Return a set of files that are not ImageNet's.
+
+    Args:
+        place: the setting that names them, for messages.
 
     Raises:
         FileNotFoundError: one of the two parts is missing.
@@ -100,17 +103,17 @@ def own_set(root: str, found: Found, *, channels: int, holdout: Holdout | None, 
     """
     if found.train is None:
         raise FileNotFoundError(
-            f"data.root={root} has no training images; their files have the word train in their names, or are named by "
+            f"{place} has no training images; their files have the word train in their names, or are named by "
             "data.source.train"
         )
     if found.val is None and holdout is None:
         raise FileNotFoundError(
-            f"data.root={root} has no validation images; their files have the word val in their names, or are named by "
+            f"{place} has no validation images; their files have the word val in their names, or are named by "
             "data.source.val; or hold some of the training images out: data.val_share=0.1"
         )
     if found.val is not None and holdout is not None:
         raise ValueError(
-            f"{holdout} would hold out training images, but data.root={root} has validation images; leave it out, or "
+            f"{holdout} would hold out training images, but {place} has validation images; leave it out, or "
             "leave those out: data.source.val=none"
         )
     return image_set_of_parts(
@@ -282,7 +285,7 @@ def _below(name: str, parts: Sequence[str]) -> list[bytes] | None:
 def _folders_in_tar(path: Path, train: str, val: str) -> Found:
     read: list[Callable[[Path], Contents]] = [functools.partial(_read_folders, part=part) for part in (train, val)]
     found = [
-        Part([path], index_files([path], one, kind=f"folders {part}"))
+        Part([path], index_files([path], one, kind=f"members in folders of {part}"))
         for one, part in zip(read, (train, val), strict=True)
     ]
     present = [part if len(part.index.starts) else None for part in found]
@@ -300,7 +303,7 @@ def _read_folders(path: Path, *, part: str) -> Contents:
             if len(below) < 2 or not below[-1].lower().endswith(EXTENSIONS):
                 contents.left_out[ending_of(below[-1])] += 1
                 continue
-            contents.names.append(b"/".join(below))
+            contents.names.append(os.fsencode(member.name).removeprefix(b"./"))  # train and val may have the rest alike
             contents.labels.append(os.fsdecode(below[0]))
             contents.starts.append(member.offset_data)
             contents.sizes.append((member.size,))

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from imgcls.commands.subset import Numbers, choose, write_tar
 from imgcls.config import compose
 from imgcls.data.augment import CenterCrop
 from imgcls.data.decoding import BadImageError, Plan, native
@@ -127,7 +128,7 @@ def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def archived(source: Path, target: Path, *, meta: bool = True) -> Path:
-    target.mkdir()
+    target.mkdir(parents=True)
     with tarfile.open(target / "ILSVRC2012_img_train.tar", "w") as outer:
         for row in reversed(ROWS):
             inner = io.BytesIO()
@@ -189,8 +190,24 @@ def parquet(source: Path, target: Path) -> Path:
     return target
 
 
+def saved_by_datasets(source: Path, target: Path) -> Path:
+    """As `datasets` keeps ILSVRC/imagenet-1k, here of three classes."""
+    datasets = pytest.importorskip("datasets")
+    names = [row.wnid for row in ROWS]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    splits = datasets.DatasetDict()
+    for part, name in (("train", "train"), ("val", "validation")):
+        files = sorted(source.glob(f"{part}/*/*"), key=lambda file: file.name[::-1])
+        images = [{"bytes": file.read_bytes(), "path": f"{file.stem}_{file.parent.name}.JPEG"} for file in files]
+        rows = {"image": images, "label": [names.index(file.parent.name) for file in files]}
+        splits[name] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.disable_progress_bars()
+    splits.save_to_disk(target)
+    return target
+
+
 def one_tar(source: Path, target: Path) -> Path:
-    target.mkdir()
+    target.mkdir(parents=True)
     with tarfile.open(target / "all.tar", "w") as archive:
         archive.add(source, "imagenet")
     return target / "all.tar"
@@ -229,6 +246,42 @@ def test_every_form_is_the_same_set_and_says_which_it_is(sorted_set, tmp_path, m
         for one, out in zip((split, expected), batches, strict=True):
             assert one.make_reader(plan, 3, cache_gb=0).fill(plan, 0, np.arange(len(split)), out) == []
         assert np.array_equal(*batches)
+    tars = [tmp_path / "form.tar", tmp_path / "own.tar"]
+    for each, tar in zip((images, own), tars, strict=True):
+        write_tar(choose(each, Numbers(3, 2, 1)), tar)
+    assert tars[0].read_bytes() == tars[1].read_bytes()
+    assert opened(tars[0]).classes == own.classes
+
+
+@pytest.mark.e2e
+def test_every_form_trains_the_same_run(sorted_set, tmp_path, train):
+    """Not the same to a few decimals, but the same bits: in metrics.csv, the results and the weights."""
+    words = ["model=lenet5", "image_size=32", "batch_size=4", "epochs=2", "seed=5", "logger=none", "data.num_threads=1"]
+    shown = {}
+    forms = {"sorted": lambda source, target: source} | {name: make for name, (make, _) in FORMS.items()}
+    for name, make in (forms | {"saved by datasets": saved_by_datasets}).items():
+        root = make(sorted_set, tmp_path / "forms" / name)
+        data = ["data=hf"] if name == "saved by datasets" else ["data=imagenet", "data.num_classes=null"]
+        config = compose([*words, *data, f"data.root='{root}'"])
+        images = open_image_set(config)
+        results = train(config, f"runs/{name}")
+        weights = {key: value.numpy().tobytes() for key, value in results.pop("weights").items()}
+        of_place = {"seconds", "data_root", *(["data"] if data == ["data=hf"] else [])}
+        shown[name] = (
+            images.classes,
+            [(split.labels[i], split.read(i)) for split in (images.train, images.val) for i in range(len(split))],
+            (tmp_path / "runs" / name / "metrics.csv").read_bytes(),
+            {key: value for key, value in results.items() if key not in of_place},
+            weights,
+        )
+    expected = shown["sorted"]
+    assert len(expected[2].splitlines()) > 2
+    for name, found in shown.items():
+        classes, images, metrics, results, weights = found
+        assert (name, classes, metrics) == (name, expected[0], expected[2])
+        assert images == expected[1], name
+        assert {key: expected[3][key] for key in results} == results, name
+        assert weights == expected[4], name
 
 
 def test_archives_are_packed_as_their_images_are_from_folders(sorted_set, tmp_path):
