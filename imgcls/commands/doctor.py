@@ -29,7 +29,8 @@ def doctor() -> int:
     if failed:
         print(f"this run would fail: {failed} line{'s' * (failed > 1)} above say{'s' * (failed == 1)} why ({seconds})")
         return EXIT_RUN_FAILED
-    print(f"this run will work{f'; {noted} notes above' if noted else ''} ({seconds})")
+    notes = f"; {noted} note{'s' * (noted > 1)} above" if noted else ""
+    print(f"this run will work{notes} ({seconds})")
     return 0
 
 

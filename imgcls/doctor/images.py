@@ -1,6 +1,5 @@
 """Look at a run's images: their number, whether a sample decodes, what is in both train and val, the size on disk."""
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -9,14 +8,13 @@ import numpy as np
 from imgcls.config import Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.sets import (
-    ArraySplit,
     FileSplit,
     ImageSet,
-    PackSplit,
     Split,
     checksum_of,
     checksums_of,
     describe_sample,
+    files_of,
 )
 from imgcls.doctor.findings import Finding, bytes_text, fail, note
 from imgcls.environment import command
@@ -110,43 +108,40 @@ def _compare(images: ImageSet) -> tuple[list[int], str]:
     """Return the validation images among a sample that are training images, and what was compared."""
     until = time.monotonic() + SECONDS_TO_COMPARE
     sample = list(_spread(len(images.val), VAL_COMPARED))
-    if isinstance(images.train, ArraySplit) and isinstance(images.val, ArraySplit):
-        known = {_digest(image) for image in images.train.images}
-        found = [index for index in sample if _digest(images.val.images[index]) in known]
+    if images.train.decoded is not None and images.val.decoded is not None:
+        known, val_images = {_digest(image) for image in images.train.decoded}, images.val.decoded
+        found = [index for index in sample if _digest(val_images[index]) in known]
         return found, f"{len(sample):,} validation images"
-    train, val = images.train, images.val
-    if not isinstance(train, FileSplit) or not isinstance(val, FileSplit):
+    (train, of_train), (val, of_val) = files_of(images.train), files_of(images.val)
+    if train is None or val is None:
         return [], ""
     by_size: dict[int, list[int]] = {}
     num = 0
-    for index in _spread(len(train), len(train)):
-        by_size.setdefault(_size(train, index), []).append(index)
-        num += 1
-        if num % 1000 == 0 and time.monotonic() > until - SECONDS_TO_COMPARE / 2:
+    for some in _batches(of_train[_spread(len(of_train), len(of_train))]):
+        for place, size in zip(some.tolist(), train.num_bytes(some).tolist(), strict=True):
+            by_size.setdefault(size, []).append(place)
+        num += len(some)
+        if time.monotonic() > until - SECONDS_TO_COMPARE / 2:
             break
     found, looked_at = [], 0
-    for index in sample:
+    for index, size in zip(sample, val.num_bytes(of_val[sample]).tolist(), strict=True):
         if time.monotonic() > until:
             break
         looked_at += 1
-        size = _size(val, index)
         alike = by_size.get(size, ()) if size > NEVER_SHARED else ()
-        if alike and (own := _checksum(val, index)) is not None and any(_checksum(train, k) == own for k in alike):
+        own = _checksum(val, int(of_val[index])) if alike else None
+        if own is not None and any(_checksum(train, place) == own for place in alike):
             found.append(index)
     return found, f"{looked_at:,} validation images, among {num:,} training images,"
 
 
+def _batches(positions: np.ndarray) -> Iterator[np.ndarray]:
+    for first in range(0, len(positions), 1000):
+        yield positions[first : first + 1000]
+
+
 def _digest(image: np.ndarray) -> int:
     return checksum_of(image.tobytes())
-
-
-def _size(split: FileSplit, index: int) -> int:
-    if isinstance(split, PackSplit):
-        return int(split.lengths[index])
-    try:
-        return os.stat(split.path(index)).st_size
-    except OSError:
-        return -1
 
 
 def _checksum(split: FileSplit, index: int) -> int | None:
@@ -172,12 +167,11 @@ def _size_on_disk(images: ImageSet) -> Iterator[Finding]:
 
 
 def _bytes_of(split: Split) -> float:
-    if isinstance(split, PackSplit):
-        return float(np.sum(split.lengths, dtype=np.int64))
-    if not isinstance(split, FileSplit):
+    files, places = files_of(split)
+    if files is None:
         return 0.0
-    sizes = [_size(split, index) for index in _spread(len(split), 500)]
-    return float(np.mean(sizes)) * len(split)
+    sizes = files.num_bytes(places[_spread(len(places), 500)])
+    return float(np.mean(sizes[sizes >= 0])) * len(split) if (sizes >= 0).any() else 0.0
 
 
 def available_memory() -> float | None:

@@ -25,13 +25,16 @@ from imgcls.errors import ConfigError
 from imgcls.models import (
     average_states,
     build_model,
+    describe_input,
     find_heads,
+    fit_weights,
     is_published,
     load_into,
     outline_model,
-    published_input,
+    pretrained_input,
     published_name,
     read_weights,
+    take_input,
 )
 from imgcls.startup import checkpoint_file
 
@@ -184,22 +187,20 @@ def _check_content(path: Path, state: Any, classes: Any) -> None:
 def open_weights(source: str, config: Config, *, kind: str = "average") -> Member:
     """Open weights from elsewhere for the network that `config` describes.
 
-    Published ones are tested as they were published: centre crop, mean and std of ImageNet. How many outputs a file's
-    network has is read from its last layer, if the config does not say.
+    Those that torchvision and timm publish are tested as they were published, but for what the command line gave. How
+    many outputs a file's network has is read from its last layer, if the config does not say.
     """
     config = copy.deepcopy(config)
     network = outline_model(config, num_classes=config.model.get("num_classes") or len(wnids()))
-    if is_published(source):
-        expected = published_input(source, network)
-        config.image_size = expected.image_size
-        config.augment.input = "standardised"
-        config.augment.eval_crop = {
-            "_target_": "imgcls.data.augment.CenterCrop",
-            "short_side": expected.short_side,
-            "at_image_size": expected.image_size,
-        }
-    state, text = read_weights(source, network, kind=kind)
-    log.info("weights  %s: %s", source, text)
+    config.weights = source
+    if (expected := pretrained_input(config, network, for_test=True)) is not None:
+        config, changes = take_input(config, expected, for_test=True)
+        if changes:
+            log.info("input    of %s", describe_input(expected, changes))
+    config.weights = None
+    found = read_weights(source, network, kind=kind)
+    state, texts = fit_weights(network, found.state)
+    log.info("weights  %s: %s", source, "; ".join([found.text, *texts]))
     classes = list(wnids()) if is_published(source) else None
     member = Member("", config, state, classes, Path(), published_name(source))
     member.name = f"{source} for {member.arch}"

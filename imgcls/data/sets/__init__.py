@@ -32,7 +32,15 @@ from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open
 from imgcls.data.sets.shards import open_webdataset
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split, checksums_of
 from imgcls.data.sets.table import open_csv
-from imgcls.data.sets.verification import ODD_TEXTS, Place, Verification, known_odd_files, odd_of_imagenet, verify
+from imgcls.data.sets.verification import (
+    ODD_TEXTS,
+    Place,
+    Verification,
+    files_of,
+    known_odd_files,
+    odd_of_imagenet,
+    verify,
+)
 
 __all__ = [
     "CLASSES",
@@ -64,6 +72,7 @@ __all__ = [
     "draw_noise",
     "draw_set",
     "exclude",
+    "files_of",
     "imagenet_classes",
     "index_of_devkit_id",
     "is_pattern",

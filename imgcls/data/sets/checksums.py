@@ -58,11 +58,11 @@ def checksum_of(data: bytes) -> int:
 
 def keys_of(split: FileSplit) -> np.ndarray:
     """Return a key for the name of each image, (N,) uint64."""
-    return np.fromiter((checksum_of(split.name(index)) for index in range(len(split))), np.uint64, len(split))
+    return np.fromiter((checksum_of(split.key(index)) for index in range(len(split))), np.uint64, len(split))
 
 
 def stamps_of(split: FileSplit) -> Stamps:
-    """Return size and time of change of the files that hold the images; a pack's are those of all its images."""
+    """Return size and time of change of the file that holds each image; a pack's are those of all its images."""
     found = []
     for file in split.files():
         try:
@@ -70,9 +70,7 @@ def stamps_of(split: FileSplit) -> Stamps:
             found.append((status.st_size, status.st_mtime_ns))
         except OSError:  # for the reader to name
             found.append((-1, -1))
-    each = np.array(found, np.int64).reshape(-1, 2)
-    if len(each) != len(split):  # all in one file
-        each = np.repeat(each[:1], len(split), axis=0)
+    each = np.array(found, np.int64).reshape(-1, 2)[split.holders()]
     return Stamps(each[:, 0], each[:, 1])
 
 

@@ -181,6 +181,20 @@ class ContainerSplit(FileSplit):
         """Return the files."""
         return self._files
 
+    def holders(self) -> np.ndarray:
+        """Return which file holds each image: (N,) positions."""
+        return self.index.files
+
+    def num_bytes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many bytes are read for images `indices` (n,): (n,) int64."""
+        return self.index.sizes[indices, 0].astype(np.int64)
+
+    def key(self, index: int) -> bytes:
+        """Return the file, the name and the place of image `index`: a name may be there several times."""
+        file = os.path.basename(self._files[self.index.files[index]])
+        place = b"%d %s" % (int(self.index.starts[index]), self.index.sizes[index].tobytes())
+        return b":".join((file, self.name(index), place))
+
     def name(self, index: int) -> bytes:
         """Return the name of image `index`."""
         return self.names[self.name_offsets[index] : self.name_offsets[index + 1]].tobytes()

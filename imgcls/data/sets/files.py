@@ -74,6 +74,18 @@ class FileSplit(ABC):
     def files(self) -> Iterable[bytes]:
         """Return the files on disk that hold the images."""
 
+    @abstractmethod
+    def holders(self) -> np.ndarray:
+        """Return which of `files` holds each image: (N,) positions."""
+
+    @abstractmethod
+    def num_bytes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many bytes on disk images `indices` (n,) take: (n,) int64; -1 of a file that is not there."""
+
+    def key(self, index: int) -> bytes:
+        """Return a name of image `index` that no other image below the root has."""
+        return self.name(index)
+
     def pixels(self, index: int, channels: int) -> np.ndarray:
         """Return image `index` whole: (H, W, C) uint8.
 
@@ -171,6 +183,14 @@ class FolderSplit(FileSplit):
     def files(self) -> Iterable[bytes]:
         """Return the path of every image."""
         return map(self.raw_path, range(len(self)))
+
+    def holders(self) -> np.ndarray:
+        """Return that each image is in a file of its own: (N,)."""
+        return np.arange(len(self))
+
+    def num_bytes(self, indices: np.ndarray) -> np.ndarray:
+        """Return the sizes of the files of images `indices` (n,): (n,) int64; -1 of a file that is not there."""
+        return np.array([_file_size(self.raw_path(index)) for index in indices.tolist()], np.int64)
 
     def path(self, index: int) -> str:
         """Return the path of image `index`, as the user would type it."""
@@ -287,6 +307,14 @@ class PackSplit(FileSplit):
         """Return the pack alone."""
         return [self._root]
 
+    def holders(self) -> np.ndarray:
+        """Return that all images are in the first file: (N,)."""
+        return np.zeros(len(self), np.int64)
+
+    def num_bytes(self, indices: np.ndarray) -> np.ndarray:
+        """Return the lengths of images `indices` (n,) in the pack: (n,) int64."""
+        return self.lengths[indices].astype(np.int64)
+
     def path(self, index: int) -> str:
         """Return the pack and the name of image `index`, joined by a colon."""
         return os.fsdecode(self.root + b":" + self.name(index))
@@ -321,3 +349,10 @@ class PackSplit(FileSplit):
             return self.read(index)
         except BadImageError:
             return None
+
+
+def _file_size(path: bytes) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1

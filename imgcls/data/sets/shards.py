@@ -285,7 +285,7 @@ def _below(name: str, parts: Sequence[str]) -> list[bytes] | None:
 def _folders_in_tar(path: Path, train: str, val: str) -> Found:
     read: list[Callable[[Path], Contents]] = [functools.partial(_read_folders, part=part) for part in (train, val)]
     found = [
-        Part([path], index_files([path], one, kind=f"folders {part}"))
+        Part([path], index_files([path], one, kind=f"members in folders of {part}"))
         for one, part in zip(read, (train, val), strict=True)
     ]
     present = [part if len(part.index.starts) else None for part in found]
@@ -303,7 +303,7 @@ def _read_folders(path: Path, *, part: str) -> Contents:
             if len(below) < 2 or not below[-1].lower().endswith(EXTENSIONS):
                 contents.left_out[ending_of(below[-1])] += 1
                 continue
-            contents.names.append(b"/".join(below))
+            contents.names.append(os.fsencode(member.name).removeprefix(b"./"))  # train and val may have the rest alike
             contents.labels.append(os.fsdecode(below[0]))
             contents.starts.append(member.offset_data)
             contents.sizes.append((member.size,))

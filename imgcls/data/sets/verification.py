@@ -103,7 +103,7 @@ def verify(
     for part, split in (("train", images.train), ("val", images.val)):
         if part == "val" and images.val is images.train:
             continue
-        files, indices = _files_of(split)
+        files, indices = files_of(split)
         found.num_images += len(split)
         if files is None:
             progress(len(split))
@@ -124,10 +124,10 @@ def verify(
     return found
 
 
-def _files_of(split: Split) -> tuple[FileSplit | None, np.ndarray]:
-    """Return the files of a split, and the positions there of its images; None for images in memory."""
+def files_of(split: Split) -> tuple[FileSplit | None, np.ndarray]:
+    """Return the files of a split, and the positions there of its images (N,); None for images in memory."""
     if isinstance(split, SelectedSplit):
-        files, indices = _files_of(split.whole)
+        files, indices = files_of(split.whole)
         return files, indices[split.indices]
     return split if isinstance(split, FileSplit) else None, np.arange(len(split))
 

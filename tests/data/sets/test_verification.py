@@ -1,21 +1,30 @@
 """Every file read: what is damaged, odd, or there twice; and the checksums that are kept."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
+import io
 import os
+import re
 import shutil
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from imgcls.commands import verify_data
+from imgcls.commands import pack, verify_data
+from imgcls.commands.verify_data import write_list
 from imgcls.config import Config, compose
 from imgcls.data.decoding import decode_whole
 from imgcls.data.sets import ImageSet, known_odd_files, open_image_set, verification, verify
 from imgcls.data.sets.verification import Odd, odd_of_imagenet
+from imgcls.doctor.images import look_at_images
 from imgcls.runs import CONTENT, check_same_run
 
 
@@ -203,3 +212,93 @@ def test_real_odd_and_broken_files_are_told_apart(tmp_path: Path, cache: Path) -
     named = [Path(place.path).name for place in found.odd[Odd.OTHER_KIND] if "train/a" in place.path]
     assert {"png_named_JPEG.JPEG", "gif_named_JPEG.JPEG", "bmp_named_JPEG.JPEG"} <= set(named)
     assert {Path(place.path).name for place in found.odd[Odd.CMYK]} >= {"cymk.jpg", "pil_sample_cmyk.jpg"}
+
+
+def tar(target: Path, files: list[Path], *, classes: list[str], name: Callable[[int, Path], str]) -> None:
+    """Write a shard, in which a class is its number."""
+    with tarfile.open(target, "w") as archive:
+        for number, file in enumerate(files):
+            archive.add(file, f"{name(number, file)}.jpg")
+            label = tarfile.TarInfo(f"{name(number, file)}.cls")
+            text = str(classes.index(file.parent.name)).encode()
+            label.size = len(text)
+            archive.addfile(label, io.BytesIO(text))
+
+
+def shards(root: Path, target: Path) -> list[str]:
+    """Shards whose members are called alike in each: 0.jpg, 1.jpg, ..."""
+    target.mkdir()
+    classes = sorted(path.name for path in (root / "train").iterdir())
+    for part, number in (("train", 0), ("train", 1), ("val", 0)):
+        files = sorted(root.glob(f"{part}/*/*"))[number :: 2 if part == "train" else 1]
+        tar(target / f"{part}-{number}.tar", files, classes=classes, name=lambda place, file: str(place))
+    return ["data=webdataset", f"data.root={target}"]
+
+
+def one_tar(root: Path, target: Path) -> list[str]:
+    with tarfile.open(target.with_suffix(".tar"), "w") as archive:
+        archive.add(root, "photos")
+    return ["data=webdataset", f"data.root={target.with_suffix('.tar')}"]
+
+
+def parquet(root: Path, target: Path) -> list[str]:
+    target.mkdir()
+    for part, number in (("train", 0), ("train", 1), ("val", 0)):
+        files = sorted(root.glob(f"{part}/*/*"))[number :: 2 if part == "train" else 1]
+        images = [{"bytes": file.read_bytes(), "path": f"{file.parent.name}/{file.name}"} for file in files]
+        table = pyarrow.table({"image": images, "label": [file.parent.name for file in files]})
+        pyarrow.parquet.write_table(table, target / f"{part}-{number}.parquet")
+    return ["data=parquet", f"data.root={target}"]
+
+
+def table(root: Path, target: Path) -> list[str]:
+    lines = [f"{file},{file.parent.name},{file.parent.parent.name}" for file in sorted(root.glob("*/*/*"))]
+    target.with_suffix(".csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+    return ["data=csv", f"data.root={target.with_suffix('.csv')}"]
+
+
+def packed(root: Path, target: Path) -> list[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["pack.py", str(root), str(target), "--threads=1"])
+        with contextlib.suppress(SystemExit):
+            pack.main()
+    return ["data=pack", f"data.root={target}"]
+
+
+def folders(root: Path, target: Path) -> list[str]:
+    del target
+    return ["data=folder", f"data.root={root}"]
+
+
+FORMS = [folders, shards, one_tar, parquet, table, packed]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_every_form_of_a_set_is_verified_and_looked_at_alike(
+    form: Callable[[Path, Path], list[str]], root: Path, tmp_path: Path
+) -> None:
+    if form is not packed:  # a pack does not take it
+        cut(root / "train/blue/03.JPEG")
+    shutil.copy(root / "train/green/05.JPEG", root / "val/green/05.JPEG")
+    Image.open(root / "train/red/01.JPEG").convert("CMYK").save(root / "train/red/02.JPEG")
+    words = [*form(root, tmp_path / "form"), "data.num_threads=1"]
+    before = {finding.topic: finding.text for finding in look_at_images(compose(words), open_image_set(compose(words)))}
+    found = verify(open_image_set(compose(words)), channels=3, num_threads=1)
+    assert (len(found.bad), len(found.odd[Odd.CMYK]), len(found.in_both_parts())) == (form is not packed, 1, 1)
+    assert (found.num_images, len(found.checksums)) == (76, 76 - len(found.bad))
+    assert "of 16 validation images, among 60 training images, 1 are training images too" in before["leak"]
+    assert re.match(r"about \d.* of files", before["files"])
+    again = verify(open_image_set(compose(words)), channels=3, num_threads=1)
+    assert (again.num_read, len(again.bad)) == (len(found.bad), len(found.bad))  # a damaged one is read again
+    if found.bad:
+        out = tmp_path / "exclude.txt"
+        write_list(out, found, compose(words))
+        rest = open_image_set(compose([*words, f"data.exclude={out}"]))
+        assert (len(rest.train), len(rest.val)) == (59, 16)
+
+
+def test_a_shard_that_changes_is_read_again_and_no_other(root: Path, tmp_path: Path) -> None:
+    words = [*shards(root, tmp_path / "form"), "data.num_threads=1"]
+    verify(open_image_set(compose(words)), channels=3, num_threads=1)
+    os.utime(tmp_path / "form/train-1.tar", (1, 1))
+    assert verify(open_image_set(compose(words)), channels=3, num_threads=1).num_read == 30
