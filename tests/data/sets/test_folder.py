@@ -28,7 +28,8 @@ from imgcls.data.sets import (
     pack_names,
 )
 from imgcls.data.sets.in_memory import _images
-from imgcls.data.sets.listing import _load, _save, _scan, _stamps
+from imgcls.data.sets import listing
+from imgcls.data.sets.listing import _load, _save, _scan, _stamps, pack_names, prefix_names
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -420,3 +421,13 @@ def test_a_file_of_more_than_a_gibibyte_is_not_read(tmp_path):
         split.read(0)
     if native.available():
         assert split.open_in(native.Workspace(), np.zeros(1, np.int64)).status[0] == native.Status.UNREADABLE
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_names_get_the_prefix_of_their_class_unless_they_have_it(monkeypatch, at_once):
+    monkeypatch.setattr(listing, "NAMES_AT_ONCE", at_once)
+    names = [b"ab/1", b"1", b"", b"cd/2", b"ab/2", b"ab"]
+    prefixes = np.frombuffer(b"ab/cd/", np.uint8).reshape(2, 3)
+    found = prefix_names(*pack_names(names), prefixes, np.array([0, 0, 1, 1, 1, 0]))
+    expected = pack_names([b"ab/1", b"ab/1", b"cd/", b"cd/2", b"cd/ab/2", b"ab/ab"])
+    assert [part.tolist() for part in found] == [part.tolist() for part in expected]
