@@ -28,8 +28,7 @@ from imgcls.data.sets import (
     pack_names,
 )
 from imgcls.data.sets.in_memory import _images
-from imgcls.data.sets import listing
-from imgcls.data.sets.listing import _load, _save, _scan, _stamps, pack_names, prefix_names
+from imgcls.data.sets.listing import _load, _save, _scan, _stamps, prefix_names
 
 pytestmark = pytest.mark.usefixtures("cache")
 
