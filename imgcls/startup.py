@@ -1,5 +1,6 @@
 """What a command can say before torch is imported: a run has finished, or a file that it needs is not there."""
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Iterable
@@ -18,11 +19,24 @@ from imgcls.config import (
     consequential,
     fit_to_set,
     has_open_size,
+    is_given,
     locate,
+    select,
+    set_setting,
 )
 from imgcls.data.sets import ImageSet, is_pattern, is_url, open_image_set
 from imgcls.errors import ConfigError
-from imgcls.runs import BEST, RESULTS, RunDirectory, build_loggers, check_same_run, read_json, saved_config
+from imgcls.runs import (
+    BEST,
+    RESULTS,
+    RunDirectory,
+    begun_by_this_job,
+    build_loggers,
+    check_same_run,
+    read_json,
+    saved_config,
+    settings_from_weights,
+)
 
 EXPORT_SUFFIXES = (".pt2", ".onnx", ".safetensors")
 EXPORT_PRECISIONS = ("fp32", "fp16", "int8")
@@ -39,6 +53,7 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
         ValueError, FileNotFoundError: `path` holds a run of another config or data set, or there are no such images.
     """
     images = None
+    config = with_settings_of_weights(config, path)
     build_loggers(config.logger)  # a package that is missing is named before torch is imported
     if has_open_size(config):
         begun = None if config.overwrite else saved_config(path)
@@ -59,6 +74,18 @@ def look_up_run(config: Config, path: Path) -> tuple[Config, dict[str, Any] | No
     if results.get("data_root") != config.data.root:
         check_same_run(path, "data set", results.get("data", {}), open_image_set(config).identity())
     return config, results, None
+
+
+def with_settings_of_weights(config: Config, path: Path) -> Config:
+    """Return the config with the settings that the run in `path` took from its weights, where it asks for the same."""
+    if config.overwrite and not begun_by_this_job(path):
+        return config
+    taken = settings_from_weights(path)
+    config = copy.deepcopy(config) if taken else config
+    for key, (asked, value) in taken.items():
+        if select(config, key) == asked and not is_given(config, key):
+            set_setting(config, key, value)
+    return config
 
 
 def checkpoint_file(path: str | Path) -> Path:

@@ -18,7 +18,7 @@ from imgcls.config.risks import RISKS, Facts, Risk, find_risks
 from imgcls.config.schema import Config, DataConfig, EvaluateConfig, data_of_test
 from imgcls.config.script_options import ScriptParser, add_network, any_names, network_of, parse_run_words, run_script
 from imgcls.config.set_size import LEFT_OPEN, brought_by_set, fit_to_set, has_open_size
-from imgcls.config.settings import typed
+from imgcls.config.settings import is_given, select, set_setting, typed
 from imgcls.config.sweep import Job, SearchConfig, Sweep, direction
 from imgcls.config.words import without_dashes
 
@@ -60,6 +60,7 @@ __all__ = [
     "from_flat",
     "has_open_size",
     "is_fixed",
+    "is_given",
     "launch",
     "locate",
     "name_of_crop",
@@ -68,6 +69,8 @@ __all__ = [
     "parse_run_words",
     "protocol_names",
     "run_script",
+    "select",
+    "set_setting",
     "trust_packages",
     "typed",
     "with_new_settings",

@@ -34,8 +34,11 @@ SETTINGS = {key for kind in (Config, EvaluateConfig) for key, _ in settings_of(k
 AnyConfig = TypeVar("AnyConfig", Config, EvaluateConfig)
 
 
-def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
+def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config, words: Iterable[str] = ()) -> AnyConfig:
     """Turn Hydra's composed tree into a plain, checked config.
+
+    Args:
+        words: of the command line, whose keys a run's config keeps.
 
     Raises:
         ConfigError: a value is missing, a key is unknown, or a check refuses a value.
@@ -55,6 +58,9 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config) -> AnyConfig:
         augment = config.augment
         augment.crop = crop_by_name("augment.crop", augment.crop)
         augment.eval_crop = crop_by_name("augment.eval_crop", augment.eval_crop)
+        if config.given:
+            raise ConfigError("given: there is no such key; the command line sets it")
+        config.given = [word.partition("=")[0].lstrip("+") for word in words]
         augment.resolve_policy()
         check_config(config)
     shorten_image_sizes(config)
@@ -86,7 +92,7 @@ def compose(overrides: Iterable[str] = (), *, config_name: str = "config") -> Co
     try:
         check_choices(overrides)
         with compose_within_main():
-            return to_config(hydra.compose(config_name, overrides=overrides))
+            return to_config(hydra.compose(config_name, overrides=overrides), words=overrides)
     except (*COMPOSITION_ERRORS, ValueError) as error:
         raise ConfigError(one_line(error)) from error
 

@@ -189,11 +189,12 @@ class SweepConfig:
 
 @dataclass
 class RanksConfig:
-    """How the processes of a run exchange gradients."""
+    """How the processes of a run exchange gradients, and wait for each other."""
 
     gradients: str = setting("fp32", one_of=("fp32", "bf16"))
     bucket_mb: float = setting(25.0, above=0, below=math.inf, incidental=True)
     static_graph: bool = setting(False, incidental=True)
+    timeout_minutes: float = setting(10.0, above=0, incidental=True)
 
 
 @dataclass
@@ -214,7 +215,11 @@ class CommonConfig:
 
 @dataclass
 class Config(CommonConfig):
-    """One run."""
+    """One run.
+
+    Args:
+        given: the keys that the command line sets; never in conf/.
+    """
 
     model: Any = setting(MISSING, fixed=True)
     augment: AugmentConfig = setting(AugmentConfig)
@@ -243,6 +248,7 @@ class Config(CommonConfig):
     layer_lr_decay: float = setting(1.0, above=0, most=1, hint="1 is the same lr for all layers")
     lr_factors: Any = None
 
+    given: list[str] = setting(list, incidental=True)
     name: str | None = setting(None, incidental=True)
     seed: int = setting(0, least=0, most=2**32 - 1, fixed=True)
     overwrite: bool = setting(False, incidental=True)

@@ -119,8 +119,18 @@ def shorten_image_sizes(config: Any) -> None:
     """Write each size [224,224] of a checked config as 224, so that both are the same run."""
     for key, rule in settings_of(type(config)):
         if rule.is_image_size and select(config, key) is not None:
-            part, _, name = key.rpartition(".")
-            setattr(select(config, part) if part else config, name, ImageSize.of(select(config, key)).setting)
+            set_setting(config, key, ImageSize.of(select(config, key)).setting)
+
+
+def set_setting(config: Any, key: str, value: Any) -> None:
+    """Set the value of a dotted key."""
+    part, _, name = key.rpartition(".")
+    setattr(select(config, part) if part else config, name, value)
+
+
+def is_given(config: Any, key: str) -> bool:
+    """Return True if the command line sets the dotted key of a run's config, or a part of its value."""
+    return any(f"{given}.".startswith(f"{key}.") for given in config.given)
 
 
 def select(config: Any, key: str) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,17 @@ from imgcls.errors import ConfigError
 from imgcls.models import (
     average_states,
     build_model,
+    describe_input,
+    explained_sizes,
     find_heads,
+    fit_weights,
     is_published,
     load_into,
     outline_model,
-    published_input,
+    pretrained_input,
     published_name,
     read_weights,
+    take_input,
 )
 from imgcls.startup import checkpoint_file
 
@@ -67,6 +72,10 @@ class Member:
             raise CheckpointError(f"{self.name} does not fit {type(network).__name__}: {error}") from error
         network = network.to(device).eval()
         return network.to(memory_format=torch.channels_last) if channels_last else network
+
+    def explained(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which an error of `network` that comes from the size of its images is one line."""
+        return explained_sizes(network, channels=self.config.data.channels, size=self.config.input_size)
 
     def prepare(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return the function from uint8 images (B, H, W, C) to the network's input."""
@@ -184,22 +193,20 @@ def _check_content(path: Path, state: Any, classes: Any) -> None:
 def open_weights(source: str, config: Config, *, kind: str = "average") -> Member:
     """Open weights from elsewhere for the network that `config` describes.
 
-    Published ones are tested as they were published: centre crop, mean and std of ImageNet. How many outputs a file's
-    network has is read from its last layer, if the config does not say.
+    Those that torchvision and timm publish are tested as they were published, but for what the command line gave. How
+    many outputs a file's network has is read from its last layer, if the config does not say.
     """
     config = copy.deepcopy(config)
     network = outline_model(config, num_classes=config.model.get("num_classes") or len(wnids()))
-    if is_published(source):
-        expected = published_input(source, network)
-        config.image_size = expected.image_size
-        config.augment.input = "standardised"
-        config.augment.eval_crop = {
-            "_target_": "imgcls.data.augment.CenterCrop",
-            "short_side": expected.short_side,
-            "at_image_size": expected.image_size,
-        }
-    state, text = read_weights(source, network, kind=kind)
-    log.info("weights  %s: %s", source, text)
+    config.weights = source
+    if (expected := pretrained_input(config, network, for_test=True)) is not None:
+        config, changes = take_input(config, expected, for_test=True)
+        if changes:
+            log.info("input    of %s", describe_input(expected, changes))
+    config.weights = None
+    found = read_weights(source, network, kind=kind)
+    state, texts = fit_weights(network, found.state)
+    log.info("weights  %s: %s", source, "; ".join([found.text, *texts]))
     classes = list(wnids()) if is_published(source) else None
     member = Member("", config, state, classes, Path(), published_name(source))
     member.name = f"{source} for {member.arch}"

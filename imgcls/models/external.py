@@ -5,9 +5,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from imgcls.errors import did_you_mean
+from imgcls.models.fitting import first_convolution_name, fit_weights
 
 log = logging.getLogger(__name__)
 # Their published weights were trained on inputs scaled in another way, which transform_input restores.
@@ -23,34 +25,37 @@ def torchvision_model(
 
     Args:
         weights: None for random ones, or the name of published ones (`DEFAULT`, `IMAGENET1K_V1`), which torchvision
-            downloads. With another number of classes than theirs the last layer is fresh.
+            downloads. With another number of classes than theirs the last layer is fresh; for other channels and image
+            sizes they are fitted.
         options: what else the network's constructor takes, such as dropout, or image_size of the vit family.
 
     Raises:
-        ValueError: an unknown `arch`, `weights` or option, or `in_channels` other than 3.
+        ValueError: an unknown `arch`, `weights` or option.
     """
     _check_torchvision_arch(arch)
-    if in_channels != 3:
-        raise ValueError(
-            f"model.in_channels={in_channels}: torchvision's {arch} takes 3; set data.channels=3, "
-            "or use model=timm or one of the networks written here, which take any"
-        )
     # Their default initialisation warns that it may change; naming it avoids the warning.
     defaults = {"init_weights": True} if arch in SCALED_INPUT else {}
     if weights is None:
-        return _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
+        return _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options}, in_channels=in_channels)
 
-    published = _published(arch, weights)
-    pretrained = _from_torchvision(arch, {"weights": published, **options})
-    if num_classes == len(published.meta["categories"]):
+    chosen = published(arch, weights)
+    of_any_size = {key: value for key, value in options.items() if key != "image_size"}
+    pretrained = _from_torchvision(arch, {"weights": chosen, **of_any_size})
+    same_classes = num_classes == len(chosen.meta["categories"])
+    same_size = options.get("image_size") in (None, getattr(pretrained, "image_size", None))
+    if same_classes and same_size and in_channels == 3:
         return pretrained
-    if defaults:
-        defaults["transform_input"] = True
-    model = _from_torchvision(arch, {"num_classes": num_classes, **defaults, **options})
+    implied = _implied_by_weights(arch, chosen, same_classes=same_classes, in_channels=in_channels)
+    model = _from_torchvision(
+        arch, {"num_classes": num_classes, **defaults, **implied, **options}, in_channels=in_channels
+    )
     own = model.state_dict()
-    fits = {name: value for name, value in pretrained.state_dict().items() if own[name].shape == value.shape}
+    state, texts = fit_weights(model, pretrained.state_dict())
+    fits = {name: value for name, value in state.items() if own[name].shape == value.shape}
     model.load_state_dict(fits, strict=False)
-    log.info("%s keeps its published weights but for %s", arch, ", ".join(sorted(own.keys() - fits.keys())))
+    if fresh := ", ".join(sorted(own.keys() - fits.keys())):
+        texts.append(f"new, for other classes: {fresh}")
+    log.info("weights  %s of torchvision's %s: %s", weights, arch, "; ".join(texts))
     return model
 
 
@@ -66,16 +71,21 @@ def _check_torchvision_arch(arch: str) -> None:
         )
 
 
-def _published(arch: str, weights: str) -> Any:
+def published(arch: str, weights: str) -> Any:
+    """Return the weights of torchvision's `arch` that are called `weights`, as its enumeration has them.
+
+    Raises:
+        ValueError: there are none of that name.
+    """
     import torchvision
 
-    published = torchvision.models.get_model_weights(arch)
-    if weights not in published.__members__:
-        names = ", ".join(published.__members__)
+    known = torchvision.models.get_model_weights(arch)
+    if weights not in known.__members__:
+        names = ", ".join(known.__members__)
         raise ValueError(
             f"model.weights={weights} is not published for torchvision's {arch}; use null or one of {names}"
         )
-    return published[weights]
+    return known[weights]
 
 
 def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,25 +101,42 @@ def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
     if weights is None:
         return settings
     _check_torchvision_arch(settings["arch"])
-    published, arch = _published(settings["arch"], weights), settings["arch"]
-    same_classes = settings["num_classes"] == len(published.meta["categories"])
-    # What torchvision's constructors change with the weights.
-    implied: dict[str, Any] = {"transform_input": True} if arch in SCALED_INPUT else {}
+    chosen, arch = published(settings["arch"], weights), settings["arch"]
+    same_classes = settings["num_classes"] == len(chosen.meta["categories"])
+    channels = settings.get("in_channels") or 3
+    return _implied_by_weights(arch, chosen, same_classes=same_classes, in_channels=channels) | settings
+
+
+def _implied_by_weights(arch: str, chosen: Any, *, same_classes: bool, in_channels: int) -> dict[str, Any]:
+    """Return what torchvision's constructors change with the weights."""
+    implied: dict[str, Any] = {"transform_input": in_channels == 3} if arch in SCALED_INPUT else {}
     if same_classes and arch == "googlenet":
         implied["aux_logits"] = False
     if same_classes and arch.startswith("vit_"):
-        implied["image_size"] = published.meta["min_size"][0]
-    return implied | settings
+        implied["image_size"] = chosen.meta["min_size"][0]
+    return implied
 
 
-def _from_torchvision(arch: str, arguments: dict[str, Any]) -> nn.Module:
+def _from_torchvision(arch: str, arguments: dict[str, Any], *, in_channels: int = 3) -> nn.Module:
     import torchvision
 
     network = build(torchvision.models.get_model, arch, arguments)
+    if in_channels != 3:
+        _take_channels(network, in_channels)
     network.unpublished = None  # type: ignore[assignment]  # its published weights fit
     if hasattr(network, "image_size"):
         network.size_option = "image_size"  # type: ignore[assignment]
     return network
+
+
+def _take_channels(network: nn.Module, channels: int) -> None:
+    """Let the first convolution of a fresh network take other than 3 channels: its kernels are drawn as before."""
+    name = first_convolution_name(network)
+    assert name is not None
+    first = network.get_submodule(name.rpartition(".")[0])
+    assert isinstance(first, nn.Conv2d)
+    kernels = first.weight[:, torch.arange(channels, device=first.weight.device) % first.in_channels]
+    first.weight, first.in_channels = nn.Parameter(kernels.detach().clone()), channels
 
 
 def timm_model(

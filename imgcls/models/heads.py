@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from imgcls.models.fitting import POSITIONS, fit_weights
 from imgcls.models.weights import read_weights
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,23 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str, *, n
                 for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
                 if names
             )
+            + _for_their_size(network, kept, loaded)
         )
     network.load_state_dict(loaded, strict=False)
     return sorted(fresh)
+
+
+def _for_their_size(network: nn.Module, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> str:
+    """Return the way out where weights are for another image size, and the network cannot resample them."""
+    of_places = any(
+        any(word in name for word in POSITIONS) and loaded[name].shape != own[name].shape
+        for name in own.keys() & loaded.keys()
+    )
+    if not of_places:
+        return ""
+    size = (getattr(network, "pretrained_cfg", None) or {}).get("input_size", (3, "SIZE", "SIZE"))[-1]
+    option = getattr(network, "size_option", "img_size")
+    return f"; they are for another image size: image_size={size} +model.{option}={size} builds the network for it"
 
 
 def _other_classes(loaded: Tensor, own: Tensor) -> bool:
@@ -92,8 +107,9 @@ def _first_names(names: list[str]) -> str:
 def start_from(network: nn.Module, source: str, *, kind: str = "average") -> None:
     """Load the weights that `source` names, and log what was found and left out, and which layers are fresh."""
     found = read_weights(source, network, kind=kind)
-    fresh = load_into(network, found.state, f"weights={source}")
-    text = found.text
+    state, texts = fit_weights(network, found.state)
+    fresh = load_into(network, state, f"weights={source}")
+    text = "; ".join([found.text, *texts])
     if auxiliary := sorted({name.partition(".")[0] for name in found.state.keys() - network.state_dict().keys()}):
         text += f"; left out, as this network has none: {', '.join(auxiliary)}"
     log.info("weights  %s: %s%s", source, text, f"; new, for other classes: {', '.join(fresh)}" if fresh else "")

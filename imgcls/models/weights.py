@@ -6,7 +6,7 @@ Our VGG and ResNet name their layers as torchvision does, so its weights load un
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -35,13 +35,6 @@ class UnpublishedError(ValueError):
         self.remedy = list(remedy)
 
 
-class PublishedInput(NamedTuple):
-    """What published weights expect: a centre crop of image_size after the shorter side is resized to short_side."""
-
-    image_size: int
-    short_side: int
-
-
 def published_arch(network: nn.Module) -> str:
     """Return torchvision's name of the architecture, whose weights fit `network`.
 
@@ -59,7 +52,12 @@ def published_arch(network: nn.Module) -> str:
     return str(network.arch)
 
 
-def _published(source: str, network: nn.Module) -> Any:
+def published_weights(source: str, network: nn.Module) -> Any:
+    """Return which of torchvision's weights `source` names for `network`, as its enumeration has them.
+
+    Raises:
+        ValueError: there are none of that name.
+    """
     arch = published_arch(network)
     wanted = source.partition(":")[2] or FIRST_PUBLISHED
     import torchvision  # here: it takes a second, which other networks need not wait for
@@ -80,12 +78,6 @@ def published_name(source: str) -> str | None:
     return (source.partition(":")[2] or FIRST_PUBLISHED) if is_published(source) else None
 
 
-def published_input(source: str, network: nn.Module) -> PublishedInput:
-    """Return the input that the published weights `source` of `network` were trained and tested on."""
-    transform = _published(source, network).transforms()
-    return PublishedInput(transform.crop_size[0], transform.resize_size[0])
-
-
 def read_weights(source: str, network: nn.Module, *, kind: str = "average") -> Found:
     """Read the weights that `source` names; `network` decides which of torchvision's, and by which names.
 
@@ -100,12 +92,22 @@ def read_weights(source: str, network: nn.Module, *, kind: str = "average") -> F
         FileNotFoundError: there is no such file.
     """
     if is_published(source):
-        content = _download(_published(source, network).url, source)
+        content = _download(published_weights(source, network).url, source)
     elif urlparse(source).scheme in ("http", "https", "file"):
         content = _download(source, source)
     else:
         content = _read_file(source)
     return find_weights(content, network.state_dict().keys(), f"weights={source}", kind=kind)
+
+
+def holds_run(source: str) -> bool:
+    """Return True if `source` is a run of imgcls, or a checkpoint of one."""
+    if is_published(source) or urlparse(source).scheme in ("http", "https", "file"):
+        return False
+    if Path(source).expanduser().is_dir():
+        return True
+    content = _read_file(source)
+    return isinstance(content, dict) and "checksum" in content and "config" in content
 
 
 def _read_file(source: str) -> Any:

@@ -29,6 +29,9 @@ LOG = "train.log"
 JOB = "job"
 BAD_FILES = "bad_files.json"
 CHANGES = "changes"  # in config.json: what was changed where the run went on
+# In config.json: the settings that a run took from its weights, by key, each as it was asked for and as it is.
+FROM_WEIGHTS = "from_weights"
+BESIDE_SETTINGS = (CHANGES, FROM_WEIGHTS)  # what config.json has besides the config
 CONTENT = "checksum of the files"  # of an image set's identity: known where verify_data has read all files
 FAILURE = "failure.txt"  # the error that ended the run, until it goes on
 
@@ -70,14 +73,16 @@ class RunDirectory:
         # Settings of the run that is there, to those that it goes on with.
         self.changed: dict[str, tuple[Any, Any]] = {}
         self._changes: list[dict[str, Any]] = []
+        self._from_weights: dict[str, Any] = {}
         self._claimed = False
         self._lock = None if look_only else _take_lock(path, lock=lock)
         try:
             # A job that Slurm has requeued, or torchrun has restarted, has overwritten the run already.
-            self.overwrite = overwrite and not self._begun_by_this_job()
+            self.overwrite = overwrite and not begun_by_this_job(path)
             if self.holds_run:
                 saved = read_json(path / CONFIG) or {}
                 self._changes = saved.pop(CHANGES, [])
+                self._from_weights = saved.pop(FROM_WEIGHTS, {})
                 saved = with_new_settings(saved, self._config)
                 self.changed = config_differences(compared(saved), compared(self._config))
                 _check_changes(path, self.changed, continue_run=continue_run)
@@ -91,6 +96,15 @@ class RunDirectory:
     def holds_run(self) -> bool:
         """True if there is a run to resume or to show, which is not to be overwritten."""
         return not self.overwrite and ((self.path / RESULTS).exists() or bool(resumable(self.path)))
+
+    def take_settings(self, config: dict[str, Any], from_weights: dict[str, Any]) -> None:
+        """Let the run that begins have another config, with settings that its weights brought.
+
+        Args:
+            from_weights: those settings by key, each as it was asked for and as it is now.
+        """
+        self._config = json.loads(json.dumps(config, default=str))
+        self._from_weights = from_weights
 
     def claim(self, *, step: int = 0, epoch: int = 0) -> None:
         """Make the directory this run's: delete a run that is to be overwritten, and write the config.
@@ -111,19 +125,12 @@ class RunDirectory:
             self._changes.append({"after_step": step, "after_epoch": epoch, "changed": self.changed})
             self.changed = {}
         history = {CHANGES: self._changes} if self._changes else {}
+        history |= {FROM_WEIGHTS: self._from_weights} if self._from_weights else {}
         _write(self.path / CONFIG, json.dumps(self._config | history, indent=2) + "\n")
         if jobs := [_job_line(name, job) for name, job, _ in _jobs()]:
             _write(self.path / JOB, "\n".join(jobs) + "\n")
         (self.path / FAILURE).unlink(missing_ok=True)
         self._claimed = True
-
-    def _begun_by_this_job(self) -> bool:
-        file = self.path / JOB
-        try:
-            begun_by = file.read_text(errors="replace").splitlines()
-        except FileNotFoundError:
-            return False
-        return any(restarts > 0 and _job_line(name, job) in begun_by for name, job, restarts in _jobs())
 
     def _clear(self) -> None:
         # What a run can be resumed from goes first, and its config last: a kill in between leaves either the whole
@@ -174,6 +181,15 @@ class RunDirectory:
         self.close()
 
 
+def begun_by_this_job(path: Path) -> bool:
+    """Return True if the run in `path` was begun by the job that this process is a later start of."""
+    try:
+        begun_by = (path / JOB).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    return any(restarts > 0 and _job_line(name, job) in begun_by for name, job, restarts in _jobs())
+
+
 def note_failure(path: Path, error: str) -> None:
     """Note in the run's directory why it ended; a full disk, which may be the reason, cannot."""
     with contextlib.suppress(OSError):
@@ -189,7 +205,18 @@ def saved_config(path: Path) -> dict[str, Any] | None:
     """
     begun = (path / RESULTS).exists() or resumable(path)
     saved = read_json(path / CONFIG) if begun else None
-    return None if saved is None else {key: value for key, value in saved.items() if key != CHANGES}
+    return None if saved is None else {key: value for key, value in saved.items() if key not in BESIDE_SETTINGS}
+
+
+def settings_from_weights(path: Path) -> dict[str, Any]:
+    """Return the settings that the run in `path` took from its weights, by key: as asked for, and as they are.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    begun = (path / RESULTS).exists() or resumable(path)
+    saved = read_json(path / CONFIG) if begun else None
+    return (saved or {}).get(FROM_WEIGHTS, {})
 
 
 def resumable(run_dir: Path) -> list[Path]:

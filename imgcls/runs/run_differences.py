@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from imgcls.config import typed, with_new_settings
 from imgcls.metrics import METRICS
 from imgcls.runs.capsule import CAPSULE, MOST_DIFF, diff_name, differing_facts, git, read_capsule
-from imgcls.runs.directory import CHANGES, CONFIG, METRICS_FILE, RESULTS, config_differences
+from imgcls.runs.directory import BESIDE_SETTINGS, CONFIG, METRICS_FILE, RESULTS, config_differences
 from imgcls.runs.rows import RunRow, row_of
 from imgcls.runs.saved import check_results, read_json, read_metrics
 from imgcls.runs.tables import relative_to_here
@@ -75,7 +75,7 @@ def diff_runs(first: Path, second: Path) -> RunDifferences:
 
 def _of_config(first: Path, second: Path) -> list[Difference]:
     configs = [read_json(path / CONFIG) or {} for path in (first, second)]
-    one, other = ({key: value for key, value in each.items() if key != CHANGES} for each in configs)
+    one, other = ({key: value for key, value in each.items() if key not in BESIDE_SETTINGS} for each in configs)
     one, other = with_new_settings(one, other), with_new_settings(other, one)
     return [Difference(key, *values) for key, values in config_differences(one, other).items()]
 

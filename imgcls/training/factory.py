@@ -33,7 +33,15 @@ from imgcls.device import (
 from imgcls.environment import command
 from imgcls.errors import ConfigError
 from imgcls.metrics import Meter, metrics_of
-from imgcls.models import build_model, parameters_without_gradient, try_out
+from imgcls.models import (
+    build_model,
+    describe_input,
+    outline_model,
+    parameters_without_gradient,
+    pretrained_input,
+    take_input,
+    try_out,
+)
 from imgcls.runs import (
     Events,
     RunDirectory,
@@ -42,6 +50,7 @@ from imgcls.runs import (
     explain_disk_errors,
     shorter_run,
 )
+from imgcls.startup import with_settings_of_weights
 from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.compiling import compile_network, repeated_blocks
 from imgcls.training.freezing import Freezing
@@ -66,7 +75,7 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
         try:
             opened = RunDirectory(
                 path,
-                consequential(config),
+                consequential(with_settings_of_weights(config, path)),
                 overwrite=config.overwrite,
                 continue_run=config.continue_run,
                 look_only=not distributed.is_main(),
@@ -117,6 +126,9 @@ def build_trainer(
         ValueError, FileNotFoundError: the config does not fit the data, the network or the machine; nothing has been
             trained or changed.
     """
+    # A resumed run has its weights; it does not need the file that it started from.
+    resumed = distributed.from_main(run_dir.holds_run)
+    config = with_settings_of_weights(config, run_dir.path) if resumed else _with_input_of_weights(config, run_dir)
     set_determinism(config, device)
     keep_freed_memory(device)
     images = images or open_image_set(config)
@@ -124,8 +136,6 @@ def build_trainer(
         images = put_back_removed_files(images, run_dir.path)
     num_classes = len(images.classes)
     train_loader, val_loader = build_loaders(config, images, device)
-    # A resumed run has its weights; it does not need the file that it started from.
-    resumed = distributed.from_main(run_dir.holds_run)
     network = build_model(config, num_classes=num_classes, with_weights=not resumed)
     if config.sync_batch_norm:
         network = sync_batch_norm(network, config, device)
@@ -223,6 +233,21 @@ def build_trainer(
     trainer.train_model = trainer.wrap(network)
     log_learning(config, network, freezing)
     return trainer
+
+
+def _with_input_of_weights(config: Config, run_dir: RunDirectory) -> Config:
+    """Return the config of a run that begins, with the input that its pretrained weights expect, and log which."""
+    of_libraries = any(config.model.get(key) for key in ("weights", "pretrained", "checkpoint_path"))
+    if config.weights is None and not of_libraries:
+        return config
+    expected = pretrained_input(config, outline_model(config, num_classes=config.model.get("num_classes") or 1000))
+    if expected is None:
+        return config
+    config, changes = take_input(config, expected)
+    if changes:
+        log.info("input    of %s", describe_input(expected, changes))
+        run_dir.take_settings(consequential(config), changes)
+    return config
 
 
 def sync_batch_norm(network: nn.Module, config: Config, device: torch.device) -> nn.Module:

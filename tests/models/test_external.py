@@ -122,7 +122,6 @@ def test_torchvision_options_reach_the_network() -> None:
         ("zzz", {}, r"model.arch=zzz is no classifier of torchvision"),
         # Listed by torchvision, but for segmentation.
         ("fcn_resnet50", {}, r"model.arch=fcn_resnet50 is no classifier"),
-        ("resnet18", {"in_channels": 1}, r"model.in_channels=1: .*takes 3; set data.channels=3"),
         ("resnet18", {"weights": "IMAGENET"}, r"model.weights=IMAGENET .*use null or one of .*IMAGENET1K_V1.*DEFAULT"),
         ("resnet18", {"dropouts": 0.1}, r"model.arch=resnet18 does not take .*'dropouts'"),
     ],

@@ -13,14 +13,12 @@ from torch import nn
 from imgcls.config import build_component, compose
 from imgcls.errors import ConfigError
 from imgcls.models import (
-    PublishedInput,
     ResNet,
     average_states,
     build_model,
     load_into,
     outline_model,
     published_arch,
-    published_input,
     read_weights,
 )
 from imgcls.training import build_optimizer
@@ -79,13 +77,6 @@ def test_networks_without_published_weights_are_refused(overrides: list[str], wo
 def test_a_published_name_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(ValueError, match=r"torchvision:V9 is not published for resnet18.*IMAGENET1K_V1"):
         read_weights("torchvision:V9", RESNET18)
-
-
-def test_the_published_input_is_the_publishers() -> None:
-    assert published_input("torchvision", RESNET18) == PublishedInput(224, 256)
-    with torch.device("meta"):
-        v2 = ResNet(depth=50, stride_in_3x3=True)
-    assert published_input("torchvision:IMAGENET1K_V2", v2) == PublishedInput(224, 232)
 
 
 @pytest.fixture
