@@ -4,8 +4,10 @@
 """
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from imgcls.device import choose_device, set_num_threads
 from imgcls.environment import launch, quiet_other_ranks
-from imgcls.errors import EXIT_RUN_FAILED, ConfigError, RunError, mark_reported
+from imgcls.errors import EXIT_RUN_FAILED, ConfigError, RunError, is_reported, mark_reported
+
+STORE_SECONDS = 5  # a lost rank's report waits for the store of the ranks
 
 
 class LostRankError(RunError):
@@ -37,12 +41,13 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str, *, threads: int | None = None) -> Iterator[torch.device]:
+def process_group(device: str, *, threads: int | None = None, timeout_minutes: float = 10) -> Iterator[torch.device]:
     """Join the other ranks, if there are any, and yield this rank's device.
 
     Args:
         device: auto, or the name of one. With several ranks a node, each takes the GPU of its local rank.
         threads: that compute on the CPU; None is one for each core that this process may use.
+        timeout_minutes: a rank that keeps the others waiting for longer is lost.
 
     Raises:
         ValueError: there is no such device; Slurm gives no MASTER_ADDR.
@@ -66,7 +71,13 @@ def process_group(device: str, *, threads: int | None = None) -> Iterator[torch.
     if chosen.type != "cpu":
         getattr(torch, chosen.type).set_device(chosen)
     try:
-        dist.init_process_group(backend, store=_store_of_this_attempt(place), rank=place[0], world_size=place[1])
+        dist.init_process_group(
+            backend,
+            store=_store_of_this_attempt(place),
+            rank=place[0],
+            world_size=place[1],
+            timeout=timedelta(minutes=timeout_minutes),
+        )
     except (ValueError, RuntimeError) as error:  # of torch's store: a port in use, a host that is not there
         where = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ.get('MASTER_PORT', 'not set')}"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -74,14 +85,18 @@ def process_group(device: str, *, threads: int | None = None) -> Iterator[torch.
     quiet_other_ranks()
     try:
         yield chosen
-    except RuntimeError as error:
+    except Exception as error:
         if not _is_lost_connection(error):
+            # The others lose this rank now, and need not say so; nor what all of them find out.
+            if not is_reported(error) and not _first_to_report():
+                mark_reported(error)
             raise
         if not _first_to_report():
             raise SystemExit(EXIT_RUN_FAILED) from None
+        waited = f" and waited for it for ranks.timeout_minutes={timeout_minutes:g}" if _says(error, _TIMEOUT) else ""
         raise LostRankError(
-            f"rank {place[0]} has lost another rank: it was killed, often by the system for want of memory, or its "
-            "machine or network failed; the same command, without overwrite=true, resumes from the last checkpoint"
+            f"rank {place[0]} has lost another rank{waited}: it was killed, often by the system for want of memory, or "
+            "its machine or network failed; the same command, without overwrite=true, resumes from the last checkpoint"
         ) from error
     finally:
         dist.destroy_process_group()
@@ -98,18 +113,35 @@ def _store_of_this_attempt(place: tuple[int, int, int]) -> Store:
     return PrefixStore(f"attempt {attempt}", store)
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
-    # gloo raises a plain RuntimeError, nccl a DistError.
-    text = str(error)
-    return isinstance(error, dist.DistError) or "gloo" in text.lower() or "closed by peer" in text
+# gloo raises a plain RuntimeError, nccl a DistError.
+_LOST = ("gloo", "closed by peer", "pair closure", "reset by peer", "broken pipe", "no route to host", "timed out")
+_TIMEOUT = ("timed out", "timeout")
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError) or isinstance(error, RunError):
+        return False
+    return isinstance(error, dist.DistError) or _says(error, _LOST)
+
+
+def _says(error: Exception, words: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in words)
 
 
 def _first_to_report() -> bool:
     """Return True on the first rank that asks: the others have nothing to add. Without the store of torchrun all do."""
-    try:
-        return dist.distributed_c10d._get_default_store().add("imgcls_lost_rank", 1) == 1
-    except RuntimeError:  # the store was the lost rank's
-        return True
+    answers: list[int] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):  # the store was the lost rank's
+            answers.append(dist.distributed_c10d._get_default_store().add("imgcls_lost_rank", 1))
+
+    # In a thread: a store behind a cut network lets a rank wait for minutes.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(STORE_SECONDS)
+    return answers in ([], [1])
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

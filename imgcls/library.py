@@ -64,10 +64,18 @@ def run_training(
     config, results, images = look_up_run(config, path) if alone else (config, None, None)
     if results is None:
         from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
-        from imgcls.training import build_trainer, keep_capsule, look_up_run_on_all_ranks, open_run_directory
+        from imgcls.training import (
+            build_trainer,
+            directory_of_main_rank,
+            keep_capsule,
+            look_up_run_on_all_ranks,
+            open_run_directory,
+        )
 
-        with process_group(config.device, threads=config.threads) as device:
+        minutes = config.ranks.timeout_minutes
+        with process_group(config.device, threads=config.threads, timeout_minutes=minutes) as device:
             if not alone:
+                path = directory_of_main_rank(path)
                 config, results, images = look_up_run_on_all_ranks(config, path)
             if results is None:
                 if change_images is not None:

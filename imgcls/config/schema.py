@@ -189,11 +189,12 @@ class SweepConfig:
 
 @dataclass
 class RanksConfig:
-    """How the processes of a run exchange gradients."""
+    """How the processes of a run exchange gradients, and wait for each other."""
 
     gradients: str = setting("fp32", one_of=("fp32", "bf16"))
     bucket_mb: float = setting(25.0, above=0, below=math.inf, incidental=True)
     static_graph: bool = setting(False, incidental=True)
+    timeout_minutes: float = setting(10.0, above=0, incidental=True)
 
 
 @dataclass

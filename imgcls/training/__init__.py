@@ -9,7 +9,7 @@ from imgcls.training.factory import build_optimizer, build_schedule, build_train
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import OutOfMemory, explain_out_of_memory, memory_advice, out_of_memory_text
 from imgcls.training.optim import WeightAverage, parameter_groups, set_lr, without_dynamo
-from imgcls.training.ranks import look_up_run_on_all_ranks
+from imgcls.training.ranks import directory_of_main_rank, look_up_run_on_all_ranks
 from imgcls.training.risks import risks_of
 from imgcls.training.schedules import Constant, Cosine, Plateau, Step
 from imgcls.training.state import State, snapshot
@@ -31,6 +31,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "build_trainer",
+    "directory_of_main_rank",
     "explain_out_of_memory",
     "keep_capsule",
     "look_up_run_on_all_ranks",

@@ -14,8 +14,18 @@ from imgcls.startup import look_up_run
 # What may be another on every machine. The other settings decide what a step computes, or when the ranks wait for each
 # other, and one command gives them to all.
 OF_THE_MACHINE = frozenset(
-    {"data.root", "data.exclude", "data.num_threads", "data.prefetch", "data.cache_gb", "device", "threads"}
+    {"data.root", "data.exclude", "data.num_threads", "data.prefetch", "data.cache_gb", "device", "threads", "given"}
 )
+
+
+def directory_of_main_rank(path: Path) -> Path:
+    """Return rank 0's directory of the run: a name with the time in it differs where clocks differ or a second passes.
+
+    Below the folder where the command was given it stays relative to it, which may be mounted elsewhere.
+    """
+    here = Path.cwd()
+    name = path.relative_to(here) if path.is_relative_to(here) else path
+    return here / distributed.from_main(name)
 
 
 def look_up_run_on_all_ranks(config: Config, path: Path) -> tuple[Config, dict[str, Any] | None, ImageSet | None]:

@@ -1,11 +1,16 @@
 """When a run is saved: at the end of an epoch, every few minutes, and when a signal stops it."""
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from imgcls import distributed
+from imgcls.data.decoding import BadImageError
+from imgcls.data.loading import LOOK_AHEAD, Batch, Coming
+from imgcls.errors import ConfigError, exit_code_of
 from imgcls.metrics import Scores
 from imgcls.runs import Interrupted, stop_name
+from imgcls.training.bad_files import remember_bad_file
 from imgcls.training.divergence import check_weights
 from imgcls.training.state import snapshot
 
@@ -13,6 +18,7 @@ if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+CANNOT_GO_ON = 1_000_000  # more than any signal: a rank has a batch ahead that cannot be read
 
 
 def save(trainer: "Trainer", *, best: Scores | None = None, epoch: int | None = None) -> None:
@@ -54,12 +60,58 @@ def handle_stop_signal(trainer: "Trainer", *, save_if_due: bool = True) -> None:
         _act(trainer, _wanted(trainer), save_if_due=save_if_due)
 
 
+def start_together(trainer: "Trainer", batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield this rank's batches; of several ranks, all raise if one of them cannot read its first ones.
+
+    They are too early to be found out one step late. The run was saved where it begins with them.
+    """
+    if distributed.world_size() == 1:
+        yield from batches
+        return
+    start, loader = trainer.state.batch, trainer.train_loader
+    first, coming = None, None
+    try:
+        first = next(batches, None)
+        coming = loader.coming
+    except Exception as error:
+        if exit_code_of(error) is None:
+            raise
+        coming = Coming(start, error)
+    early = coming is not None and coming.position < start + LOOK_AHEAD and _is_trained_on(trainer, coming.position)
+    _raise_on_all_ranks(trainer, coming.error if early and coming is not None else None)
+    if first is not None:
+        yield first
+    yield from batches
+
+
+def _is_trained_on(trainer: "Trainer", position: int) -> bool:
+    """Return True if the batch at `position` of this epoch comes before the run's last step."""
+    state, most = trainer.state, trainer.config.max_steps
+    return most is None or state.step - state.batch + position < most
+
+
+def _raise_on_all_ranks(trainer: "Trainer", error: Exception | None) -> None:
+    if isinstance(error, BadImageError):
+        remember_bad_file(trainer, error)
+    # As plain text: an image's error holds its whole split.
+    distributed.check_errors(None if error is None else ConfigError(str(error)))
+
+
 def _wanted(trainer: "Trainer") -> int:
-    """Return what this rank asks for: twice the number of its signal, and one more for a save."""
+    """Return what this rank asks for: an end, or twice the number of its signal, and one more for a save."""
+    coming = trainer.train_loader.coming
+    if coming is not None and _is_trained_on(trainer, coming.position):
+        return CANNOT_GO_ON
     return 2 * trainer.signals.request + (trainer.save_requested or trainer.checkpoints.due)
 
 
 def _act(trainer: "Trainer", answer: int, *, save_if_due: bool) -> None:
+    if answer == CANNOT_GO_ON:
+        coming = trainer.train_loader.coming
+        save(trainer)
+        trainer.checkpoints.settle()
+        _raise_on_all_ranks(trainer, None if coming is None else coming.error)
+        return
     number, step = answer // 2, trainer.state.step
     if number:
         log.info("%s: saving after step %d", stop_name(number), step)

@@ -31,7 +31,7 @@ from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import explain_out_of_memory, memory_advice, set_microbatch
 from imgcls.training.optim import WeightAverage, fill_momenta, set_lr
-from imgcls.training.saving import handle_stop_signal, save, save_single_rank
+from imgcls.training.saving import handle_stop_signal, save, save_single_rank, start_together
 from imgcls.training.schedules import Schedule
 from imgcls.training.sharding import gathered
 from imgcls.training.state import State
@@ -138,7 +138,7 @@ class Trainer:
             closing(loader.epoch(state.epoch, start=state.batch)) as batches,
         ):
             clock = Clock()
-            for batch in clock.waits(batches):
+            for batch in clock.waits(start_together(self, batches)):
                 if self.out_of_steps() or validation_due(self):
                     break
                 _call(self.before_step, self)

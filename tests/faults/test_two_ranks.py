@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from imgcls.checkpoints import load_checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TORCHRUN = ["-m", "torch.distributed.run", "--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
 RUN = ["model=lenet5", "model.activation=relu", "data=folder", "image_size=32", "batch_size=12", "device=cpu"]
@@ -64,3 +66,24 @@ def test_a_bad_validation_file_of_one_rank_ends_both_before_the_first_step(odd_f
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped a bad image" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "saved_after"),
+    [pytest.param("03", 3, id="of the fourth step"), pytest.param("10", 0, id="of the first", marks=pytest.mark.slow)],
+)
+def test_a_bad_training_file_of_one_rank_ends_both_with_one_line_once_they_have_saved(
+    name: str, saved_after: int, odd_folder: Path, tmp_path: Path
+) -> None:
+    file = odd_folder / f"train/blue/{name}.JPEG"  # the second rank's, in the first epoch of seed 0
+    file.write_bytes(b"no image")
+    overrides = [*RUN, f"data.root={odd_folder}", "epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, *TORCHRUN, "--nproc-per-node=2", str(ROOT / "train.py"), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: rank 1: ")
+    assert f"train/blue/{name}.JPEG: is not an image" in line
+    assert "RuntimeError" not in done.stderr
+    last = tmp_path / "run/last.pt"
+    assert (load_checkpoint(last)["state"]["step"] if last.exists() else 0) == saved_after

@@ -30,6 +30,17 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
+# Batches: what a rank finds before a step is known to all ranks after the next step, and before the one that needs it.
+LOOK_AHEAD = 2
+
+
+class Coming(NamedTuple):
+    """Why a batch that comes later in the epoch, at this position, cannot be trained on."""
+
+    position: int
+    error: Exception
+
+
 class Loader:
     """Batches of a split, epoch by epoch, from any position in it.
 
@@ -43,6 +54,8 @@ class Loader:
 
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
     taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
+
+    Of several ranks in training each looks two batches ahead: `coming` says in time what it will fail at.
 
     Raises:
         ValueError: sizes that cannot work.
@@ -82,6 +95,8 @@ class Loader:
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
         self.local_size = batch_size // world_size
+        self.look_ahead = LOOK_AHEAD if shuffle and world_size > 1 else 0
+        self.coming: Coming | None = None
         self.prefetch = prefetch
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
@@ -122,6 +137,7 @@ class Loader:
             BadImageError: an image that cannot be decoded, where on_bad_image is raise.
             ValueError: more of the split than max_bad_share cannot be decoded.
         """
+        self.coming = None
         order = self._order(epoch)
         if self.resident is not None:
             for batch in self.resident.batches(epoch, order, batch_size=self.local_size, start=start):
@@ -134,8 +150,8 @@ class Loader:
                 waiting[position] = self._begin(slots[(position - start) % len(slots)], epoch, order, position)
             for position in range(start, self.num_batches):
                 slot = waiting.pop(position)
-                slot.finish()
-                self._note_bad(slot)
+                self._finish(slot)
+                self._look_ahead(waiting, position)
                 yield self._batch(slot)
                 slot.wait_until_copied()
                 if (ahead := position + len(slots)) < self.num_batches:
@@ -164,7 +180,7 @@ class Loader:
 
     def _free_slots(self) -> list["_Slot"]:
         # An epoch that is begun while another is unfinished gets new buffers.
-        num = min(self.prefetch + 1, max(1, self.num_batches))
+        num = min(self.prefetch + 1 + self.look_ahead, max(1, self.num_batches))
         slots = [self._slots.pop() for _ in range(min(num, len(self._slots)))]
         pinned = copies_in_background(self.device)
         return slots + [_Slot(self.local_size, self.shape, pinned=pinned) for _ in range(num - len(slots))]
@@ -200,7 +216,21 @@ class Loader:
                 return int(other)
         raise ValueError(f"sixteen images instead of a bad one were bad too; the first: {error}")
 
-    def _note_bad(self, slot: "_Slot") -> None:
+    def _look_ahead(self, waiting: dict[int, "_Slot"], position: int) -> None:
+        for coming in range(position + 1, position + 1 + self.look_ahead):
+            if coming in waiting and self.coming is None:
+                try:
+                    self._finish(waiting[coming])
+                except (BadImageError, ValueError, OSError) as error:
+                    self.coming = Coming(coming, error)
+
+    def _finish(self, slot: "_Slot") -> None:
+        """Wait until a batch is decoded, and note its bad images.
+
+        Raises:
+            BadImageError, ValueError, OSError: it cannot be trained on.
+        """
+        slot.finish()
         for position, error in slot.failures:
             self.bad_images.note(int(slot.asked[position]) % len(self.split), error)
 

@@ -191,7 +191,7 @@ class FolderSplit(FileSplit):
 
     def num_bytes(self, indices: np.ndarray) -> np.ndarray:
         """Return the sizes of the files of images `indices` (n,): (n,) int64; -1 of a file that is not there."""
-        return np.array([_file_size(self.raw_path(index)) for index in indices.tolist()], np.int64)
+        return np.array([file_size(self.raw_path(index)) for index in indices.tolist()], np.int64)
 
     def path(self, index: int) -> str:
         """Return the path of image `index`, as the user would type it."""
@@ -355,7 +355,8 @@ class PackSplit(FileSplit):
             return None
 
 
-def _file_size(path: bytes) -> int:
+def file_size(path: bytes) -> int:
+    """Return the size of a file in bytes, -1 if it is not there."""
     try:
         return os.stat(path).st_size
     except OSError:
