@@ -1,10 +1,13 @@
 """Shards: which files are which part, what is read of them, and what is refused with which words."""
 
+import functools
 import gzip
+import http.server
 import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -311,3 +314,16 @@ class TestAtAUrl:
         monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 9})())
         with pytest.raises(ValueError, match=r"has 0\.0 GB free, .*IMGCLS_CACHE"):
             opened(url)
+
+    def test_a_web_server_serves_them_too(self, root):
+        pytest.importorskip("aiohttp")
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}/x-{{train-{{0000..000{{}}}},val-0000}}.tar"
+            try:
+                assert opened(address.replace("{}", "1")).identity() == opened(root).identity()
+                with pytest.raises((ValueError, FileNotFoundError), match=r"x-train-0002\.tar is not there; complete"):
+                    opened(address.replace("{}", "2"))
+            finally:
+                server.shutdown()
