@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imgcls.data.decoding import Sizes, Workspace
 
 
+HAS_PREAD = hasattr(os, "pread")  # not on Windows
 HEAD_BYTES, TAIL_BYTES = 1 << 16, 1 << 11  # of a file that is checked before it is decoded
 
 
@@ -339,6 +340,9 @@ class PackSplit(FileSplit):
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
         """Load images `indices` into the native decoder's workspace."""
+        if HAS_PREAD:
+            handles = [self._open.fileno()] * len(indices)
+            return space.open_ranges(handles, self.starts[indices], self.lengths[indices])
         return space.open_bytes([self._read_or_none(index) for index in indices.tolist()])
 
     def _read(self, index: int) -> bytes:
