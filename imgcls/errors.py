@@ -25,15 +25,25 @@ class RunError(RuntimeError):
     exit_code = EXIT_RUN_FAILED
 
 
+NEAR = 0.75  # the share of two names' letters that are the same, in order; at 0.7 dropout would be near to root
+
+
 def did_you_mean(
     word: str, known: Iterable[str], *, most: int = 1, means: Mapping[str, str] = MappingProxyType({})
 ) -> str:
     """Return ` (did you mean X?)` for the known names nearest to `word`, or nothing where none is near.
 
+    Near is a name of mostly the same letters in the same order, or one that `word` begins or ends: image of image_size.
+
     Args:
         means: what to show for a known name instead of the name.
     """
-    close = [means.get(name, name) for name in difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)]
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=most, cutoff=NEAR)
+    if not near and len(word) > 2:
+        parts = [name for name in names if name.startswith(f"{word}_") or name.endswith(f"_{word}")]
+        near = sorted(parts, key=len)[:most]
+    close = [means.get(name, name) for name in near]
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 

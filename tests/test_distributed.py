@@ -274,6 +274,7 @@ def test_a_port_in_use_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch
             pass
 
 
+TORCHVISIONS_GOOGLENET = ["model=torchvision", "model.arch=googlenet"]
 NETWORK = """
 import torch
 from torch import nn
@@ -304,8 +305,10 @@ if __name__ == "__main__":
             "freeze=[stem]",
         ],
         pytest.param(["model=googlenet", "auxiliary_weight=0"], marks=pytest.mark.slow),
+        pytest.param([*TORCHVISIONS_GOOGLENET, "auxiliary_weight=0"], marks=pytest.mark.slow),
+        pytest.param(TORCHVISIONS_GOOGLENET, marks=pytest.mark.slow),
     ],
-    ids=["frozen and unused parameters", "auxiliary heads of no weight"],
+    ids=["frozen and unused parameters", "auxiliary heads of no weight", "torchvision's", "torchvision's, which learn"],
 )
 def test_two_ranks_train_a_network_of_which_parts_do_not_learn(
     tiny_folder: Path, tmp_path: Path, words: list[str]

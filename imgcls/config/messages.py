@@ -1,6 +1,7 @@
 """One line for each error of Hydra and OmegaConf, with the nearest right name."""
 
 import dataclasses
+import re
 from collections.abc import Iterable
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -30,24 +31,45 @@ ELSEWHERE = {
     "bs": "batch_size",
     "b": "batch_size",
     "continue": "continue_run",
+    "crop_size": "image_size",
+    "cuda": "device",
+    "data_dir": "data.root",
+    "data_path": "data.root",
     "dataset": "data",
     "dtype": "precision",
+    "ema": "ema_decay",
     "eval_every": "validate_every",
+    "fp16": "precision",
+    "gpu": "device",
+    "gpus": "device",
+    "half": "precision",
     "head_only_epochs": "unfreeze_after_epochs",
     "img_size": "image_size",
     "imgsz": "image_size",
+    "input_size": "image_size",
     "learning_rate": "optimizer.lr",
+    "log_interval": "log_every_steps",
     "num_workers": "data.num_threads",
     "opt": "optimizer",
     "output": "name",
+    "path": "data.root",
     "patience": "early_stopping.patience_epochs",
     "pretrained": "weights",
     "resume": "continue_run",
+    "save_every": "checkpoint.every_minutes",
     "sched": "schedule",
     "scheduler": "schedule",
     "tensorboard": "logger",
     "wd": "optimizer.weight_decay",
     "workers": "data.num_threads",
+}
+
+# What OmegaConf says of a value that does not fit, and what does.
+KINDS_OF_VALUES = {
+    "could not be converted to Integer": "a whole number",
+    "could not be converted to Float": "a number",
+    "is not a valid bool": "true or false",
+    "is not a ListConfig, list or tuple": "a list, as [1,2]",
 }
 
 # What Hydra raises while it composes a config: all of them are mistakes in an override or in conf/.
@@ -82,8 +104,16 @@ def _explain(error: BaseException, kind: type) -> str:
     if isinstance(error, ConfigCompositionException) and cause is not None:
         if parts := _parts_of(refused_override(error), kind):
             return parts
-        return f"{refused_override(error)}: {str(cause).splitlines()[0]}"
+        return f"{refused_override(error)}{_kind_of_value(str(cause).splitlines()[0])}"
     return without_types(str(error))
+
+
+def _kind_of_value(reason: str) -> str:
+    """Return what OmegaConf says of a value of the wrong type, by the kind of value that the key takes."""
+    for said, kind in KINDS_OF_VALUES.items():
+        if re.search(said, reason):
+            return f" must be {kind}"
+    return f": {reason}"
 
 
 def _parts_of(override: str, kind: type) -> str | None:
@@ -101,6 +131,9 @@ def _unknown_key(unknown: UnknownKey, kind: type) -> str:
     if not key:
         return "=: an override without a key; write key=value"
     path = key.split(".")[:-1]
+    everywhere = list(everywhere)
+    if path and not any(name.startswith(f"{'.'.join(path)}.") for name in everywhere):
+        siblings = []  # there is no such part of the config
     known = siblings if path else [*siblings, *MORE_KEYS]
     # A setting of the class behind `_target_` may be added with a +; a key of ours that does not exist may not.
     also = f"; to pass it to {'.'.join(path)}._target_ anyway: +{key}=..." if path and "_target_" in siblings else ""

@@ -37,6 +37,7 @@ class Classifier:
         self.prepare = member.prepare(device)
         self._rules = pixel_rules(member.config.data)
         self._channels = member.config.data.channels
+        self._explained = member.explained
         self._crop, self._interpolation = validation_crop(member), member.interpolation
 
     def predict(
@@ -69,15 +70,16 @@ class Classifier:
             num_threads=default_num_threads(),
             interpolation=self._interpolation,
         )
-        return predict_views(
-            views_of.prepare(self.network),
-            shown,
-            prepare=self.prepare,
-            device=self.device,
-            max_pixels=batch_size * size.num_pixels,
-            flip=views_of.flip,
-            average=views_of.average,
-        )
+        with self._explained(self.network):
+            return predict_views(
+                views_of.prepare(self.network),
+                shown,
+                prepare=self.prepare,
+                device=self.device,
+                max_pixels=batch_size * size.num_pixels,
+                flip=views_of.flip,
+                average=views_of.average,
+            )
 
 
 class _Pictures:

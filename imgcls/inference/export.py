@@ -54,7 +54,8 @@ def export_network(member: Member, file: Path, form: ExportForm, *, calibration:
         The largest difference from the checkpoint's network, relative to the largest output, or 1 where that is less.
 
     Raises:
-        ValueError: an unknown suffix, a package that is missing, or what the format cannot hold.
+        ValueError: an unknown suffix, a package that is missing, what the format cannot hold, or an image size that the
+            network does not take.
         ExportError: the file computes something else.
     """
     check_export_file(file, form)
@@ -68,6 +69,8 @@ def export_network(member: Member, file: Path, form: ExportForm, *, calibration:
         calibration = input_of(calibration, normalise, form)
         images = [calibration[:3], calibration[:1], *images[2:]]
     deployed = DeployedNetwork(network, normalise if form.normalise else None, softmax=form.softmax).eval()
+    with member.explained(network), torch.inference_mode():
+        deployed(images[1])
     file.parent.mkdir(parents=True, exist_ok=True)
     write = {".pt2": write_pt2, ".onnx": write_onnx, ".safetensors": write_safetensors}[file.suffix]
     if form.compiled:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from imgcls.models import (
     average_states,
     build_model,
     describe_input,
+    explained_sizes,
     find_heads,
     fit_weights,
     is_published,
@@ -70,6 +72,10 @@ class Member:
             raise CheckpointError(f"{self.name} does not fit {type(network).__name__}: {error}") from error
         network = network.to(device).eval()
         return network.to(memory_format=torch.channels_last) if channels_last else network
+
+    def explained(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which an error of `network` that comes from the size of its images is one line."""
+        return explained_sizes(network, channels=self.config.data.channels, size=self.config.input_size)
 
     def prepare(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return the function from uint8 images (B, H, W, C) to the network's input."""

@@ -117,7 +117,8 @@ def predict_files(
     batch_size: int = 32,
 ) -> tuple[list[Prediction], list[BadImageError]]:
     """Predict the classes of image files, in their order, and name those that cannot be decoded."""
-    network = protocol.prepare(member.build(device))
+    built = member.build(device)
+    network = protocol.prepare(built)
     size, channels = member.config.input_size, member.config.data.channels
     crop = validation_crop(member)
     bad: list[BadImageError] = []
@@ -132,15 +133,16 @@ def predict_files(
         interpolation=member.interpolation,
         on_bad=lambda _, error: bad.append(error),
     )
-    predictions = predict_views(
-        network,
-        images,
-        prepare=member.prepare(device),
-        device=device,
-        max_pixels=batch_size * size.num_pixels,
-        flip=protocol.flip,
-        average=protocol.average,
-    )
+    with member.explained(built):
+        predictions = predict_views(
+            network,
+            images,
+            prepare=member.prepare(device),
+            device=device,
+            max_pixels=batch_size * size.num_pixels,
+            flip=protocol.flip,
+            average=protocol.average,
+        )
     guesses = name_classes(predictions, known_classes(member), top=top)
     seen = zip(predictions.indices.tolist(), guesses, strict=True)
     return [Prediction(str(files[index]), guess) for index, guess in seen], bad

@@ -164,10 +164,26 @@ def ensemble_predictions(members: Sequence[Predictions]) -> Predictions:
 def predict_split(
     member: Member, split: Split, protocol: TestProtocol, config: EvaluateConfig, device: torch.device
 ) -> Predictions | None:
-    """Run the network over the images, each rank its share; the main rank gets all predictions, others None."""
+    """Run the network over the images, each rank its share; the main rank gets all predictions, others None.
+
+    Raises:
+        ConfigError: the network does not take images of that size.
+    """
+    network = member.build(device, channels_last=config.channels_last)
+    with member.explained(network):
+        return _predict_split(network, member, split, protocol, config, device)
+
+
+def _predict_split(
+    network: nn.Module,
+    member: Member,
+    split: Split,
+    protocol: TestProtocol,
+    config: EvaluateConfig,
+    device: torch.device,
+) -> Predictions | None:
     data, size = member.config.data, member.config.input_size
     prepare = _layout(member.prepare(device), channels_last=config.channels_last)
-    network = member.build(device, channels_last=config.channels_last)
     # A trial image of noise: the sizes of weights are what folding could get wrong.
     trial = torch.randint(0, 256, (2, *size, data.channels), generator=torch.Generator().manual_seed(0))
     network = fuse_batch_norms(network, prepare(trial.to(device, torch.uint8)))

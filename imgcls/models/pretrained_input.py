@@ -19,6 +19,7 @@ from imgcls.models.weights import UnpublishedError, holds_run, is_published, pub
 
 CROPS = "imgcls.data.augment."
 IMAGE_SIZE = "image_size"
+SIZE_OPTIONS = ("img_size", "image_size")  # of timm's and torchvision's transformers
 
 
 class PretrainedInput(NamedTuple):
@@ -89,6 +90,8 @@ def take_input(config: Config, expected: PretrainedInput, *, for_test: bool = Fa
     config, changes = copy.deepcopy(config), {}
     for key, value in expected.settings(config.data.channels).items():
         brought = key == IMAGE_SIZE and not for_test and config.data.scale.image_size is not None
+        if key == IMAGE_SIZE:  # that which a transformer is built for, where it is named
+            value = next((config.model[name] for name in SIZE_OPTIONS if config.model.get(name)), value)
         before = select(config, key)
         if brought or is_given(config, key) or _plain(before) == _plain(value):
             continue

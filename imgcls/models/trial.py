@@ -71,19 +71,70 @@ def try_out(
                 f"{_size_words(size)} with one image at a time: a batch norm of {_name(network)} would have one value "
                 f"to average; use {' or '.join(advice) or 'another model'}"
             ) from error
-        if type(network).__module__.partition(".")[0] not in OF_LIBRARIES:
-            raise  # a network of the user's own: the traceback says where
+        if _is_own(network):
+            raise  # the traceback says where
         advice = [_size_words((larger, larger)) for larger in _larger(size) if works(larger, larger, num_images)][:1]
         option = getattr(network, "size_option", None)
         if option is not None:
             advice.append(f"+model.{option}={_size_words(size).partition('=')[2]}, which builds it for that size")
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ConfigError(
-            f"{_size_words(size)} does not work with {_name(network)}: {reason.rstrip('.')}; use "
-            f"{' or '.join(advice) or 'another image_size or model'}"
-        ) from error
+        raise _refusal(network, size, error, advice) from error
     _check_logits(network, output, num_images, num_classes)
     return output
+
+
+@contextmanager
+def explained_sizes(network: nn.Module, *, channels: int, size: tuple[int, int]) -> Iterator[None]:
+    """Within this context an error of `network` that comes from the size of its images is one line.
+
+    Only then one image goes through it, in eval mode, to see whether it is the size.
+
+    Raises:
+        ConfigError: the network does not take images of `size`.
+    """
+    try:
+        yield
+    except REFUSALS as error:
+        if not isinstance(error, ConfigError) and not is_out_of_memory(error):
+            _check_in_test(network, channels, size)
+        raise
+
+
+@torch.inference_mode()
+def _check_in_test(network: nn.Module, channels: int, size: tuple[int, int]) -> None:
+    """Let an image of `size` through the network as in a test.
+
+    Raises:
+        ConfigError: the network does not take it.
+    """
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+
+    def refused(height: int, width: int) -> Exception | None:
+        try:
+            network.eval()(torch.zeros(1, channels, height, width, device=device))
+        except REFUSALS as error:
+            if is_out_of_memory(error):
+                raise
+            return error
+        return None
+
+    if _is_own(network) or (error := refused(*size)) is None:
+        return
+    others = [*_larger(size), *(side for side in reversed(SIZES) if side < min(size))]
+    advice = next(([_size_words((side, side))] for side in others if refused(side, side) is None), [])
+    raise _refusal(network, size, error, advice) from error
+
+
+def _is_own(network: nn.Module) -> bool:
+    """Return True of a network of the user's own."""
+    return type(network).__module__.partition(".")[0] not in OF_LIBRARIES
+
+
+def _refusal(network: nn.Module, size: tuple[int, int], error: Exception, advice: Sequence[str]) -> ConfigError:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return ConfigError(
+        f"{_size_words(size)} does not work with {_name(network)}: {reason.rstrip('.')}; use "
+        f"{' or '.join(advice) or 'another image_size or model'}"
+    )
 
 
 def parameters_without_gradient(network: nn.Module, output: Tensor | tuple[Tensor, ...]) -> list[str]:

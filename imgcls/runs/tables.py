@@ -60,7 +60,7 @@ def _nothing_learnt(results: dict[str, Any]) -> dict[str, str]:
         always = METRICS["top1"].text(majority)
         return {"it learnt nothing": f"always naming the largest class gives {always}; try class_weights=balanced"}
     guessing = METRICS["top1"].text(100 / num_classes)
-    return {"it learnt nothing": f"guessing gives {guessing}; the log above says what to try"}
+    return {"it learnt nothing": f"guessing gives {guessing}; try more epochs, or another optimizer.lr"}
 
 
 def relative_to_here(path: Path) -> str:

@@ -52,6 +52,7 @@ def test_of_other_weights_nothing_is_known(words: list[str]) -> None:
     assert expected("model=resnet18", *words) is None
 
 
+@pytest.mark.e2e
 def test_timms_networks_bring_their_own_sizes_for_training_and_tests() -> None:
     words = ["model=timm", "model.arch=resnet50.a1_in1k"]
     assert expected(*words) is None
@@ -103,11 +104,14 @@ def test_a_file_of_timms_network_is_tested_with_its_input(timm_file: Path, caplo
         "augment.interpolation=bicubic, augment.eval_crop=CenterCrop of 160 px from 168"
     )
     assert (member.config.image_size, member.interpolation) == (160, "bicubic")
+    smaller = open_weights(str(timm_file), compose_network([*words, "+model.img_size=96"]))
+    assert (smaller.config.image_size, smaller.config.augment.eval_crop["at_image_size"]) == (96, 160)
     given = open_weights(str(timm_file), compose_network([*words, "augment.interpolation=bilinear"]))
     assert given.interpolation == "bilinear"
     assert given.config.data.mean == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.e2e
 def test_a_run_keeps_the_input_of_its_weights_when_it_goes_on(
     timm_file: Path,
     tiny_folder: Path,

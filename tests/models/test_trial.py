@@ -6,10 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgcls.errors import ConfigError
-from imgcls.models import GoogLeNet, ResNet, parameters_without_gradient, timm_model, torchvision_model, try_out
+from imgcls.models import (
+    GoogLeNet,
+    ResNet,
+    explained_sizes,
+    parameters_without_gradient,
+    timm_model,
+    torchvision_model,
+    try_out,
+)
+from imgcls.training import ClassificationLoss
+
+SLOW = pytest.mark.slow
 
 
 def trial(
@@ -34,6 +46,32 @@ def test_a_transformer_of_another_size_is_one_line_with_two_ways_out() -> None:
 def test_torchvisions_transformer_is_refused_at_64_pixels() -> None:
     with pytest.raises(ConfigError, match=r"image_size=64 .* vit_b_32: .* image_size=224 or \+model.image_size=64"):
         trial(torchvision_model("vit_b_32", 5), 64)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("arch, side, heads", [("googlenet", 64, 2), pytest.param("inception_v3", 299, 1, marks=SLOW)])
+def test_auxiliary_heads_of_torchvision_learn_with_their_weight_and_no_test_sees_them(
+    arch: str, side: int, heads: int
+) -> None:
+    network = torchvision_model(arch, 5).train()
+    for name, dropout in network.named_modules():
+        if isinstance(dropout, nn.Dropout):
+            network.get_submodule(name).p = 0  # type: ignore[assignment]
+    images, labels = torch.randn(2, 3, side, side), torch.tensor([1, 4])
+    auxiliary = [name for name, _ in network.named_parameters() if name.lower().startswith("aux")]
+    gradients = {}
+    for weight in (0.0, 0.3):
+        network.zero_grad()
+        output = network(images)
+        assert len(output) == 1 + heads
+        loss, logits = ClassificationLoss(auxiliary_weight=weight)(output, labels)
+        loss.backward()
+        assert logits is output[0]
+        gradients[weight] = sum(float(network.get_parameter(name).grad.abs().sum()) for name in auxiliary)
+        expected = F.cross_entropy(output[0], labels) + weight * sum(F.cross_entropy(o, labels) for o in output[1:])
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert gradients[0.0] == 0 < gradients[0.3]
+    assert isinstance(network.eval()(images), Tensor)
 
 
 def test_a_network_whose_maps_vanish_is_refused_with_a_size_that_works() -> None:
@@ -72,6 +110,26 @@ def test_a_trial_changes_neither_weights_nor_statistics_nor_modes_nor_draws() ->
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert [each.training for each in network.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_error_of_a_test_is_explained_by_the_size_where_that_is_the_reason() -> None:
+    network = timm_model("vit_tiny_patch16_224", 5, depth=1)
+    words = (
+        r"^image_size=64 does not work with vit_tiny_patch16_224: Input height \(64\) doesn't match model \(224\); "
+        r"use image_size=224$"
+    )
+    with pytest.raises(ConfigError, match=words), explained_sizes(network, channels=3, size=(64, 64)):
+        network(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(RuntimeError, match="another"), explained_sizes(network, channels=3, size=(224, 224)):
+        raise RuntimeError("another")
+    larger = timm_model("vit_tiny_patch16_224", 5, depth=1, img_size=64)
+    with (
+        pytest.raises(ConfigError, match=r"use image_size=64$"),
+        explained_sizes(larger, channels=3, size=(224, 224)),
+    ):
+        larger(torch.zeros(1, 3, 224, 224))
+    with pytest.raises(RuntimeError, match="shapes"), explained_sizes(Own(), channels=1, size=(8, 8)):
+        Own()(torch.zeros(1, 1, 8, 8))
 
 
 class Own(nn.Module):
