@@ -17,6 +17,7 @@ from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_RUN_FAILED
 
 # Those that torchrun passes on by itself, and what Slurm's --signal=USR1@120 sends.
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+SECONDS_TO_SAVE = "100"  # after a signal; torchrun's own 30 are few for a large network on a slow disk
 SAVING = {signal.SIGTERM: EXIT_REQUEUE, signal.SIGUSR1: EXIT_REQUEUE, signal.SIGINT: EXIT_INTERRUPTED}
 
 
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", SIGNALS)  # torchrun's way to give --signals_to_handle
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", SIGNALS)  # as --signals-to-handle
+    os.environ.setdefault("PET_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)  # as --shutdown-timeout
     try:
         torchrun(words)
     except ChildFailedError as error:
