@@ -235,12 +235,17 @@ class ContainerSplit(FileSplit):
             OSError: they cannot be read.
             ValueError: the file ends before.
         """
-        data = _pread(self._descriptor(number), length, start)
+        data = _pread(self.descriptor(number), length, start)
         if len(data) != length:
             raise ValueError("the file ends before it; download it again")
         return data
 
-    def _descriptor(self, number: int) -> int:
+    def descriptor(self, number: int) -> int:
+        """Return the descriptor of file `number`, opened when it is first asked for.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
         descriptor = self._open.get(number)
         if descriptor is None:
             with self._lock:

@@ -9,7 +9,7 @@ import numpy as np
 from imgcls.data.sets.containers import ContainerSplit, Part, are_numbers, make_split, note_left_out
 from imgcls.data.sets.folder import SetReport
 from imgcls.data.sets.imagenet_labels import WNID
-from imgcls.data.sets.listing import pack_names
+from imgcls.data.sets.listing import prefix_names
 from imgcls.data.sets.shards import Found
 from imgcls.data.sets.splits import ImageSet
 
@@ -91,10 +91,8 @@ def _in_folders(
     kind: type[ContainerSplit], part: Part, split: ContainerSplit, classes: Sequence[str]
 ) -> ContainerSplit:
     """Return the images named as in folders, <wnid>/<file>."""
-    folders = [os.fsencode(wnid) + b"/" for wnid in classes]
-    labels = split.labels.tolist()
-    pairs = zip(split.index.name_list(), labels, strict=True)
-    blob, offsets = pack_names(
-        [name if name.startswith(folders[label]) else folders[label] + name for name, label in pairs]
+    prefixes = np.frombuffer(b"".join(os.fsencode(wnid) + b"/" for wnid in classes), np.uint8)
+    blob, offsets = prefix_names(
+        split.index.names, split.index.offsets, prefixes.reshape(len(classes), -1), split.labels
     )
     return kind(part.files, split.index._replace(names=blob, offsets=offsets), split.labels)

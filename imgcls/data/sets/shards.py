@@ -11,7 +11,9 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import numpy as np
 
 from imgcls.data.decoding import EXTENSIONS, ending_of
 from imgcls.data.sets.archives import tar_members
@@ -22,10 +24,14 @@ from imgcls.data.sets.containers import (
     image_set_of_parts,
     index_files,
 )
+from imgcls.data.sets.files import HAS_PREAD
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.parts import find_parts, is_pattern, is_url, local_root
 from imgcls.data.sets.splits import ImageSet
 from imgcls.environment import printable
+
+if TYPE_CHECKING:
+    from imgcls.data.decoding import Sizes, Workspace
 
 TAR = (".tar",)
 LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id")  # of a sample's .json
@@ -44,6 +50,17 @@ class ShardSplit(ContainerSplit):
         """
         places = self.index
         return self.pread(int(places.files[index]), int(places.sizes[index, 0]), int(places.starts[index]))
+
+    def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
+        """Load images `indices` into the native decoder's workspace."""
+        if not HAS_PREAD:
+            return super().open_in(space, indices)
+        places = self.index
+        try:
+            handles = [self.descriptor(number) for number in places.files[indices].tolist()]
+        except OSError:  # one by one, to leave out those that cannot be read
+            return super().open_in(space, indices)
+        return space.open_ranges(handles, places.starts[indices], places.sizes[indices, 0])
 
 
 class Found(NamedTuple):
