@@ -81,8 +81,13 @@ def pack() -> None:
         raise ConfigError(str(error)) from error
     for reason in packed.broken:
         print(printable(f"packed as it is: {reason}", lines=False))
-    if packed.num_unchanged:
-        print(f"packed as they are: {packed.num_unchanged} images, no baseline JPEGs and no faster than their files")
+    as_they_are = (
+        (packed.num_of_other_kind, "no baseline JPEGs"),
+        (packed.num_larger, "which restart markers would make larger"),
+    )
+    for number, reason in as_they_are:
+        if number:
+            print(f"packed as they are: {number} images, {reason}, so no faster than their files")
     print(printable(f"{asked.pack}: {packed.num_images} images, {packed.num_bytes / 1e9:.2f} GB"))
 
 

@@ -41,7 +41,14 @@ def predict() -> int:
         check_picture_file("contact-sheet", options.contact_sheet)
     check_network_files([options.checkpoint] if options.checkpoint else [], options.weights)
     from imgcls.distributed import process_group  # here: torch takes seconds, which no mistake should wait for
-    from imgcls.inference import FORMATS, find_images, open_member, predict_files, save_contact_sheet
+    from imgcls.inference import (
+        FORMATS,
+        describe_orientation,
+        find_images,
+        open_member,
+        predict_files,
+        save_contact_sheet,
+    )
 
     images = find_images(options.images, sys.stdin)
     protocol = build_protocol(options.protocol, **({"flip": True} if options.flip else {}))
@@ -52,6 +59,8 @@ def predict() -> int:
         predictions, bad = predict_files(member, images.files, device=device, protocol=protocol, top=options.top)
     for reason in [*images.passed_over, *map(str, bad)]:
         print(printable(f"passed over: {reason}", lines=False), file=sys.stderr)
+    if options.orientation == "trained" and (line := describe_orientation(member, images.files)) is not None:
+        print(printable(line, lines=False), file=sys.stderr)
     if not predictions:
         raise ConfigError("none of the images can be read")
     text = FORMATS[options.format](predictions)

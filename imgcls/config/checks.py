@@ -119,14 +119,13 @@ def check_crop(config: EvaluateConfig) -> None:
     Raises:
         ConfigError: with what to leave out.
     """
-    if not config.crop:
-        return
-    if config.compare is not None:
+    changed = [*config.crop, *([f"interpolation={config.interpolation}"] if config.interpolation else [])]
+    if changed and config.compare is not None:
         raise ConfigError(
-            f"{config.crop[0]} does not go with compare=published: the published numbers are of each network's own crop"
+            f"{changed[0]} does not go with compare=published: the published numbers are of each network's own crop"
         )
     protocol = str(config.protocol["_target_"]).rpartition(".")[2]
-    if protocol != "Center":
+    if config.crop and protocol != "Center":
         raise ConfigError(f"{config.crop[0]} is for protocol=center: {protocol} has views of its own; leave it out")
 
 

@@ -22,10 +22,10 @@ from imgcls.config.hydra_internals import compose_whole, compose_within_main, hy
 from imgcls.config.messages import COMPOSITION_ERRORS, one_line
 from imgcls.config.own_packages import trust_packages
 from imgcls.config.schema import Config, EvaluateConfig
-from imgcls.config.settings import settings_of
+from imgcls.config.settings import check_rules, settings_of
 from imgcls.config.sweep import Sweep, read_sweep
 from imgcls.config.why import split_why, why
-from imgcls.config.words import is_crop_word, quote_path, split_network, without_dashes
+from imgcls.config.words import is_crop_word, is_interpolation_word, quote_path, split_network, without_dashes
 from imgcls.environment import CONF_DIR, launch, printable
 from imgcls.errors import (
     EXIT_INTERRUPTED,
@@ -96,7 +96,12 @@ def command_line(
         trust_packages(config.trust)
         if isinstance(config, EvaluateConfig):
             config.crop = [word for word in network if is_crop_word(word)]
-            about_network = [word for word in network if not (config.checkpoints and is_crop_word(word))]
+            about_network = network
+            if config.checkpoints:
+                about_network = [w for w in network if not is_crop_word(w) and not is_interpolation_word(w)]
+                of_pixels = [word.partition("=")[2] for word in network if is_interpolation_word(word)]
+                config.interpolation = of_pixels[-1] if of_pixels else config.interpolation
+                check_rules(config)
             check_source(config.checkpoints, config.weights, about_network)
             check_crop(config)
             config.network = compose_network(about_network) if about_network else None

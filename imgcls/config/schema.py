@@ -305,6 +305,7 @@ class EvaluateConfig(CommonConfig):
     precision: str = setting("fp32", one_of=PRECISIONS)
     network: Any = None
     crop: Any = setting(list)
+    interpolation: str | None = setting(None, one_of=INTERPOLATIONS)
 
     @property
     def checkpoints(self) -> list[str]:

@@ -26,6 +26,11 @@ def is_crop_word(word: str) -> bool:
     return f"{key}.".startswith("augment.eval_crop.")
 
 
+def is_interpolation_word(word: str) -> bool:
+    """Return True for words that say how the pixels of crops are interpolated."""
+    return word.partition("=")[0].lstrip("+") in ("augment.interpolation", "augment.eval_interpolation")
+
+
 def split_network(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the words that describe the network, and the others."""
     words = list(words)

@@ -83,6 +83,8 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
         augment.eval_crop = crop_from_words(trained, config.crop)
         shown, before = name_of_crop(augment.eval_crop), name_of_crop(trained)
         log.info("crop     %s (it was validated on %s)", shown, before)
+    if config.interpolation is not None:
+        member.config.augment.eval_interpolation = config.interpolation
     own.source = _class_folders_alone(own) or _without_training_images(own)
     if config.data.source is None and "download" in _parameters(own):
         own.source = {**own.source, "download": False}  # the command names no set: it must not fetch one
@@ -241,6 +243,7 @@ def results_folder(member: Member, config: EvaluateConfig, protocol: TestProtoco
     """
     size = f"-{ImageSize.of(config.image_size)}px" if config.image_size else ""
     crop = f"-{name_of_crop(member.config.augment.eval_crop)}" if config.crop else ""
+    crop += f"-{config.interpolation}" if config.interpolation else ""
     single = len(config.checkpoints) < 2 or config.average == "weights"
     if config.out and single:
         folder = Path(config.out).expanduser()
@@ -322,6 +325,7 @@ def run_evaluation(
         "image_size": first.config["image_size"],
         "code": code_version(),
     } | ({"eval_crop": first.crop} if config.crop else {})
+    results |= {"interpolation": config.interpolation} if config.interpolation else {}
     with name_disk_errors(folder):
         write_results(report, results, folder, config)
     log.info("results  %s", folder)

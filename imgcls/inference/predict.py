@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from imgcls.data.decoding import BadImageError, decode_whole, describe_left_out, ending_of, is_image
+from imgcls.data.decoding import BadImageError, decode_whole, describe_left_out, ending_of, is_image, traits_of
 from imgcls.data.loading import view_images
 from imgcls.data.sets import FolderSplit, pixel_rules, readable_names
 from imgcls.environment import default_num_threads, printable
@@ -146,6 +146,24 @@ def predict_files(
     guesses = name_classes(predictions, known_classes(member), top=top)
     seen = zip(predictions.indices.tolist(), guesses, strict=True)
     return [Prediction(str(files[index]), guess) for index, guess in seen], bad
+
+
+def describe_orientation(member: Member, files: Sequence[str]) -> str | None:
+    """Return a line on photos that EXIF data would turn and that are shown as stored, or None if there are none."""
+    if pixel_rules(member.config.data).orientation == "apply":
+        return None
+    split, turned = FolderSplit.of_files(files), []
+    for index, file in enumerate(files):
+        try:
+            if traits_of(split.read(index), file).orientation != 1:
+                turned.append(file)
+        except BadImageError:  # passed over
+            continue
+    if not turned:
+        return None
+    which = turned[0] if len(turned) == 1 else f"{len(turned)} images ({turned[0]}, ...)"
+    has = "has" if len(turned) == 1 else "have"
+    return f"{which} {has} an EXIF orientation, shown as stored; orientation=apply turns"
 
 
 def as_table(predictions: Sequence[Prediction]) -> str:

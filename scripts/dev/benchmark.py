@@ -8,6 +8,8 @@
     python scripts/dev/benchmark.py small --root MNIST_FOLDER  LeNet-5 on MNIST, against a DataLoader's loop
     python scripts/dev/benchmark.py startup  from the command to the first step, part by part
     python scripts/dev/benchmark.py loop  the trainer's loop against a bare one
+    python scripts/dev/benchmark.py forms --data DIR  from archives, shards, parquet, against folders
+    python scripts/dev/benchmark.py index  how large the index of 1.28 million images is, and how fast it loads
     python scripts/dev/benchmark.py sweep  what a sweep adds to each of its jobs
     python scripts/dev/benchmark.py results  comparing and reporting many runs
 
@@ -32,6 +34,8 @@ COMMANDS = {
     "small": ("benchmark_others", "measure_small"),
     "startup": ("benchmark_startup", "measure_startup"),
     "loop": ("benchmark_loop", "measure_loop"),
+    "forms": ("benchmark_forms", "measure_forms"),
+    "index": ("benchmark_index", "measure_index"),
     "sweep": ("benchmark_sweep", "measure_sweep"),
     "results": ("benchmark_sweep", "measure_results"),
 }
@@ -79,6 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = commands.add_parser("results", help="comparing and reporting many runs")
     results.add_argument("--runs", type=int, default=1000, help="to compare; a tenth of them are reported")
     results.add_argument("--rounds", type=int, default=3)
+    forms = commands.add_parser("forms", help="images from archives, shards, parquet and others, against folders")
+    forms.add_argument("--data", required=True, help="a folder of train/<class>/* and val/<class>/*")
+    forms.add_argument("--image-size", type=int, default=224)
+    forms.add_argument("--threads", type=int, default=1, help="of the loaders (default: 1)")
+    forms.add_argument("--rounds", type=int, default=9)
+    index = commands.add_parser("index", help="the index of 1.28 million images: its size, and how fast it loads")
+    index.add_argument("--images", type=int, default=1_281_167)
+    index.add_argument("--form", action="append", choices=("archives", "shards", "parquet"), help="default: all")
+    index.add_argument("--folder", help="for some 5 GB of files (default: that of temporary files)")
+    index.add_argument("--rounds", type=int, default=5, help="openings, of which the median counts")
     asked = parser.parse_args(arguments)
     module, function = COMMANDS[asked.command]
     try:

@@ -39,6 +39,8 @@ def evaluate_script(*words: str, cwd: Path, ranks: int = 0) -> subprocess.Comple
         (["checkpoint=[a.pt,b.pt]", "compare=published"], "of single networks, not of an ensemble"),
         (["checkpoint=a.pt", "compare=published", "image_size=64"], "not of image_size=64 but of each network's own"),
         (["checkpoint=a.pt", "augment.flip=0.5"], "augment.flip=0.5: a checkpoint brings its network"),
+        (["checkpoint=a.pt", "augment.interpolation=bicubix"], "bicubix is none of bilinear, bicubic (did you mean"),
+        (["checkpoint=a.pt", "interpolation=bicubic", "compare=published"], "of each network's own crop"),
         (["checkpoint=a.pt", "augment.eval_crop=whole", "compare=published"], "of each network's own crop"),
         (["checkpoint=a.pt", "augment.eval_crop=whole", "protocol=dense"], "is for protocol=center: Dense has views"),
         (["checkpoint=a.pt"], "checkpoint=a.pt: there is no such file"),

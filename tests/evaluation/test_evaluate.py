@@ -292,6 +292,14 @@ def test_a_checkpoint_is_tested_with_the_crop_that_the_words_name(run_dir, tiny_
     assert f"folder-center-{after['eval_crop']}" in folders
 
 
+def test_a_checkpoint_is_tested_with_the_interpolation_that_is_named(run_dir, tiny_folder):
+    before = run(config_of(run_dir, root=tiny_folder))
+    after = run(config_of(run_dir, root=tiny_folder, interpolation="bicubic"))
+    assert after["interpolation"] == "bicubic"
+    assert "interpolation" not in before
+    assert "folder-center-bicubic" in {path.name for path in (run_dir / "evaluate").iterdir()}
+
+
 def test_a_crop_that_does_not_exist_is_refused_before_the_test(run_dir, tiny_folder):
     with pytest.raises(ConfigError, match=r"augment\.eval_crop=leterbox: .*did you mean letterbox"):
         run(config_of(run_dir, root=tiny_folder, crop=["augment.eval_crop=leterbox"]), predict=forbidden)

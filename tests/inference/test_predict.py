@@ -29,6 +29,7 @@ from imgcls.inference import (
     as_csv,
     as_json,
     as_table,
+    describe_orientation,
     find_images,
     known_classes,
     num_outputs,
@@ -113,6 +114,23 @@ def test_predictions_are_those_of_the_network(checkpoint_file: Path, tiny_folder
     )
     ten, _ = predict_files(member, files, device=CPU, protocol=TenCrop(), top=1)
     assert [len(image.guesses) for image in ten] == [1] * 5
+
+
+def test_photos_that_exif_data_would_turn_are_named(checkpoint_file: Path, tmp_path: Path) -> None:
+    member = open_checkpoint(checkpoint_file)
+    exif = Image.Exif()
+    files = []
+    for number, orientation in enumerate((1, 6, 0, 8)):
+        exif[0x0112] = orientation
+        Image.new("RGB", (40, 60)).save(tmp_path / f"{number}.jpg", exif=exif)
+        files.append(str(tmp_path / f"{number}.jpg"))
+    (tmp_path / "text.jpg").write_text("no image")
+    line = describe_orientation(member, [*files, str(tmp_path / "text.jpg")])
+    assert line is not None
+    assert line.startswith(f"2 images ({files[1]}, ...) have an EXIF orientation, shown as stored")
+    assert describe_orientation(member, [files[0], files[2]]) is None
+    member.config.data.orientation = "apply"
+    assert describe_orientation(member, files) is None
 
 
 def test_a_network_is_shown_pixels_interpolated_as_in_its_validation(checkpoint_file: Path, tmp_path: Path) -> None:
@@ -234,6 +252,7 @@ def test_the_protocols_are_those_of_evaluate(monkeypatch: pytest.MonkeyPatch, tm
         (tmp_path / file).touch()
     asked = []
     monkeypatch.setattr(inference, "open_member", lambda *args: None)
+    monkeypatch.setattr(inference, "describe_orientation", lambda *args: None)
     monkeypatch.setattr(
         inference, "predict_files", lambda *args, protocol, **more: asked.append(protocol) or (SEEN, [])
     )

@@ -59,7 +59,7 @@ __declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned int page, unsig
 #define API __attribute__((visibility("default")))
 
 /* Raised with every change of a signature, of the pixels, or of the files that are taken; native.py refuses a library of another number. */
-#define IMGCLS_NATIVE_VERSION 5
+#define IMGCLS_NATIVE_VERSION 6
 
 /* The numbers native.Status gives. */
 enum {
@@ -704,6 +704,22 @@ static int read_file(Workspace *space, const char *path, size_t *used, size_t *l
     return status;
 }
 
+#ifndef _WIN32
+/* Append a range of an open file to the workspace's contents. */
+static int read_range(Workspace *space, int handle, int64_t start, int64_t length, size_t *used) {
+    if (start < 0 || length < 0 || length > MOST_FILE) return STATUS_UNREADABLE;
+    size_t size = (size_t)length, done = 0;
+    if (!grow(&space->contents, *used + size)) return STATUS_MEMORY;
+    while (done < size) {
+        ssize_t got = pread(handle, space->contents.bytes + *used + done, size - done, (off_t)(start + (int64_t)done));
+        if (got > 0) done += (size_t)got;
+        else if (got == 0 || errno != EINTR) return STATUS_UNREADABLE;
+    }
+    *used += size;
+    return STATUS_OK;
+}
+#endif
+
 static void measure(Workspace *space, int64_t max_pixels, int32_t *sizes, int32_t *statuses) {
     for (size_t i = 0; i < space->num_files; i++) {
         File *file = &space->files[i];
@@ -711,6 +727,17 @@ static void measure(Workspace *space, int64_t max_pixels, int32_t *sizes, int32_
         if (file->status == STATUS_OK) file->status = size_of(file, max_pixels, sizes + 2 * i);
         statuses[i] = file->status;
     }
+}
+
+/* Say where files that were read are in the contents, which may have moved while they grew, and read their sizes. */
+static void place_and_measure(Workspace *space, int64_t count, int64_t max_pixels, int32_t *sizes, int32_t *statuses) {
+    size_t at = 0;
+    for (int64_t i = 0; i < count; i++) {
+        space->files[i].data = space->contents.bytes + at;
+        at += space->files[i].length;
+    }
+    space->num_files = (size_t)count;
+    measure(space, max_pixels, sizes, statuses);
 }
 
 API int32_t imgcls_native_version(void) { return IMGCLS_NATIVE_VERSION; }
@@ -776,15 +803,30 @@ API int32_t imgcls_open_files(Workspace *space, const char *paths, int64_t count
         space->files[i] = file;
         paths += strlen(paths) + 1;
     }
-    /* The buffer may have moved while it grew, so the places are known only now. */
-    size_t at = 0;
-    for (int64_t i = 0; i < count; i++) {
-        space->files[i].data = space->contents.bytes + at;
-        at += space->files[i].length;
-    }
-    space->num_files = (size_t)count;
-    measure(space, max_pixels, sizes, statuses);
+    place_and_measure(space, count, max_pixels, sizes, statuses);
     return 0;
+}
+
+/* Read `count` ranges of open files, of `lengths` bytes from `starts` on, and their sizes. -2 where there is no pread. */
+API int32_t imgcls_open_ranges(Workspace *space, const int32_t *handles, const int64_t *starts, const int64_t *lengths,
+                               int64_t count, int64_t max_pixels, int32_t *sizes, int32_t *statuses) {
+#ifdef _WIN32
+    (void)space, (void)handles, (void)starts, (void)lengths, (void)count, (void)max_pixels, (void)sizes, (void)statuses;
+    return -2;
+#else
+    if (!reserve_files(space, count)) return -1;
+    if (space->contents.capacity > KEEP_FILES) release(&space->contents);
+    size_t used = 0;
+    for (int64_t i = 0; i < count; i++) {
+        size_t before = used;
+        File file = {NULL, 0, STATUS_OK};
+        file.status = read_range(space, handles[i], starts[i], lengths[i], &used);
+        file.length = used - before;
+        space->files[i] = file;
+    }
+    place_and_measure(space, count, max_pixels, sizes, statuses);
+    return 0;
+#endif
 }
 
 /* The bytes of one file held; valid until the next open. NULL when there is none of that number. */

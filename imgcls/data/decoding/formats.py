@@ -5,10 +5,11 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, features
 
-# What Pillow may open, whatever the file is called: it goes by the content, and its other readers run Ghostscript (EPS,
-# PostScript), ask Windows to draw (WMF), or are seldom tried on broken files. MPO is opened as JPEG.
+# What Pillow may open, in this order, whatever the file is called: it goes by the content. Its other readers run
+# Ghostscript (EPS, PostScript), ask Windows to draw (WMF), need other packages, or are of formats that nobody has.
+# MPO is opened as JPEG. An ending that files of other kinds have too (.rgb, .bw) is not listed: the content decides.
 ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png", ".apng"),
@@ -20,7 +21,21 @@ ENDINGS = {
     "AVIF": (".avif", ".avifs"),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "HEIF": (".heic", ".heics", ".heif", ".heifs", ".hif"),
+    "PSD": (".psd",),
+    "DDS": (".dds",),
+    "ICO": (".ico",),
+    "ICNS": (".icns",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi",),
+    "SUN": (".ras",),
+    "XBM": (".xbm",),
+    "XPM": (".xpm",),
+    "DIB": (".dib",),
+    "PCX": (".pcx",),
+    "TGA": (".tga",),
 }
+# Formats whose files do not begin in a way of their own: the ending says it, as any file may look like one.
+_BY_ENDING_ALONE = ("DIB", "PCX", "TGA")
 # What a format needs besides Pillow's own code, and how to get it.
 _LIBRARIES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 # A camera's raw file is a TIFF whose first image is a thumbnail: opened by content it would train on that.
@@ -40,6 +55,7 @@ def _missing() -> dict[str, str]:
 
 _MISSING = _missing()
 FORMATS = tuple(name for name in ENDINGS if name not in _MISSING)
+FORMATS_BY_CONTENT = tuple(name for name in FORMATS if name not in _BY_ENDING_ALONE)
 EXTENSIONS = tuple(os.fsencode(ending) for name in FORMATS for ending in ENDINGS[name])
 NEEDS = {ending: f"needs {need}" for name, need in _MISSING.items() for ending in ENDINGS[name]}
 NEEDS |= dict.fromkeys(RAW, "a camera's raw file; save it as TIFF or JPEG")
@@ -53,9 +69,9 @@ def is_image(path: bytes) -> bool:
     if ending_of(path) in NEEDS or not os.path.isfile(path):
         return False
     try:
-        with Image.open(os.fsdecode(path), formats=FORMATS):
+        with Image.open(os.fsdecode(path), formats=FORMATS_BY_CONTENT):
             return True
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+    except Exception:  # Pillow's readers trip over files of other kinds with errors of any kind
         return False
 
 
@@ -67,9 +83,9 @@ def ending_of(path: bytes) -> str:
 def ending_of_content(data: bytes) -> str:
     """Return the ending that the bytes of an image should have: `.jpg`; empty for what cannot be opened."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return ENDINGS["JPEG" if image.format == "MPO" else str(image.format)][0]
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        with Image.open(io.BytesIO(data), formats=FORMATS_BY_CONTENT) as image:
+            return next(iter(ENDINGS["JPEG" if image.format == "MPO" else str(image.format)]), "")
+    except Exception:  # as above
         return ""
 
 

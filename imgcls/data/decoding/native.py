@@ -36,7 +36,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_SIDE = 16384
 # Columns of 8 pixels between two restart markers of a packed JPEG: fewer decode no faster, and cost bytes.
 RESTART_BLOCKS = 8
-_VERSION = 5
+_VERSION = 6
 # How pixels are interpolated, by the numbers of _native.c.
 FILTERS = {"bilinear": 0, "bicubic": 1}
 _SOURCE = Path(__file__).with_name("_native.c")
@@ -131,6 +131,28 @@ class Workspace:
         self._held, self._num_files = (), 0
         code = self._library.imgcls_open_files(
             self._handle, blob, len(names), max_pixels, opened.sizes.ctypes.data, opened.status.ctypes.data
+        )
+        return self._opened(code, opened)
+
+    def open_ranges(self, handles: Sequence[int], starts: Any, lengths: Any, *, max_pixels: int = MAX_PIXELS) -> Sizes:
+        """Read ranges of open files and their sizes, in one call without the GIL; not on Windows.
+
+        Args:
+            handles: file descriptors, one for each range.
+            starts, lengths: of whole numbers (N,), in bytes.
+        """
+        opened = _empty_sizes(len(handles))
+        arrays = [np.array(handles, np.int32), *(np.ascontiguousarray(each, np.int64) for each in (starts, lengths))]
+        if any(array.shape != (len(handles),) for array in arrays):
+            raise ValueError(f"handles, starts and lengths {[array.shape for array in arrays]} differ in length")
+        self._held, self._num_files = (), 0
+        code = self._library.imgcls_open_ranges(
+            self._handle,
+            *(array.ctypes.data for array in arrays),
+            len(handles),
+            max_pixels,
+            opened.sizes.ctypes.data,
+            opened.status.ctypes.data,
         )
         return self._opened(code, opened)
 
@@ -313,6 +335,7 @@ def _load() -> _LoadResult:
         ("imgcls_workspace_free", None, [pointer]),
         ("imgcls_open_bytes", int32, [pointer, pointer, pointer, int64, int64, pointer, pointer]),
         ("imgcls_open_files", int32, [pointer, ctypes.c_char_p, int64, int64, pointer, pointer]),
+        ("imgcls_open_ranges", int32, [pointer, pointer, pointer, pointer, int64, int64, pointer, pointer]),
         ("imgcls_contents", pointer, [pointer, int64, pointer]),
         ("imgcls_decode", int32, [pointer, pointer, pointer, int64, int32, int32, int32, int32, pointer, pointer]),
         ("imgcls_skim", int32, [pointer, pointer, int64, pointer]),

@@ -5,6 +5,7 @@ Pillow turns a TIFF), alpha is dropped, colour profiles are ignored. `PixelRules
 cannot be decoded whole is refused.
 """
 
+import functools
 import io
 import struct
 import warnings
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from imgcls.data.decoding import depth, jpeg
 from imgcls.data.decoding.formats import FORMATS
@@ -339,7 +340,15 @@ def _plain(image: Image.Image, channels: int, rules: PixelRules) -> Image.Image:
         return image
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
+    if image.mode == "LAB":  # which Pillow's convert does not take
+        image = ImageCms.applyTransform(image, _lab_to_rgb()) or image
     return image.convert(_MODES[channels])
+
+
+@functools.cache
+def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, rgb, "LAB", "RGB")
 
 
 def _support(low: float, high: float, num_out: int, interpolation: str) -> float:

@@ -6,15 +6,18 @@ from imgcls.data.decoding import native
 from imgcls.data.decoding.pillow import BadImageError, traits_of
 
 
-def with_restarts(data: bytes, name: str) -> bytes | None:
+def with_restarts(data: bytes, name: str, *, blocks: int = native.RESTART_BLOCKS) -> bytes | None:
     """Return a baseline JPEG with a restart marker every few blocks and, of its metadata, the EXIF orientation alone.
 
     None of any other file, and of one that is broken.
 
+    Args:
+        blocks: from one marker to the next, in columns of 8 pixels.
+
     Raises:
         RuntimeError: the native decoder is not available.
     """
-    written = native.write_restarts(data)
+    written = native.write_restarts(data, blocks=blocks)
     if written is None:
         return None
     try:

@@ -1,5 +1,6 @@
 """Splits of image files: in folders, or one after another in a pack."""
 
+import functools
 import hashlib
 import os
 import stat
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from imgcls.data.decoding import Sizes, Workspace
 
 
+HAS_PREAD = hasattr(os, "pread")  # not on Windows
 HEAD_BYTES, TAIL_BYTES = 1 << 16, 1 << 11  # of a file that is checked before it is decoded
 
 
@@ -41,6 +43,11 @@ class FileSplit(ABC):
     rules: PixelRules = AS_STORED
     checksums: np.ndarray | None = None  # (N,) uint64, of the files' bytes, where verify_data has read any
     takes_rules = True  # the files have what the rules decide on
+
+    @functools.cached_property
+    def kept(self) -> dict[str, np.ndarray]:
+        """What is worked out once for all images: their keys, and the stamps of their files."""
+        return {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -190,7 +197,7 @@ class FolderSplit(FileSplit):
 
     def num_bytes(self, indices: np.ndarray) -> np.ndarray:
         """Return the sizes of the files of images `indices` (n,): (n,) int64; -1 of a file that is not there."""
-        return np.array([_file_size(self.raw_path(index)) for index in indices.tolist()], np.int64)
+        return np.array([file_size(self.raw_path(index)) for index in indices.tolist()], np.int64)
 
     def path(self, index: int) -> str:
         """Return the path of image `index`, as the user would type it."""
@@ -339,6 +346,9 @@ class PackSplit(FileSplit):
 
     def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
         """Load images `indices` into the native decoder's workspace."""
+        if HAS_PREAD:
+            handles = [self._open.fileno()] * len(indices)
+            return space.open_ranges(handles, self.starts[indices], self.lengths[indices])
         return space.open_bytes([self._read_or_none(index) for index in indices.tolist()])
 
     def _read(self, index: int) -> bytes:
@@ -351,7 +361,8 @@ class PackSplit(FileSplit):
             return None
 
 
-def _file_size(path: bytes) -> int:
+def file_size(path: bytes) -> int:
+    """Return the size of a file in bytes, -1 if it is not there."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -141,13 +141,16 @@ class SetReport:
 
     def numbered(self, class_order: str) -> None:
         """Say in which order classes with numbers for names are."""
-        if class_order == "text" and all(name.isdecimal() for name in self.classes):
-            natural = sort_classes(self.classes, "natural")
-            if natural != self.classes:
-                self.notes.append(
-                    f"classes are numbers, sorted as text ({', '.join(self.classes[:4])}, ...); "
-                    f"data.class_order=natural sorts them as numbers ({', '.join(natural[:4])}, ...)"
-                )
+        as_text, natural = (sort_classes(self.classes, order) for order in ("text", "natural"))
+        if as_text == natural or not all(name.isdecimal() for name in self.classes):
+            return
+        if class_order == "natural":
+            self.notes.append(f"classes are numbers, sorted as numbers ({', '.join(natural[:4])}, ...)")
+        else:
+            self.notes.append(
+                f"classes are numbers, sorted as text ({', '.join(as_text[:4])}, ...); "
+                f"data.class_order=natural sorts them as numbers ({', '.join(natural[:4])}, ...)"
+            )
 
 
 def sort_classes(names: Iterable[str], order: str) -> list[str]:
@@ -191,6 +194,8 @@ def _existing_part(base: Path, name: str, key: str) -> Path:
     if not (path := base / name).is_dir():
         likely = f"={found}" if (found := _likely(base, TRAINING_NAMES)) else ""
         or_set = f", or set {key}{likely}" if key != "data.root" else ""
+        if likely and not (base / "val").is_dir() and (val := _likely(base, VALIDATION_NAMES)):
+            or_set += f" data.source.val={val}"
         raise FileNotFoundError(
             f"data.root={base} has no {name}/, {_holds(base)}; the layout is {LAYOUT}. Give the folder above train/ "
             f"and val/{or_set}; a folder of class folders alone is split by "

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgcls.data.sets.containers import ContainerSplit, Contents, Part, index_contents, index_files
+from imgcls.data.sets.files import file_size
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
 from imgcls.data.sets.shards import Found, ShardSplit, own_set
@@ -40,6 +41,14 @@ class LooseSplit(ContainerSplit):
     def path(self, index: int) -> str:
         """Return the file of image `index`."""
         return os.fsdecode(self._files[self.index.starts[index]])
+
+    def holders(self) -> np.ndarray:
+        """Return which file each image is: (N,) positions."""
+        return self.index.starts
+
+    def num_bytes(self, indices: np.ndarray) -> np.ndarray:
+        """Return the sizes of the files of images `indices` (n,): (n,) int64; -1 of a file that is not there."""
+        return np.array([file_size(self._files[place]) for place in self.index.starts[indices].tolist()], np.int64)
 
 
 class Columns(NamedTuple):

@@ -1,6 +1,13 @@
 """Images of noise, to measure a step without any data."""
 
+import gzip
+import hashlib
 import logging
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,10 +73,54 @@ def _arrays(dataset_name: str, name: str, root: str | None, channels: int, downl
     )
 
 
+def _unpacked(dataset: Any, name: str, base: Path) -> Path | None:
+    """Unpack a set's archives from below `base` into the cache folder, where they are all that is there; return that.
+
+    The user's folder stays as it is: it may be read-only, or shared.
+
+    Raises:
+        ValueError: an archive is damaged.
+    """
+    from torchvision.datasets.utils import extract_archive
+
+    # MNIST is four files in <root>/MNIST/raw, CIFAR one archive.
+    names = [name for name, _ in dataset.resources] if hasattr(dataset, "resources") else [dataset.filename]
+    inner = f"{dataset.__name__}/raw" if hasattr(dataset, "resources") else "."
+    found = [folder for folder in (base / inner, base) if all((folder / name).is_file() for name in names)]
+    if not found:
+        return None
+    files = [found[0] / name for name in names]
+    stamps = [f"{os.path.realpath(file)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    key = hashlib.sha256(os.fsencode("\0".join(stamps))).hexdigest()[:16]
+    target = cache_folder() / "unpacked" / f"{name}-{key}"
+    if target.is_dir():
+        return target
+    log.info("unpacking the archives of %s in %s into %s", name, found[0], target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        for file in files:
+            (unfinished / inner).mkdir(parents=True, exist_ok=True)
+            try:
+                extract_archive(str(file), str(unfinished / inner))
+            except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError) as error:
+                raise ValueError(f"data={name}: {file} is damaged ({error}); download it again") from None
+        try:
+            unfinished.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
 def _open(dataset: Callable[..., Any], name: str, base: Path, *, train: bool, download: bool) -> Any:
     try:
         return dataset(str(base), train=train, download=False)
     except RuntimeError:  # torchvision's word for files that are missing or incomplete
+        if unpacked := _unpacked(dataset, name, base):
+            return dataset(str(unpacked), train=train, download=False)
         if not download:
             raise FileNotFoundError(
                 f"data={name} is not in {base}; name a folder that has torchvision's files, data.root=DIR, or add "

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 WHAT = "the list of files"
 _KINDS = " ".join(FORMATS).encode()  # a list is of the kinds of files that were images when it was made
 LINKS_TO_NOTHING = "links to nothing"  # among the endings of files that are left out
+NAMES_AT_ONCE = 1 << 16  # that are prefixed in one step, so that it needs little memory
 SETTLED_SECONDS = 2.0  # a folder changed less than this before it was listed may change again under the same mtime
 
 
@@ -199,3 +200,32 @@ def _bytes(text: bytes) -> np.ndarray:
 def pack_names(names: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Return the names one after another (uint8), and the offsets of each and of the end (int64)."""
     return _bytes(b"".join(names)), np.cumsum([0, *map(len, names)], dtype=np.int64)
+
+
+def prefix_names(
+    names: np.ndarray, offsets: np.ndarray, prefixes: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return packed names (`pack_names`) that all begin with the prefix of their label; those that do stay as they are.
+
+    Args:
+        names, offsets: uint8 and int64 (N + 1), as `pack_names` gives them.
+        prefixes: (K, W) uint8.
+        labels: (N,), below K.
+    """
+    width, count = prefixes.shape[1], len(labels)
+    parts, lengths = [np.empty(0, np.uint8)], [np.zeros(1, np.int64)]
+    for first in range(0, count, NAMES_AT_ONCE):
+        bounds = offsets[first : min(first + NAMES_AT_ONCE, count) + 1]
+        chunk, begins, before = names[bounds[0] : bounds[-1]], bounds[:-1] - bounds[0], np.diff(bounds)
+        heads = prefixes[labels[first : first + NAMES_AT_ONCE]]
+        missing = np.ones(len(begins), bool)
+        long = np.flatnonzero(before >= width)
+        missing[long] = (chunk[begins[long, None] + np.arange(width)] != heads[long]).any(axis=1)
+        after = before + width * missing
+        moved = after.cumsum() - after
+        out = np.empty(after.sum(), np.uint8)
+        out[np.arange(len(chunk)) + np.repeat(moved + width * missing - begins, before)] = chunk
+        out[moved[missing, None] + np.arange(width)] = heads[missing]
+        parts.append(out)
+        lengths.append(after)
+    return np.concatenate(parts), np.concatenate(lengths).cumsum()

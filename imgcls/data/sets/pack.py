@@ -1,9 +1,9 @@
 """A pack: a set's images, written again so that a crop decodes faster, one after another in a single file.
 
 A lossless pack has the pixels of the originals, to the bit, and their EXIF orientation. Each baseline JPEG has restart
-markers (`imgcls.data.decoding.with_restarts`); every other file is as it was. A lossy pack has smaller images: the
-longer side is at most 400 pixels, the JPEG quality 90, colour at half resolution, and metadata is gone. ImageNet
-becomes some 46 GB instead of 138, which fits more page caches.
+markers (`imgcls.data.decoding.with_restarts`), unless they make it larger; every other file is as it was. A lossy pack
+has smaller images: the longer side is at most 400 pixels, the JPEG quality 90, colour at half resolution, and metadata
+is gone. ImageNet becomes some 46 GB instead of 138, which fits more page caches.
 
 The file is the images' bytes, then the index as an npz, then 16 bytes: the index's length and the magic word.
 """
@@ -36,8 +36,10 @@ MAGIC = b"imgpack1"
 PACK_LONGEST, PACK_QUALITY = 400, 90  # of the images of a lossy pack: pixels of the longer side, JPEG quality
 DIGEST_SIZE = 32
 NOTE_EVERY = 256  # images: what may have to be encoded again
-# Noted with the length of an image that is packed as it was: one that cannot be decoded, one that is no baseline JPEG.
-BROKEN, UNCHANGED = 1 << 63, 1 << 62
+# Noted with the length of an image that is packed as it was: one that cannot be decoded, one that is no baseline JPEG,
+# one that restart markers make larger.
+BROKEN, OTHER_KIND, LARGER = 1 << 63, 1 << 62, 1 << 61
+BLOCKS = (8, 16, 32)  # columns of 8 pixels from a restart marker to the next: the first that makes a file no larger
 
 
 class PackSummary(NamedTuple):
@@ -45,7 +47,8 @@ class PackSummary(NamedTuple):
 
     num_images: int
     num_bytes: int
-    num_unchanged: int  # decodable, but no baseline JPEG: packed as they are
+    num_of_other_kind: int  # decodable, but no baseline JPEG: packed as they are
+    num_larger: int  # with restart markers: packed as they are
     broken: list[str]  # could not be decoded, with the reason: packed as they are, for the loader to judge
 
 
@@ -172,17 +175,17 @@ def make_pack(
     about: dict[str, object] = {"lossless": True} if lossless else {"longest": longest, "quality": quality}
     about |= {"restarts": native.available(), "num_train": entries.num_train, "classes": images.classes}
     broken: dict[int, str] = {}
-    unchanged: set[int] = set()
+    flags: dict[int, int] = {}
 
     def encode(index: int) -> bytes:
         data, name = entries.read(index)
         try:
-            encoded = with_restarts_or_as_it_is(data, name) if lossless else shrink(data, name, longest, quality)
+            if not lossless:
+                return shrink(data, name, longest, quality)
+            encoded, flags[index] = with_restarts_or_as_it_is(data, name)
         except BadImageError as error:
-            broken[index] = str(error)
+            broken[index], flags[index] = str(error), BROKEN
             return data
-        if lossless and encoded is data:
-            unchanged.add(index)
         return encoded
 
     with _locked(path), open(_part(path), "ab+") as part, open(_part(path, ".lengths"), "ab+") as noted:
@@ -194,7 +197,7 @@ def make_pack(
         for encoded in progress(_in_order(encode, todo, num_threads), len(lengths), len(entries)):
             part.write(encoded)
             index = len(lengths)
-            lengths.append(len(encoded) | BROKEN * (index in broken) | UNCHANGED * (index in unchanged))
+            lengths.append(len(encoded) | flags.pop(index, 0))
             if len(lengths) % NOTE_EVERY == 0:
                 _note(part, noted, lengths)
         _note(part, noted, lengths)
@@ -203,21 +206,24 @@ def make_pack(
         os.fsync(part.fileno())
         os.replace(_part(path), path)
         _part(path, ".lengths").unlink()
-    num_unchanged = sum(length & UNCHANGED != 0 for length in lengths)
-    return PackSummary(len(entries), path.stat().st_size, num_unchanged, sorted(broken.values()))
+    num_of_other_kind, num_larger = (sum(length & flag != 0 for length in lengths) for flag in (OTHER_KIND, LARGER))
+    return PackSummary(len(entries), path.stat().st_size, num_of_other_kind, num_larger, sorted(broken.values()))
 
 
-def with_restarts_or_as_it_is(data: bytes, name: str) -> bytes:
-    """Return a baseline JPEG with restart markers, and any other image as it is.
+def with_restarts_or_as_it_is(data: bytes, name: str) -> tuple[bytes, int]:
+    """Return a baseline JPEG with restart markers that make it no larger, or an image as it is; and what to note.
 
     Raises:
         BadImageError: it cannot be decoded.
     """
-    encoded = with_restarts(data, name)
-    if encoded is None:
-        decode_whole(data, 3, name)
-        return data
-    return encoded
+    for blocks in BLOCKS:
+        encoded = with_restarts(data, name, blocks=blocks)
+        if encoded is None:
+            decode_whole(data, 3, name)
+            return data, OTHER_KIND
+        if len(encoded) <= len(data):
+            return encoded, 0
+    return data, LARGER
 
 
 def shrink(data: bytes, name: str, longest: int, quality: int) -> bytes:
@@ -337,7 +343,7 @@ def _done(part: BinaryIO, noted: BinaryIO, digest: bytes, path: Path) -> list[in
 
 
 def _plain(lengths: list[int]) -> np.ndarray:
-    return np.array(lengths, np.uint64) & np.uint64(UNCHANGED - 1)
+    return np.array(lengths, np.uint64) & np.uint64(LARGER - 1)
 
 
 def _note(part: BinaryIO, noted: BinaryIO, lengths: list[int]) -> None:

@@ -11,7 +11,9 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import numpy as np
 
 from imgcls.data.decoding import EXTENSIONS, ending_of
 from imgcls.data.sets.archives import tar_members
@@ -19,13 +21,18 @@ from imgcls.data.sets.containers import (
     ContainerSplit,
     Contents,
     Part,
+    check_has_images,
     image_set_of_parts,
     index_files,
 )
+from imgcls.data.sets.files import HAS_PREAD
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.parts import find_parts, is_pattern, is_url, local_root
 from imgcls.data.sets.splits import ImageSet
 from imgcls.environment import printable
+
+if TYPE_CHECKING:
+    from imgcls.data.decoding import Sizes, Workspace
 
 TAR = (".tar",)
 LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id")  # of a sample's .json
@@ -44,6 +51,17 @@ class ShardSplit(ContainerSplit):
         """
         places = self.index
         return self.pread(int(places.files[index]), int(places.sizes[index, 0]), int(places.starts[index]))
+
+    def open_in(self, space: "Workspace", indices: np.ndarray) -> "Sizes":
+        """Load images `indices` into the native decoder's workspace."""
+        if not HAS_PREAD:
+            return super().open_in(space, indices)
+        places = self.index
+        try:
+            handles = [self.descriptor(number) for number in places.files[indices].tolist()]
+        except OSError:  # one by one, to leave out those that cannot be read
+            return super().open_in(space, indices)
+        return space.open_ranges(handles, places.starts[indices], places.sizes[indices, 0])
 
 
 class Found(NamedTuple):
@@ -86,6 +104,11 @@ def open_webdataset(
             "data.root is not set; name a folder of shards, or a pattern: data.root=/data/train-{0000..1023}.tar"
         )
     found = find_tars(root, train, val)
+    if found is None and os.path.isfile(root):
+        raise ValueError(
+            f"data.root={root} does not end with .tar; give a tar that is not compressed: images in one that is cannot "
+            "be read in any order"
+        )
     if found is None:
         raise FileNotFoundError(f"data.root={root}: there are no shards (.tar); name their folder, or a pattern")
     return own_set(f"data.root={root}", found, channels=channels, holdout=holdout, class_order=class_order)
@@ -143,8 +166,10 @@ def find_tars(root: str, train: str, val: str) -> Found | None:
     if len(training) == 1 and not validation and _is_of_folders(training[0], (train, val)):
         return _folders_in_tar(training[0], train, val)
     found = [
-        Part(files, index_files(files, read_shard, kind="shards")) if files else None
-        for files in (training, validation)
+        check_has_images(Part(files, index_files(files, read_shard, kind="shards")), f"{word} shards")
+        if files
+        else None
+        for files, word in ((training, "training"), (validation, "validation"))
     ]
     left_out = f"; left out: {len(parts.test)} of a test part" if parts.test else ""
     note = f"found {len(training)} shards for training and {len(validation)} for validation{left_out}"

@@ -300,6 +300,26 @@ def test_sizes_and_statuses_say_what_goes_to_pillow(tmp_path: Path) -> None:
 
 
 @needs_native
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="no pread here")
+def test_ranges_of_open_files_are_read_as_files_of_their_own_are(tmp_path):
+    files = [jpeg(40, 50, "4:2:0"), jpeg(31, 20, "4:4:4"), b"no image"]
+    (tmp_path / "one").write_bytes(b"head" + files[0] + files[1])
+    (tmp_path / "two").write_bytes(files[2])
+    space = native.Workspace()
+    with (tmp_path / "one").open("rb") as one, (tmp_path / "two").open("rb") as two:
+        starts = [4 + len(files[0]), 4, 0, 9, 4]
+        lengths = np.array([len(files[1]), len(files[0]), len(files[2]), 1 << 20, -1])
+        handles = [one.fileno(), one.fileno(), two.fileno(), one.fileno(), one.fileno()]
+        found = space.open_ranges(handles, starts, lengths)
+        assert found.sizes[:2].tolist() == [[31, 20], [40, 50]]
+        unreadable = native.Status.UNREADABLE
+        assert found.status.tolist() == [native.Status.OK] * 2 + [native.Status.HEADER, unreadable, unreadable]
+        assert [space.contents(place) for place in range(4)] == [files[1], files[0], files[2], b""]
+        assert space.open_ranges([one.fileno(), 9999], [4, 4], [len(files[0])] * 2).status.tolist() == [0, unreadable]
+        with pytest.raises(ValueError, match="differ in length"):
+            space.open_ranges([one.fileno()], [0, 1], [1, 1])
+
+
 def test_a_file_that_is_not_decoded_does_not_disturb_its_neighbours() -> None:
     good = jpeg(40, 50, "4:2:0")
     out, status = by_native([good, good[:-600], b"", good], [(0, 0, 50, 40)] * 4, 16, 16)

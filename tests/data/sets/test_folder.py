@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from imgcls.data.sets import (
     pack_names,
 )
 from imgcls.data.sets.in_memory import _images
-from imgcls.data.sets.listing import _load, _save, _scan, _stamps
+from imgcls.data.sets.listing import _load, _save, _scan, _stamps, prefix_names
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -232,6 +233,30 @@ def test_a_set_that_must_not_be_downloaded_is_not(load, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("inner", ["MNIST/raw", "."])
+def test_archives_that_are_there_are_unpacked_into_the_cache_not_downloaded(tmp_path, cache, caplog, inner):
+    """Data sets are often on a disk that is shared, and read-only."""
+    folder = tmp_path / inner
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, number in (("train", 6), ("t10k", 4)):
+        images = struct.pack(">4i", 0x803, number, 28, 28) + bytes(range(number)) * 784
+        labels = struct.pack(">2i", 0x801, number) + bytes(range(number))
+        for kind, content in (("images-idx3", images), ("labels-idx1", labels)):
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
+    before = sorted(tmp_path.rglob("*"))
+    with caplog.at_level("INFO"):
+        images = load_mnist(str(tmp_path), download=False)
+        again = load_mnist(str(tmp_path))
+    assert [line.partition(" of ")[0] for line in caplog.messages] == ["unpacking the archives"]
+    assert (len(images.train), images.val.labels.tolist()) == (6, [0, 1, 2, 3])
+    assert images.identity() == again.identity()
+    assert sorted(tmp_path.rglob("*")) == before
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(9999))[:20])
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
+        load_mnist(str(tmp_path))
+    assert [path.name[0] for path in (cache / "unpacked").iterdir()] == ["m"]
+
+
 def test_a_list_kept_by_a_relative_path_is_of_that_folder_wherever_it_is_asked_for(tmp_path, monkeypatch):
     # Two copies with the same times, as cp -a makes them: only one of them changes.
     for copy in ("one", "two"):
@@ -395,3 +420,13 @@ def test_a_file_of_more_than_a_gibibyte_is_not_read(tmp_path):
         split.read(0)
     if native.available():
         assert split.open_in(native.Workspace(), np.zeros(1, np.int64)).status[0] == native.Status.UNREADABLE
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_names_get_the_prefix_of_their_class_unless_they_have_it(monkeypatch, at_once):
+    monkeypatch.setattr(listing, "NAMES_AT_ONCE", at_once)
+    names = [b"ab/1", b"1", b"", b"cd/2", b"ab/2", b"ab"]
+    prefixes = np.frombuffer(b"ab/cd/", np.uint8).reshape(2, 3)
+    found = prefix_names(*pack_names(names), prefixes, np.array([0, 0, 1, 1, 1, 0]))
+    expected = pack_names([b"ab/1", b"ab/1", b"cd/", b"cd/2", b"cd/ab/2", b"ab/ab"])
+    assert [part.tolist() for part in found] == [part.tolist() for part in expected]

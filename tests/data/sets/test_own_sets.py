@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from imgcls.config import Config, compose
-from imgcls.data.decoding import BadImageError, decode_whole, describe_left_out, formats
+from imgcls.data.decoding import BadImageError, decode_whole, describe_left_out, formats, is_image
 from imgcls.data.sets import FolderSplit, Holdout, ImageSet, open_folder, open_image_set
+from imgcls.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("cache")
 Draw = Callable[..., Path]
@@ -202,7 +203,7 @@ def test_numbered_classes_say_their_order_and_come_as_numbers_on_request(numbere
     )
     natural = open_image_set(numbered("data.class_order=natural"))
     assert natural.classes == [str(number) for number in range(12)]
-    assert natural.notes == ()
+    assert natural.notes == ("classes are numbers, sorted as numbers (0, 1, 2, 3, ...)",)
     for part in (natural.train, natural.val):
         assert [int(name.split("/")[0]) for name in names(part)] == part.labels.tolist()
 
@@ -253,3 +254,43 @@ def test_parts_of_other_names_are_offered(photos, part, name, words):
     with pytest.raises(FileNotFoundError) as raised:
         open_folder(str(photos))
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("ending", ["tga", "ico", "icns", "pcx", "dds", "qoi", "sgi", "dib", "xbm"])
+def test_what_pillow_opens_is_an_image_by_its_ending(ending: str, tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
+    for part, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "b")):
+        (tmp_path / part / name).mkdir(parents=True)
+        picture.convert("1" if ending == "xbm" else "RGB").save(tmp_path / part / name / f"0.{ending}")
+    images = open_image_set(compose(["data=folder", f"data.root={tmp_path}"]))
+    assert len(images.train) == len(images.val) == 2
+    assert images.train.pixels(0, 3).std() > 30
+
+
+@pytest.mark.parametrize("ending", ["sgi", "qoi", "ico", "dds"])
+def test_what_begins_as_an_image_needs_no_ending_and_what_may_be_anything_is_left_out(
+    ending: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / f"0.{ending}")
+    (tmp_path / f"0.{ending}").rename(tmp_path / "0")
+    Image.new("RGB", (32, 32)).save(tmp_path / "1.tga")
+    (tmp_path / "1.tga").rename(tmp_path / "1")
+    (tmp_path / "labels.yaml").write_text("a: b\nc: d\n")
+    assert [is_image(os.fsencode(tmp_path / name)) for name in ("0", "1", "labels.yaml")] == [True, False, False]
+
+
+def test_lab_is_shown_as_rgb(tmp_path: Path) -> None:
+    colours = Image.fromarray(np.uint8([[[200, 30, 40], [10, 180, 60]], [[250, 250, 250], [5, 5, 5]]]))
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(colours, to_lab)
+    assert lab is not None
+    lab.save(tmp_path / "lab.tif")
+    shown = decode_whole((tmp_path / "lab.tif").read_bytes(), 3, "lab.tif")
+    assert np.abs(shown.astype(int) - np.asarray(colours)).max() < 20  # of 8-bit LAB
+
+
+def test_folders_by_other_names_are_named_together(tmp_path: Path) -> None:
+    for part in ("Train", "valid"):
+        (tmp_path / part / "a").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"set data\.source\.train=Train data\.source\.val=valid; a folder"):
+        open_image_set(compose(["data=folder", f"data.root={tmp_path}"]))

@@ -21,7 +21,7 @@ from PIL import Image
 from imgcls.commands import pack, verify_data
 from imgcls.commands.verify_data import write_list
 from imgcls.config import Config, compose
-from imgcls.data.decoding import decode_whole
+from imgcls.data.decoding import decode_whole, native
 from imgcls.data.sets import ImageSet, known_odd_files, open_image_set, verification, verify
 from imgcls.data.sets.verification import Odd, odd_of_imagenet
 from imgcls.doctor.images import look_at_images
@@ -258,6 +258,8 @@ def table(root: Path, target: Path) -> list[str]:
 
 
 def packed(root: Path, target: Path) -> list[str]:
+    if not native.available():
+        pytest.skip(native.why_not() or "no native decoder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["pack.py", str(root), str(target), "--threads=1"])
         with contextlib.suppress(SystemExit):
@@ -281,12 +283,18 @@ def test_every_form_of_a_set_is_verified_and_looked_at_alike(
         cut(root / "train/blue/03.JPEG")
     shutil.copy(root / "train/green/05.JPEG", root / "val/green/05.JPEG")
     Image.open(root / "train/red/01.JPEG").convert("CMYK").save(root / "train/red/02.JPEG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(root / "train/red/03.JPEG").save(root / "train/red/03.JPEG", exif=exif)
     words = [*form(root, tmp_path / "form"), "data.num_threads=1"]
     before = {finding.topic: finding.text for finding in look_at_images(compose(words), open_image_set(compose(words)))}
     found = verify(open_image_set(compose(words)), channels=3, num_threads=1)
     assert (len(found.bad), len(found.odd[Odd.CMYK]), len(found.in_both_parts())) == (form is not packed, 1, 1)
     assert (found.num_images, len(found.checksums)) == (76, 76 - len(found.bad))
     assert "of 16 validation images, among 60 training images, 1 are training images too" in before["leak"]
+    assert (
+        "1 of 60 sampled training images have an EXIF orientation" in before["pixels"] or "1 of 59" in before["pixels"]
+    )
     assert re.match(r"about \d.* of files", before["files"])
     again = verify(open_image_set(compose(words)), channels=3, num_threads=1)
     assert (again.num_read, len(again.bad)) == (len(found.bad), len(found.bad))  # a damaged one is read again
