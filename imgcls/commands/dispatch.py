@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "write runs as one HTML page: curves, tables, commands",
     "paper_tables": "print the papers' tables of their networks, counted on ours",
     "plan": "say what a training will take: memory, hours, energy, money",
+    "torchrun": "start train or evaluate on several GPUs, and end with their exit code",
     "replay": "run a run again, and compare the results",
     "doctor": "say before a run whether it will work, and how long it takes",
     "verify_data": "read every image of a set: what is damaged, odd, or there twice",

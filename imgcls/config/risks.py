@@ -136,6 +136,16 @@ def _input(config: Config, facts: Facts) -> Iterator[str]:
         )
 
 
+def _balanced_twice(config: Config, facts: Facts) -> Iterator[str]:
+    """Balanced weights on the loss of images that are drawn balanced already."""
+    del facts
+    if config.class_weights == "balanced" and config.sampler == "balanced":
+        yield (
+            "class_weights=balanced and sampler=balanced both even the classes out, so that small ones count more than "
+            "large ones; use one of the two"
+        )
+
+
 def _validate_every(config: Config, facts: Facts) -> Iterator[str]:
     """Early stopping or a plateau schedule in a run that is validated at its end alone."""
     del facts
@@ -156,6 +166,7 @@ RISKS: dict[str, Callable[[Config, Facts], Iterator[str]]] = {
     "batch_norm": _batch_norm,
     "input": _input,
     "validate_every": _validate_every,
+    "balanced_twice": _balanced_twice,
 }
 
 

@@ -1,9 +1,10 @@
 """GPUs and their figures, from hardware.csv. Imports no torch.
 
-Peak rates (dense bf16 or fp16 on tensor cores), memory, its bandwidth, power limits and links are those of NVIDIA's
-data sheets (V100 2018, A100 2021, H100 2023, H200 2024, L4 2023) and white papers (GA102 2020, Ada 2022); a link's rate
-is one direction of all of a GPU's lanes. `resnet50_images_s` is a published rate of training, with its source; prices
-are of one GPU for an hour, with source and date. Both change: plan.py's `mfu=` and `usd_per_hour=` take their place.
+Peak rates (dense bf16 or fp16 on tensor cores, sums in fp32), memory, its bandwidth, power limits and links are those
+of NVIDIA's data sheets and white papers; a link's rate is one direction of all of a GPU's lanes. The vendor's own pages
+were not at hand: `source` names the document and who quotes it, as compared on 28 November 2026, and what is from
+memory. `resnet50_images_s` is a published rate of training, with its source, read in NVIDIA's own table; prices are of
+one GPU for an hour, with source and date. Both change: plan.py's `mfu=` and `usd_per_hour=` take their place.
 """
 
 import csv

@@ -191,15 +191,36 @@ def exit_codes(made: Cluster) -> str:
     starts = {
         "srun": f"export MASTER_ADDR=localhost MASTER_PORT={free_port()}\nsrun --ntasks=2 {python} {train} {wrong}",
         "torchrun": f"{python} -m torch.distributed.run --standalone --nproc-per-node=2 {train} {wrong}",
+        "imgcls torchrun": f"{python} -m imgcls torchrun --standalone --nproc-per-node=2 {train} {wrong}",
     }
     codes = {}
     for name, command in starts.items():
-        job = made.submit(f"code-{name}", f"#!/bin/bash\n{command}\n", "--ntasks=2")
+        job = made.submit(f"code-{name.replace(' ', '-')}", f"#!/bin/bash\n{command}\n", "--ntasks=2")
         codes[name] = made.wait(job, "FAILED", "COMPLETED")["ExitCode"]
-        errors = [line for line in made.log(f"code-{name}").read_text().splitlines() if "error: batch_size" in line]
-        assert len(errors) == 1, made.log(f"code-{name}").read_text()[-2000:]
-    assert codes["srun"] == "2:0", codes
+        errors = [
+            line
+            for line in made.log(f"code-{name.replace(' ', '-')}").read_text().splitlines()
+            if "error: batch_size" in line
+        ]
+        assert len(errors) == 1, made.log(f"code-{name.replace(' ', '-')}").read_text()[-2000:]
+    assert codes["srun"] == codes["imgcls torchrun"] == "2:0", codes
     return ", ".join(f"{name} {code}" for name, code in codes.items())
+
+
+def by_torchrun(made: Cluster) -> str:
+    """A job that starts its ranks by torchrun saves, ends with 75 and is requeued, too."""
+    words = f"{RUN} epochs=3 log_every_steps=1 hydra.run.dir={made.folder}/torchrun"
+    start = f"{sys.executable} -m imgcls torchrun --standalone --nproc-per-node=2 {ROOT / 'train.py'} {words}"
+    again = '{ [ $? = 75 ] && scontrol requeue "$SLURM_JOB_ID"; }'
+    options = ["--ntasks=1", "--cpus-per-task=2", "--requeue", "--open-mode=append"]
+    job = made.submit("torchrun", f"#!/bin/bash\nsrun {start} || {again}\n", *options)
+    made.wait_for_text(made.folder / "torchrun/metrics.csv", "\n1,20,")
+    made.call("scancel", "--signal=USR1", job)
+    made.wait_for_text(made.log("torchrun"), "saving after step")
+    shown = made.wait(job, "COMPLETED", "FAILED")
+    text = made.log("torchrun").read_text()
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1"), (shown, text[-2000:])
+    return next(line for line in text.splitlines() if "going on after step" in line)
 
 
 def sweep(made: Cluster) -> str:
@@ -215,7 +236,13 @@ def sweep(made: Cluster) -> str:
     return f"{len(results)} runs: {', '.join(path.parent.name for path in results)}"
 
 
-TRIALS = {"time is up": time_is_up, "preempted": preempted, "exit codes": exit_codes, "submitit": sweep}
+TRIALS = {
+    "time is up": time_is_up,
+    "preempted": preempted,
+    "exit codes": exit_codes,
+    "by torchrun": by_torchrun,
+    "submitit": sweep,
+}
 
 
 def main() -> int:

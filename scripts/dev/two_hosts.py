@@ -94,7 +94,7 @@ def start(run_dir: Path, *words: str, restarts: int = 0) -> dict[str, subprocess
         # By itself torchrun asks whether the host's name means this address.
         torchrun += [f"--rdzv-conf=is_host={int(name == FIRST)}"]
         torchrun += [f"--local-addr={address}", f"--max-restarts={restarts}"]
-        log = run_dir.with_name(f"{run_dir.name}.{name}.log").open("a")
+        log = run_dir.with_name(f"{run_dir.name}.{name}.log").open("w")
         hosts[name] = subprocess.Popen(
             [
                 "ip",

@@ -68,6 +68,7 @@ def test_no_model_and_no_recipe_has_a_warning_on_any_set(data: str) -> None:
         ("resnet18", {"weights": "x.pt"}, "weights_lr"),
         ("resnet18", {"optimizer.weight_decay": 0.05}, "weight_decay"),
         ("resnet18", {"epochs": 5}, "patience"),
+        ("resnet18", {"class_weights": "balanced", "sampler": "balanced"}, "balanced_twice"),
         ("vgg16", {"schedule": {"_target_": "x"}, "epochs": 5, "early_stopping.patience_epochs": 5}, "patience"),
         ("resnet18", {"batch_size": 256}, "few_steps"),
         ("resnet18", {"microbatch": 2}, "batch_norm"),

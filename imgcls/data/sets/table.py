@@ -1,9 +1,11 @@
 """Image files listed in a CSV file, with their labels and, if it says so, their split."""
 
+import codecs
 import csv
 import io
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +23,16 @@ COLUMNS = {
     "label": ("label", "class", "class_name", "target", "category"),
     "split": ("split", "set", "subset", "part", "fold_name"),
 }
+# Names that say so where there is none of those, as fastai's and Kaggle's tables have them.
+OTHER_COLUMNS = {
+    "path": ("name", "fname", "image_name", "image_id", "id", "id_code", "img", "img_path"),
+    "label": ("labels", "diagnosis", "breed", "species", "y"),
+    "split": ("is_valid", "is_val", "is_validation"),
+}
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 PARTS |= {"test": "test", "testing": "test"}
+IS_VALID = {"true": "val", "1": "val", "false": "train", "0": "train"}  # in a column is_valid
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Excel's "Unicode text" begins
 
 
 class Row(NamedTuple):
@@ -61,7 +71,7 @@ def open_csv(
     file = Path(root).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"data.root={root} is no file; name a CSV file with the columns path and label")
-    rows = list(_read_rows(file, {"path": path_column, "label": label_column, "split": split_column}))
+    rows = _with_files(file, _read_rows(file, {"path": path_column, "label": label_column, "split": split_column}))
     _check_files(file, rows)
     classes = sort_classes({row.label for row in rows if row.part != "test"}, class_order)
     if len(classes) < 2:
@@ -89,21 +99,54 @@ def open_csv(
 
 
 def _read_rows(file: Path, columns: dict[str, str | None]) -> Iterator[Row]:
-    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    data = file.read_bytes()
+    encoding = "utf-16" if data.startswith(UTF_16) else "utf-8-sig"
+    text = data.decode(encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace")
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     path, label, split = (_find_column(file, kind, name, reader.fieldnames or []) for kind, name in columns.items())
     assert path is not None
     assert label is not None
+    parts = IS_VALID if split is not None and split.strip().lower() in OTHER_COLUMNS["split"] else PARTS
     for cells in reader:
         line = reader.line_num
         where, name = (cells[path] or "").strip(), (cells[label] or "").strip()
         if not where or not name:
             raise ValueError(f"{file}, line {line}: no {label if where else path}; complete the line or remove it")
-        part = "train" if split is None else PARTS.get((cells[split] or "").strip().lower())
+        part = "train" if split is None else parts.get((cells[split] or "").strip().lower())
         if part is None:
-            raise ValueError(f"{file}, line {line}: {split} is {cells[split]!r}; use train, val or test")
+            raise ValueError(f"{file}, line {line}: {split} is {cells[split]!r}; use {_words(parts)}")
         yield Row(line, where, name, part)
+
+
+def _words(parts: dict[str, str]) -> str:
+    return "true or false" if parts is IS_VALID else "train, val or test"
+
+
+def _with_files(file: Path, rows: Iterable[Row]) -> list[Row]:
+    """Return the rows with paths as the files are called: / for a backslash, and the ending that is left out."""
+    found = []
+    stems: dict[str, dict[str, list[str]]] = {}  # of each folder, the endings of its files by their names without it
+    for row in rows:
+        path = os.path.join(file.parent, os.path.expanduser(row.path))
+        if os.path.lexists(path):
+            found.append(row)
+            continue
+        name = row.path.replace("\\", "/")
+        folder, stem = os.path.split(os.path.join(file.parent, os.path.expanduser(name)))
+        if folder not in stems:
+            stems[folder] = _endings(folder)
+        endings = stems[folder].get(stem, [])
+        found.append(row._replace(path=name + (endings[0] if len(endings) == 1 else "")))
+    return found
+
+
+def _endings(folder: str) -> dict[str, list[str]]:
+    try:
+        names = sorted(map(os.path.splitext, os.listdir(folder)))
+    except OSError:  # the rows' files are not there
+        return {}
+    return {stem: [ending for _, ending in pairs] for stem, pairs in itertools.groupby(names, key=lambda pair: pair[0])}
 
 
 def _find_column(file: Path, kind: str, name: str | None, header: Sequence[str]) -> str | None:
@@ -115,7 +158,9 @@ def _find_column(file: Path, kind: str, name: str | None, header: Sequence[str])
         raise ValueError(
             f"data.source.{kind}_column={name}: {file} has no such column{hint}; it has {', '.join(header)}"
         )
-    known = [column for column in header if column.strip().lower() in COLUMNS[kind]]
+    named = {column: column.strip().lower() for column in header}
+    known = [column for column in header if named[column] in COLUMNS[kind]]
+    known = known or [column for column in header if named[column] in OTHER_COLUMNS[kind]]
     if len(known) > 1:
         raise ValueError(
             f"{file} has several columns for the {kind} ({', '.join(known)}); name one: data.source.{kind}_column=..."

@@ -55,8 +55,14 @@ def test_paths_labels_and_splits_are_read(table):
         lambda text: "\n".join([text.split("\n")[0], *reversed(text.split("\n")[1:])]),
         lambda text: text.replace("images/3.png", '"images/3.png"'),
         lambda text: text + "images/none.png,cow,test\n",
+        lambda text: text.replace("images/", "images\\"),
+        lambda text: text.replace(".png", ""),
+        lambda text: "id,label,is_valid" + text[16:].replace(",train", ",0").replace(",val\n", ",1\n"),
+        lambda text: "name,y,is_valid" + text[16:].replace(",train", ",False").replace(",val", ",True"),
+        lambda text: text.replace("path,", "path,id,").replace(".png,", ".png,7,"),
     ],
-    ids=["mark", "crlf", "semicolons", "tabs", "other names", "other order", "quotes", "test rows"],
+    ids=["mark", "crlf", "semicolons", "tabs", "other names", "other order", "quotes", "test rows", "backslashes",
+         "no endings", "numbers", "true and false", "another id"],
 )  # fmt: skip
 def test_the_way_it_is_written_changes_nothing(table, change):
     (table.parent / "images/none.png").touch()
@@ -120,3 +126,20 @@ def test_a_table_that_is_no_utf_8_is_named_as_such(table):
     table.write_bytes("path,label\nimages/ü.png,a\n".encode("latin-1"))
     with pytest.raises(FileNotFoundError, match="is not there, for the file is no UTF-8: save it so"):
         open_csv(str(table))
+
+
+def test_a_table_of_excel_in_utf_16_is_read(table):
+    table.write_text(WHOLE.replace(",", "\t"), encoding="utf-16")
+    images = open_image_set(compose(["data=csv", f"data.root={table}"]))
+    assert (len(images.train), len(images.val), images.classes) == (8, 4, ["cat", "dog"])
+
+
+def test_a_name_without_its_ending_that_two_files_have_is_refused(table):
+    Image.new("RGB", (4, 4)).save(table.parent / "images/3.jpg")
+    with pytest.raises(FileNotFoundError, match=r"line 5: images/3 is not there"):
+        open_csv(str(write(table, WHOLE.replace(".png", ""))))
+
+
+def write(table: Path, text: str) -> Path:
+    table.write_text(text, encoding="utf-8")
+    return table
