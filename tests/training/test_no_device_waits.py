@@ -49,6 +49,7 @@ NETWORKS = ["lenet5", "alexnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "
         ("lenet5", "own"),
         ("resnet18", "own"),
         ("resnet18", "modern"),
+        ("resnet18", "by name"),
         *[
             pytest.param(model, "own", marks=pytest.mark.e2e)
             for model in NETWORKS
@@ -58,7 +59,15 @@ NETWORKS = ["lenet5", "alexnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "
     ],
 )
 def test_a_step_never_waits_for_the_device(model: str, recipe: str) -> None:
-    words = [f"model={model}", "data=imagenet", *([] if recipe == "own" else ["recipe=modern"])]
+    more = {
+        "own": [],
+        "modern": ["recipe=modern"],
+        "by name": [
+            "augment=three_augment",
+            *(f"augment.batch.{name}.probability=0.5" for name in ("grayscale", "blur")),
+        ],
+    }
+    words = [f"model={model}", "data=imagenet", *more[recipe]]
     config = compose([*words, *(["data.channels=1", "data.mean=[0.5]", "data.std=[0.5]"] * (model == "lenet5"))])
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
         network = build_model(config, num_classes=1000).train()

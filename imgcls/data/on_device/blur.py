@@ -35,8 +35,8 @@ class GaussianBlur:
         if not self.probability:
             return AugmentedBatch(images, targets)
         draws = key.uniforms(2, stream=keyed_random.BLUR)
-        chosen = (draws[:, 0] < self.probability)[:, None, None, None]
-        return AugmentedBatch(torch.where(chosen, blur(images, draw_sigma(self.sigma, draws[:, 1])), images), targets)
+        chosen, sigma = draws[:, 0] < self.probability, draw_sigma(self.sigma, draws[:, 1])
+        return AugmentedBatch(blur_some(images, sigma, chosen), targets)
 
 
 def check_sigma(sigma: Sequence[float]) -> tuple[float, float]:
@@ -55,6 +55,15 @@ def check_sigma(sigma: Sequence[float]) -> tuple[float, float]:
 def draw_sigma(sigma: tuple[float, float], draws: Tensor) -> Tensor:
     """Turn uniform numbers (B,) into standard deviations (B,)."""
     return sigma[0] + (sigma[1] - sigma[0]) * draws
+
+
+def blur_some(images: Tensor, sigma: Tensor, chosen: Tensor) -> Tensor:
+    """Blur those images (B, C, H, W) that are `chosen` (B,) bool, by their `sigma` (B,)."""
+    if images.device.type != "cpu":  # to choose there what is computed would wait for the device
+        return torch.where(chosen[:, None, None, None], blur(images, sigma), images)
+    blurred = images.clone()
+    blurred[chosen] = blur(images[chosen], sigma[chosen])
+    return blurred
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from imgcls.data.augment import keyed_random
 from imgcls.data.on_device.augment import AugmentedBatch, BatchKey, check_setting
-from imgcls.data.on_device.blur import blur, check_sigma, draw_sigma
+from imgcls.data.on_device.blur import blur_some, check_sigma, draw_sigma
 from imgcls.data.on_device.colour import luma
 
 SOLARISE_FROM = 128 / 255  # Pillow's, as DeiT III calls it
@@ -39,12 +39,9 @@ class ThreeAugment:
             return AugmentedBatch(images, targets)
         draws = key.uniforms(3, stream=keyed_random.THREE_AUGMENT)
         changed = draws[:, 0] < self.probability
-        which = torch.where(changed, (3 * draws[:, 1]).long(), 3)[:, None, None, None]
-        changes = (
-            luma(images).expand_as(images),
-            torch.where(images >= SOLARISE_FROM, 1 - images, images),
-            blur(images, draw_sigma(self.sigma, draws[:, 2])),
-        )
-        for number, change in enumerate(changes):
-            images = torch.where(which == number, change, images)
+        which = torch.where(changed, (3 * draws[:, 1]).long(), 3)
+        images = blur_some(images, draw_sigma(self.sigma, draws[:, 2]), which == 2)
+        gray, solarised = ((which == number)[:, None, None, None] for number in (0, 1))
+        images = torch.where(gray, luma(images), images)
+        images = torch.where(solarised & (images >= SOLARISE_FROM), 1 - images, images)
         return AugmentedBatch(images.contiguous(memory_format=torch.channels_last), targets)

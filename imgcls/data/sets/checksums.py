@@ -57,21 +57,30 @@ def checksum_of(data: bytes) -> int:
 
 
 def keys_of(split: FileSplit) -> np.ndarray:
-    """Return a key for the name of each image, (N,) uint64."""
-    return np.fromiter((checksum_of(split.key(index)) for index in range(len(split))), np.uint64, len(split))
+    """Return a key for the name of each image, (N,) uint64; of a million they take seconds, and are kept."""
+    if "keys" not in split.kept:
+        keys = (checksum_of(split.key(index)) for index in range(len(split)))
+        split.kept["keys"] = np.fromiter(keys, np.uint64, len(split))
+    return split.kept["keys"]
 
 
 def stamps_of(split: FileSplit) -> Stamps:
-    """Return size and time of change of the file that holds each image; a pack's are those of all its images."""
-    found = []
-    for file in split.files():
-        try:
-            status = os.stat(file)
-            found.append((status.st_size, status.st_mtime_ns))
-        except OSError:  # for the reader to name
-            found.append((-1, -1))
-    each = np.array(found, np.int64).reshape(-1, 2)[split.holders()]
+    """Return size and time of change of the file that holds each image, as they were when this was first asked.
+
+    A pack's are those of all its images. A file that changes later is found to have changed by the next command.
+    """
+    if "stamps" not in split.kept:
+        split.kept["stamps"] = np.array([_stamp(file) for file in split.files()], np.int64).reshape(-1, 2)
+    each = split.kept["stamps"][split.holders()]
     return Stamps(each[:, 0], each[:, 1])
+
+
+def _stamp(file: bytes) -> tuple[int, int]:
+    try:
+        status = os.stat(file)
+    except OSError:  # for the reader to name
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def load_verified(split: FileSplit) -> Verified | None:

@@ -1,5 +1,6 @@
 """Splits of image files: in folders, or one after another in a pack."""
 
+import functools
 import hashlib
 import os
 import stat
@@ -42,6 +43,11 @@ class FileSplit(ABC):
     rules: PixelRules = AS_STORED
     checksums: np.ndarray | None = None  # (N,) uint64, of the files' bytes, where verify_data has read any
     takes_rules = True  # the files have what the rules decide on
+
+    @functools.cached_property
+    def kept(self) -> dict[str, np.ndarray]:
+        """What is worked out once for all images: their keys, and the stamps of their files."""
+        return {}
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -21,7 +21,7 @@ from PIL import Image
 from imgcls.commands import pack, verify_data
 from imgcls.commands.verify_data import write_list
 from imgcls.config import Config, compose
-from imgcls.data.decoding import decode_whole
+from imgcls.data.decoding import decode_whole, native
 from imgcls.data.sets import ImageSet, known_odd_files, open_image_set, verification, verify
 from imgcls.data.sets.verification import Odd, odd_of_imagenet
 from imgcls.doctor.images import look_at_images
@@ -258,6 +258,8 @@ def table(root: Path, target: Path) -> list[str]:
 
 
 def packed(root: Path, target: Path) -> list[str]:
+    if not native.available():
+        pytest.skip(native.why_not() or "no native decoder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["pack.py", str(root), str(target), "--threads=1"])
         with contextlib.suppress(SystemExit):
