@@ -92,7 +92,8 @@ def command_line(
     def run(cfg: DictConfig, hydra: HydraConf) -> None:
         if hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
-        config = to_config(cfg, kind, hydra.overrides.task)
+        folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+        config = to_config(cfg, kind, hydra.overrides.task, folders)
         trust_packages(config.trust)
         if isinstance(config, EvaluateConfig):
             config.crop = [word for word in network if is_crop_word(word)]
@@ -167,7 +168,7 @@ def compose_run(words: Sequence[str], config_dir: str | Path | None = None) -> t
             path = Path(cfg.hydra.run.dir)
             with flag_override(cfg, ["readonly", "struct"], False):
                 del cfg["hydra"]
-            return to_config(cfg, words=words), path
+            return to_config(cfg, words=words, folders=[CONF_DIR, *([config_dir] if config_dir else [])]), path
     except COMPOSITION_ERRORS as error:
         raise ConfigError(one_line(error)) from error
 

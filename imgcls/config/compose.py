@@ -20,7 +20,7 @@ from imgcls.config.hydra_internals import (
     override_config,
     parse_overrides,
 )
-from imgcls.config.identity import images_name, keys_not_in_run_name, run_name
+from imgcls.config.identity import flatten, images_name, keys_not_in_run_name, run_name
 from imgcls.config.messages import COMPOSITION_ERRORS, no_such_key, one_line, where_own_settings_go
 from imgcls.config.own_packages import package_names
 from imgcls.config.plugs import crop_by_name
@@ -34,11 +34,17 @@ SETTINGS = {key for kind in (Config, EvaluateConfig) for key, _ in settings_of(k
 AnyConfig = TypeVar("AnyConfig", Config, EvaluateConfig)
 
 
-def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config, words: Iterable[str] = ()) -> AnyConfig:
+def to_config(
+    cfg: DictConfig,
+    kind: type[AnyConfig] = Config,
+    words: Iterable[str] = (),
+    folders: Iterable[str | Path] = (CONF_DIR,),
+) -> AnyConfig:
     """Turn Hydra's composed tree into a plain, checked config.
 
     Args:
-        words: of the command line, whose keys a run's config keeps.
+        words: of the command line. A run's config keeps their keys, and those of the experiment that they choose.
+        folders: where configs are.
 
     Raises:
         ConfigError: a value is missing, a key is unknown, or a check refuses a value.
@@ -60,11 +66,22 @@ def to_config(cfg: DictConfig, kind: type[AnyConfig] = Config, words: Iterable[s
         augment.eval_crop = crop_by_name("augment.eval_crop", augment.eval_crop)
         if config.given:
             raise ConfigError("given: there is no such key; the command line sets it")
-        config.given = [word.partition("=")[0].lstrip("+") for word in words]
+        config.given = _keys_given(list(words), folders)
         augment.resolve_policy()
         check_config(config)
     shorten_image_sizes(config)
     return config
+
+
+def _keys_given(words: list[str], folders: Iterable[str | Path]) -> list[str]:
+    """Return the keys that a user has set: in the words of the command line, and in the file of an experiment."""
+    given = [word.partition("=")[0].lstrip("+") for word in words]
+    for name in (word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")):
+        files = (Path(folder) / "experiment" / f"{name}.yaml" for folder in folders)
+        for node in (OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.is_file()):
+            assert isinstance(node, dict)
+            given += [key for key in flatten({str(key): value for key, value in node.items()}) if key != "defaults"]
+    return given
 
 
 def _check_keys(node: DictConfig, kind: type, prefix: str = "", *, whole: type) -> None:

@@ -153,7 +153,8 @@ def no_such_key(key: str, known: Iterable[str], everywhere: Iterable[str] = (), 
     if not path and key not in ELSEWHERE and (other := _other_command(key, kind)):
         return f"{key}: there is no such key; it belongs to `{command(other)}`"
     where = f"{'.'.join(path)} has {', '.join(known)}" if path and known else "--cfg job shows the keys"
-    return f"{key}: there is no such key{_hint(leaf, known, everywhere)}; {where}"
+    hint = (did_you_mean(leaf, known) if path else "") or _hint(leaf, known, everywhere)
+    return f"{key}: there is no such key{hint}; {where}"
 
 
 def _hint(leaf: str, known: list[str], everywhere: Iterable[str]) -> str:

@@ -218,7 +218,7 @@ class Config(CommonConfig):
     """One run.
 
     Args:
-        given: the keys that the command line sets; never in conf/.
+        given: the keys that the command line sets, or the experiment that it chooses; never in conf/.
     """
 
     model: Any = setting(MISSING, fixed=True)

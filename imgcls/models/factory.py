@@ -1,9 +1,12 @@
 """Build the network of a config, from scratch or from weights."""
 
+import inspect
+from typing import Any
+
 import torch
 from torch import nn
 
-from imgcls.config import Config, build_component
+from imgcls.config import Config, build_component, locate
 from imgcls.errors import ConfigError
 from imgcls.models.external import without_weights
 from imgcls.models.heads import start_from
@@ -28,7 +31,9 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
             f"model.num_classes={settings['num_classes']}, but the data has {num_classes} classes; "
             "leave model.num_classes out"
         )
-    if settings["in_channels"] != config.data.channels:
+    if config.model.get("in_channels") is None and not _takes_channels(settings):
+        del settings["in_channels"]  # a network of the user's own, for images of one kind
+    elif settings["in_channels"] != config.data.channels:
         raise ConfigError(
             f"model.in_channels={settings['in_channels']}, but data.channels={config.data.channels}; "
             "leave model.in_channels out"
@@ -52,6 +57,11 @@ def build_model(config: Config, *, num_classes: int, with_weights: bool = True) 
             f"image_size={config.image_size} is too small for {type(network).__name__}; use image_size={least} or more"
         )
     return network
+
+
+def _takes_channels(settings: dict[str, Any]) -> bool:
+    parameters = inspect.signature(locate("model", settings.get("_target_"))).parameters
+    return "in_channels" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def outline_model(config: Config, *, num_classes: int) -> nn.Module:

@@ -11,6 +11,7 @@ from imgcls.checkpoints import has_own_values
 RAW = ("model", "state_dict", "model_state_dict", "model_state", "network", "net", "module", "weights", "params")
 AVERAGE = ("average", "model_ema", "state_dict_ema", "ema", "ema_state_dict", "ema_model", "params_ema")
 LIGHTNING_RAW = "current_model_state"  # beside it, Lightning's state_dict is the average
+NO_NETWORK = ("optim", "sched", "scaler")  # in the keys of other tensors that training keeps
 # What wraps a module and renames its weights: DistributedDataParallel and AveragedModel; torch.compile.
 WRAPPERS = ("module", "_orig_mod")
 
@@ -70,9 +71,11 @@ def _by_kind(content: Any, *, depth: int = 4) -> dict[str, tuple[str, dict[str, 
                 below, state = inside.get(kind) or next(iter(inside.values()))
                 kinds[kind] = (f"{key}.{below}" if below else key, state)
     if not kinds:
-        states = [key for key, value in content.items() if _is_state(value)]
-        if len(states) == 1:
-            return {"raw": (str(states[0]), content[states[0]])}
+        others = [key for key in content if not any(word in str(key) for word in NO_NETWORK)]
+        found = {key: inside for key in others if (inside := _by_kind(content[key], depth=depth - 1))}
+        if len(found) == 1:
+            ((outer, inside),) = found.items()
+            return {kind: (f"{outer}.{key}" if key else str(outer), state) for kind, (key, state) in inside.items()}
     return kinds
 
 
@@ -102,7 +105,12 @@ def _with_own_names(state: dict[str, Any], own: set[str], source: str, *, kind: 
                 f"{source} has {plain} twice, once inside {' or '.join(removed)}; save one of the two alone"
             )
         renamed[plain] = value
-    prefix = _prefix(renamed, own, source, kind=kind)
+    prefix, other = _prefix(renamed, own, source, kind=kind)
+    if other:
+        taken = "average" if any(part in AVERAGE for part in prefix.split(".")) else "raw"
+        not_taken = "raw" if taken == "average" else "average"
+        texts.append(_which({taken: (f"{prefix}.", None), not_taken: (f"{other}.", None)}, taken, kind))
+        renamed = {name: value for name, value in renamed.items() if not name.startswith(f"{other}.")}
     if prefix:
         removed[prefix] = None
         left_out += [name for name in renamed if not name.startswith(f"{prefix}.")]
@@ -114,8 +122,11 @@ def _with_own_names(state: dict[str, Any], own: set[str], source: str, *, kind: 
     return Found(renamed, "; ".join(texts) or "as they are")
 
 
-def _prefix(names: Collection[str], own: set[str], source: str, *, kind: str) -> str:
+def _prefix(names: Collection[str], own: set[str], source: str, *, kind: str) -> tuple[str, str]:
     """Return the prefix below which the most of the network's own names are, at least half of them; mostly nothing.
+
+    Returns:
+        The prefix, and where there are raw weights and their average, that of those which are not taken.
 
     Raises:
         ValueError: there is a whole network below each of several.
@@ -129,13 +140,15 @@ def _prefix(names: Collection[str], own: set[str], source: str, *, kind: str) ->
                 found[prefix] = found.get(prefix, 0) + 1
     most = max(found.values(), default=0)
     if 2 * most < len(own) or found.get("") == most:
-        return ""
+        return "", ""
     best = [prefix for prefix, count in found.items() if count == most]
     averages = [prefix for prefix in best if any(part in AVERAGE for part in prefix.split("."))]
+    others: list[str] = []
     if 0 < len(averages) < len(best):
-        best = averages if kind == "average" else [prefix for prefix in best if prefix not in averages]
+        raw = [prefix for prefix in best if prefix not in averages]
+        best, others = (averages, raw) if kind == "average" else (raw, averages)
     if len(best) > 1:
         raise ValueError(
             f"{source} has the network {len(best)} times, below {' and '.join(best)}; save one of them alone"
         )
-    return best[0]
+    return best[0], next(iter(others), "")

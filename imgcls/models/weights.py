@@ -124,7 +124,10 @@ def _read_file(source: str) -> Any:
     except CheckpointError as error:
         raise ValueError(f"weights={source}: {error}") from error
     except Exception as error:  # torch raises errors of many kinds for such bytes
-        raise ValueError(f"weights={source} cannot be read as weights: {reason_unreadable(error)}") from error
+        reason = reason_unreadable(error)
+        if "Unsupported global" in reason:
+            reason += "; where that wrote it, save the weights alone: torch.save(network.state_dict(), FILE)"
+        raise ValueError(f"weights={source} cannot be read as weights: {reason}") from error
     return content
 
 

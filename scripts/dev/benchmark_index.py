@@ -26,15 +26,15 @@ SHARD, FILES = 1000, 300  # images of a shard; parquet files
 OPEN = """
 import json, sys, time
 from imgcls.data.sets import open_imagenet
-started = time.perf_counter()
+started, used = time.perf_counter(), time.process_time()
 images = open_imagenet(sys.argv[1])
-seconds = time.perf_counter() - started
+seconds, cpu = time.perf_counter() - started, time.process_time() - used
 words = open("/proc/self/status").read().split()
 peak = int(words[words.index("VmHWM:") + 1]) * 1024
 split = images.train
 parts = list(getattr(split, "index", ())) + [value for value in vars(split).values()]
 arrays = {id(part): part.nbytes for part in parts if hasattr(part, "nbytes")}
-print(json.dumps([seconds, sum(arrays.values()), peak, len(split)]))
+print(json.dumps([seconds, cpu, sum(arrays.values()), peak, len(split)]))
 """
 
 
@@ -49,7 +49,10 @@ class Made(NamedTuple):
 def measure_index(asked: argparse.Namespace) -> None:
     """Make ImageNet up as archives, shards and parquet files; index it, then open it again."""
     print(f"{machine()}; {asked.images:,} training images that are made up, 50 for validation")
-    print(f"{'':10}{'indexed in':>12}{'opened in':>12}{'index':>10}{'peak of the process':>22}{'on disk':>10}")
+    print(
+        f"{'':10}{'indexed in':>12}{'opened in':>12}{'CPU time':>10}{'index':>10}{'peak of the process':>22}"
+        f"{'on disk':>10}"
+    )
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="imgcls-index-") as scratch:
         for name, write in (("archives", write_archives), ("shards", write_shards), ("parquet", write_parquet)):
             if asked.form and name not in asked.form:
@@ -61,11 +64,11 @@ def measure_index(asked: argparse.Namespace) -> None:
             _open(root, cache)
             built = time.perf_counter() - started
             runs = sorted(_open(root, cache) for _ in range(asked.rounds))
-            seconds, in_memory, peak, count = runs[len(runs) // 2]
+            seconds, cpu, in_memory, peak, count = runs[len(runs) // 2]
             assert count == asked.images
             on_disk = sum(file.stat().st_size for file in cache.rglob("*.npz"))
             print(
-                f"{name:10}{built:10.0f} s{seconds:10.2f} s{in_memory / 1e6:7.1f} MB{peak / 1e6:19.0f} MB"
+                f"{name:10}{built:10.0f} s{seconds:10.2f} s{cpu:8.2f} s{in_memory / 1e6:7.1f} MB{peak / 1e6:19.0f} MB"
                 f"{on_disk / 1e6:7.1f} MB",
                 flush=True,
             )

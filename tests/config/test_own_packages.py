@@ -11,6 +11,7 @@ import pytest
 from imgcls.config import build_component, compose, locate, package_names, trust_packages
 from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
+from imgcls.models import build_model
 
 ROOT = CONF_DIR.parent
 
@@ -53,6 +54,15 @@ def test_a_package_is_refused_with_the_way_out_and_allowed_once_it_is_trusted(my
     trust_packages(())
     with pytest.raises(ConfigError, match="is not allowed"):
         locate("model", "mynet.Net")
+
+
+def test_a_network_that_takes_no_channels_is_built_all_the_same(mynet: Path) -> None:
+    code = (mynet / "mynet.py").read_text()
+    (mynet / "mynet.py").write_text(code.replace(", in_channels: int = 3", "").replace("(in_channels,", "(3,"))
+    trust_packages(["mynet"])
+    config = compose(["trust=[mynet]"])
+    config.model = {"_target_": "mynet.Net"}
+    assert build_model(config, num_classes=7)[-1].out_features == 7
 
 
 def test_composing_a_config_trusts_nothing_by_itself(mynet: Path) -> None:

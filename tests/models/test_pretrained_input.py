@@ -84,6 +84,16 @@ def test_what_the_command_line_sets_stays_and_so_does_the_size_of_a_tiny_set() -
     assert take_input(config, brought)[1] == {}
 
 
+def test_what_an_experiment_sets_stays(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\ndata:\n  std: [0.3]\nimage_size: 64\n")
+    brought = PretrainedInput("w", ImageSize.of(96), 100, (0.5,), (0.2,), "bicubic")
+    words = ["model=resnet18", "data=folder", "augment.eval_crop=whole", "experiment=mine"]
+    config, changes = take_input(compose_run(words, tmp_path)[0], brought)
+    assert (config.image_size, config.data.std) == (64, [0.3])
+    assert changes.keys() == {"data.mean", "augment.interpolation"}
+
+
 @pytest.fixture(scope="module")
 def timm_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of the smallest of timm's networks with an input that differs from ours, saved as timm saves them."""

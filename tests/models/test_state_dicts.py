@@ -66,11 +66,20 @@ def test_prefixes_nested_in_any_order_are_removed_and_named(prefix: str, text: s
         {"epoch": 1, "mine": state(1)},
         {"model_ema": under("module.") | {"n_averaged": torch.tensor(7)}},
         {"ema": {"module": state(1)}},
+        {"state": {"model": under("module._orig_mod."), "step": 3}, "optim": {"state": {"0": state(5)}}},
     ],
-    ids=["lightning", "reference", "script", "network", "nested", "other", "average", "nested average"],
+    ids=["lightning", "reference", "script", "network", "nested", "other", "average", "nested average", "deep"],
 )
 def test_the_usual_containers_are_read(container: dict[str, Any], tmp_path: Path) -> None:
     assert read(container, tmp_path)[0] == 1
+
+
+def test_an_average_beside_raw_weights_in_one_state_dict_is_told_by_its_prefix(tmp_path: Path) -> None:
+    both = {"state_dict": under("model.") | under("model_ema.", 2)}
+    raw = "the raw weights (model.), not the average of the weights (model_ema.; weights_kind=average)"
+    average = "the average of the weights (model_ema.), not the raw weights (model.; weights_kind=raw)"
+    assert read(both, tmp_path) == (2, f"below state_dict; {average}; without model_ema.")
+    assert read(both, tmp_path, "raw") == (1, f"below state_dict; {raw}; without model.")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from imgcls.environment import cache_file, keep, printable
 
 log = logging.getLogger(__name__)
 WHAT = "the index"
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
 SAVE_EVERY = 30.0  # seconds of indexing that a kill may lose
 
 
@@ -142,11 +143,24 @@ def tar_members(path: Path, file: BinaryIO, start: int = 0) -> Iterator[tuple[ta
             outer.members = []  # type: ignore[attr-defined]  # it would keep all of them
             if member.offset_data + member.size > size:
                 raise _cut_short(path, size, member.offset, last)
+            if (member.issym() or member.islnk()) and _may_matter(member.name):
+                raise ValueError(
+                    f"{path}: {printable(member.name, lines=False)} is a link, which cannot be followed in an archive; "
+                    "write it again with tar --dereference --hard-dereference"
+                )
             end = outer.offset
             yield member, end
             last = member.name
         end = outer.offset
     except tarfile.TarError as error:
+        file.seek(0)
+        head = file.read(8)
+        if kind := next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None):
+            raise ValueError(
+                f"{path} is compressed ({kind}), so that no image of it can be read alone; unpack it to a plain tar"
+            ) from None
+        if last == "nothing" and not start:
+            raise ValueError(f"{path} is no tar archive, or an empty one; download it again") from None
         last = printable(last, lines=False)
         raise ValueError(f"{path} is damaged after {last} ({error}); download it again") from None
     if last == "nothing" and not start:
@@ -154,6 +168,11 @@ def tar_members(path: Path, file: BinaryIO, start: int = 0) -> Iterator[tuple[ta
     file.seek(max(0, end - 512))
     if not file.read(1024).strip(b"\0") == b"" and size - end < 512:
         raise _cut_short(path, size, end, last)
+
+
+def _may_matter(name: str) -> bool:
+    """Return True for the name of an image, or of what may be a folder of a class."""
+    return name.lower().encode(errors="replace").endswith(EXTENSIONS) or not os.path.splitext(name)[1]
 
 
 def _members(path: Path, file: io.BufferedReader, start: int) -> Iterator[tuple[_Files, int]]:

@@ -119,7 +119,8 @@ def _index_of(contents: Contents, number: int) -> Index:
     texts = sorted(set(contents.labels))
     code_of = {text: code for code, text in enumerate(texts)}
     labels = np.array([code_of[text] for text in contents.labels], np.int32)
-    sizes = np.array(contents.sizes, np.uint32).reshape(len(labels), -1)
+    width = len(contents.sizes[0]) if contents.sizes else 1
+    sizes = np.array(contents.sizes, np.uint32).reshape(len(labels), width)
     blob, offsets = pack_names([_original_name(name) for name in contents.names])
     starts = np.array(contents.starts, np.int64)
     files = np.full(len(labels), number, np.int32)
@@ -275,6 +276,22 @@ class Part(NamedTuple):
 
     files: list[Path]
     index: Index
+
+
+def check_has_images(part: Part, what: str) -> Part:
+    """Return a part that has images.
+
+    Args:
+        what: of what its files are, as `validation shards`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not len(part.index.starts):
+        instead = f", only {describe_left_out(part.index.left_out)}" if part.index.left_out else ""
+        place = part.files[0] if len(part.files) == 1 else part.files[0].parent
+        raise ValueError(f"{place}: the {what} hold no images{instead}; name others, or leave them out")
+    return part
 
 
 def image_set_of_parts(

@@ -1,6 +1,7 @@
 """Open the image set that a config names."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from imgcls.data.sets.checksums import with_checksums, with_note_on_checksums
 from imgcls.data.sets.exclusion import exclude
 from imgcls.data.sets.files import FileSplit
 from imgcls.data.sets.holdout import Holdout
+from imgcls.data.sets.listing import no_permission
 from imgcls.data.sets.splits import ImageSet, to_memorise
+from imgcls.environment import printable
 from imgcls.errors import ConfigError
 
 
@@ -22,7 +25,7 @@ def open_image_set(config: Config) -> ImageSet:
     """
     data = config.data
     given = {"root": data.root, "channels": data.channels} | _given_to(data)
-    opened: ImageSet = build_component("data.source", data.source, **given)
+    opened = _build(data, given)
     opened.check_num_classes(data.num_classes)
     rules = pixel_rules(data)
     for split in (opened.train, opened.val):
@@ -38,6 +41,21 @@ def open_image_set(config: Config) -> ImageSet:
         opened = exclude(opened, Path(data.exclude).expanduser())
     opened = with_note_on_checksums(opened)
     return opened if data.memorise is None else to_memorise(opened, data.memorise)
+
+
+def _build(data: DataConfig, given: dict[str, Any]) -> ImageSet:
+    try:
+        return build_component("data.source", data.source, **given)
+    except ConfigError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or not isinstance(cause.filename, str | bytes):
+            raise
+        file = os.fsdecode(cause.filename)
+        if isinstance(cause, PermissionError):
+            raise ConfigError(no_permission(printable(file, lines=False), cause)) from error
+        if isinstance(cause, FileNotFoundError) and os.path.islink(file):
+            raise ConfigError(f"{file} is a link to nothing; restore what it links to, or remove the link") from error
+        raise
 
 
 def pixel_rules(data: DataConfig) -> PixelRules:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgcls.data.sets.containers import ContainerSplit, Part, are_numbers, make_split, note_left_out
+from imgcls.data.sets.containers import ContainerSplit, Index, Part, are_numbers, make_split, note_left_out
 from imgcls.data.sets.folder import SetReport
 from imgcls.data.sets.imagenet_labels import WNID
 from imgcls.data.sets.listing import prefix_names
 from imgcls.data.sets.shards import Found
 from imgcls.data.sets.splits import ImageSet
+from imgcls.environment import printable
 
 
 def open_containers(
@@ -59,32 +60,55 @@ def _wnid_of(part: Part, wnids: Sequence[str]) -> dict[str, str]:
     """Return the WordNet ids that the labels of a part stand for."""
     texts, place = part.index.texts, part.files[0].parent
     if all(map(WNID.fullmatch, texts)):
-        return {text: text for text in texts}
-    if not are_numbers(part.index):
-        other = next(text for text in texts if not WNID.fullmatch(text))
+        wnid_of = {text: text for text in texts}
+    elif not are_numbers(part.index):
+        others = [text for text in texts if not WNID.fullmatch(text)]
+        other = next((text for text in others if not text.isdecimal()), others[0])
         raise ValueError(
             f"{place}: label {other!r} is neither a WordNet id nor the number of a class, 0 to 999; use "
             "data=webdataset or data=parquet for other sets"
         )
-    if int(texts[-1]) >= len(wnids):
+    elif int(texts[-1]) >= len(wnids):
         raise ValueError(
             f"{place}: label {texts[-1]} is outside 0..{len(wnids) - 1}; labels count ImageNet's classes from 0, in "
             "the order of their WordNet ids"
         )
-    first = np.unique(part.index.labels, return_index=True)[1].tolist()
-    for text, name in zip(texts, (_name(part, place) for place in first), strict=True):
-        wnid = os.fsdecode(name).partition("_")[0]
-        if WNID.fullmatch(wnid) and wnids[int(text)] != wnid:
-            raise ValueError(
-                f"{place}: {os.fsdecode(name)} has label {text}, which is {wnids[int(text)]} among ImageNet's 1,000 "
-                "classes in the order of their WordNet ids; use data=webdataset or data=parquet for other sets"
-            )
-    return {text: wnids[int(text)] for text in texts}
+    else:
+        wnid_of = {text: wnids[int(text)] for text in texts}
+    wrong = _of_another_class(part.index, [wnid_of[text] for text in texts])
+    if wrong is not None:
+        index = part.index
+        name = index.names[index.offsets[wrong] : index.offsets[wrong + 1]].tobytes()
+        text = texts[index.labels[wrong]]
+        raise ValueError(
+            f"{place}: {printable(os.fsdecode(name), lines=False)} has label {text}, which is {wnid_of[text]} among "
+            "ImageNet's 1,000 classes in the order of their WordNet ids; use data=webdataset or data=parquet for other "
+            "sets"
+        )
+    return wnid_of
 
 
-def _name(part: Part, place: int) -> bytes:
-    index = part.index
-    return index.names[index.offsets[place] : index.offsets[place + 1]].tobytes()
+def _of_another_class(index: Index, wnids: Sequence[str]) -> int | None:
+    """Return the position of an image whose name begins with another WordNet id than that of its label, if any does.
+
+    Args:
+        wnids: by label.
+    """
+    width = len("n01440764_")
+    long = np.flatnonzero(np.diff(index.offsets) >= width)
+    expected = np.frombuffer(b"".join(map(os.fsencode, wnids)), np.uint8).reshape(-1, width - 1)
+    starts, labels = index.offsets[long], index.labels[long]
+    has_wnid, differs = np.ones(len(long), bool), np.zeros(len(long), bool)
+    for place in range(width):  # a column at a time needs the least memory
+        letters = index.names[starts + place]
+        if place in (0, width - 1):
+            has_wnid &= letters == ord("n" if place == 0 else "_")
+        else:
+            has_wnid &= (letters >= ord("0")) & (letters <= ord("9"))
+        if place < width - 1:
+            differs |= letters != expected[labels, place]
+    wrong = long[has_wnid & differs]
+    return int(wrong[0]) if len(wrong) else None
 
 
 def _in_folders(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls.data.sets.containers import ContainerSplit, Contents, Part, index_files
+from imgcls.data.sets.containers import ContainerSplit, Contents, Part, check_has_images, index_files
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.parquet_pages import Value, read_pages, unpack, unpack_blocks
 from imgcls.data.sets.parts import find_parts, is_pattern, is_url, local_root
@@ -93,7 +93,10 @@ def find_parquet(
         return read_parquet(path, image_column, label_column)
 
     kind = f"parquet {image_column} {label_column}"
-    found = [Part(files, index_files(files, read, kind=kind)) if files else None for files in (training, validation)]
+    found = [
+        check_has_images(Part(files, index_files(files, read, kind=kind)), f"{word} files") if files else None
+        for files, word in ((training, "training"), (validation, "validation"))
+    ]
     left_out = f"; left out: {len(parts.test)} of a test part" if parts.test else ""
     note = f"found {len(training)} parquet files for training and {len(validation)} for validation{left_out}"
     first = (training or validation)[0]
@@ -131,6 +134,8 @@ def read_parquet(path: Path, image_column: str | None, label_column: str | None)
     with path.open("rb") as stream:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
+            if not group.num_rows:
+                continue
             (leaf,) = [
                 place for place in range(group.num_columns) if group.column(place).path_in_schema == columns.bytes
             ]
@@ -166,6 +171,8 @@ def _open(path: Path) -> Any:
 
     try:
         return pyarrow.parquet.ParquetFile(path)
+    except (FileNotFoundError, PermissionError) as error:
+        raise type(error)(error.errno, os.strerror(error.errno or 0), str(path)) from None  # pyarrow's words are many
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -21,6 +21,7 @@ from imgcls.data.sets.containers import (
     ContainerSplit,
     Contents,
     Part,
+    check_has_images,
     image_set_of_parts,
     index_files,
 )
@@ -103,6 +104,11 @@ def open_webdataset(
             "data.root is not set; name a folder of shards, or a pattern: data.root=/data/train-{0000..1023}.tar"
         )
     found = find_tars(root, train, val)
+    if found is None and os.path.isfile(root):
+        raise ValueError(
+            f"data.root={root} does not end with .tar; give a tar that is not compressed: images in one that is cannot "
+            "be read in any order"
+        )
     if found is None:
         raise FileNotFoundError(f"data.root={root}: there are no shards (.tar); name their folder, or a pattern")
     return own_set(f"data.root={root}", found, channels=channels, holdout=holdout, class_order=class_order)
@@ -160,8 +166,10 @@ def find_tars(root: str, train: str, val: str) -> Found | None:
     if len(training) == 1 and not validation and _is_of_folders(training[0], (train, val)):
         return _folders_in_tar(training[0], train, val)
     found = [
-        Part(files, index_files(files, read_shard, kind="shards")) if files else None
-        for files in (training, validation)
+        check_has_images(Part(files, index_files(files, read_shard, kind="shards")), f"{word} shards")
+        if files
+        else None
+        for files, word in ((training, "training"), (validation, "validation"))
     ]
     left_out = f"; left out: {len(parts.test)} of a test part" if parts.test else ""
     note = f"found {len(training)} shards for training and {len(validation)} for validation{left_out}"

@@ -62,15 +62,15 @@ def sorted_set(tmp_path: Path) -> Path:
     return root
 
 
-def write_truth(folder: Path) -> None:
+def write_truth(folder: Path, of: Sequence[int] = tuple(VAL)) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{row.devkit_id}\n" for row in VAL.values())
+    text = "".join(f"{VAL[number].devkit_id}\n" for number in of)
     (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(text)
 
 
-def write_devkit(folder: Path, *, meta: bool = True) -> Path:
+def write_devkit(folder: Path, *, meta: bool = True, of: Sequence[int] = tuple(VAL)) -> Path:
     data = folder / "devkit-tmp/ILSVRC2012_devkit_t12/data"
-    write_truth(data)
+    write_truth(data, of)
     if meta:
         rows = [(row.devkit_id, row.wnid) for row in imagenet_classes()]
         synsets = np.array(rows, dtype=[("ILSVRC2012_ID", object), ("WNID", object)])
@@ -351,6 +351,21 @@ TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
 WNIDS = "imagenet_2012_validation_synset_labels.txt"
 
 
+def other_devkit(root: Path) -> None:
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
+        add(archive, "ILSVRC2012_devkit_t3/data/meta.mat", b"of another task")
+
+
+def relabel(root: Path, label: str) -> None:
+    """Give the training images of the last class another label."""
+    write_shards(
+        root,
+        list((root.parent / "sorted").glob("train/*/*")),
+        "imagenet1k-train-{:04}.tar",
+        number_of=lambda file: label if file.parent.name == ROWS[2].wnid else class_number(file),
+    )
+
+
 REFUSED = [
     (archived, remove("ILSVRC2012_img_val.tar"), r"has no ILSVRC2012_img_val\.tar beside the other"),
     (archived, remove("ILSVRC2012_devkit_t12.tar.gz"), r"no file of their labels; put ILSVRC2012_devkit_t12\."),
@@ -360,6 +375,15 @@ REFUSED = [
     (flat_with_truth, write(TRUTH, b"1001\n" * 5), r"labels outside 1\.\.1000"),
     (flat_with_wnids, write(WNIDS, f"{ROWS[0].wnid}\n".encode()), r"has no label for ILSVRC2012_val_0000000\d"),
     (flat_with_wnids, lambda root: shutil.rmtree(root / "train" / ROWS[0].wnid), r"which the training images lack"),
+    (
+        archived,
+        lambda root: other_devkit(root),
+        r"holds no ILSVRC2012_validation_ground_truth\.txt: it is another development kit",
+    ),
+    (archived, lambda root: write_devkit(root, of=[1]), r"has no label for ILSVRC2012_val_0000000\d\.JPEG"),
+    (shards, lambda root: relabel(root, "1000"), r"label 1000 is outside 0\.\.999; labels count ImageNet's classes"),
+    (shards, lambda root: relabel(root, "6"), r"has label 6, which is n\d+ among ImageNet's 1,000 classes"),
+    (shards, lambda root: relabel(root, "cat"), r"label 'cat' is neither a WordNet id nor the number of a class"),
     (flat_with_wnids, write("val/other.JPEG", b""), r"1 images that are not called ILSVRC2012_val"),
 ]
 

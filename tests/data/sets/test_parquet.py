@@ -160,6 +160,16 @@ def test_a_file_that_is_cut_short_or_damaged_is_refused_by_name(tmp_path, share)
         open_parquet(str(tmp_path), holdout=Holdout(share=0.2))
 
 
+def test_a_part_without_rows_is_refused_and_an_empty_file_beside_others_is_not(tmp_path):
+    empty = pa.Table.from_pylist(rows(range(3))).slice(0, 0)
+    pq.write_table(empty, write(tmp_path / "train-1.parquet", rows(range(3))).with_name("train-2.parquet"))
+    write(tmp_path / "val.parquet", rows([4]))
+    assert len(open_parquet(str(tmp_path)).train) == 3
+    pq.write_table(empty, tmp_path / "val.parquet")
+    with pytest.raises(ValueError, match=r"val\.parquet: the validation files hold no images; name others"):
+        open_parquet(str(tmp_path))
+
+
 def test_a_missing_file_of_a_pattern_and_no_files_are_named(tmp_path):
     root = str(write_set(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"train-00002-of-00002\.parquet is not there \(1 of 3 are not\)"):

@@ -1,9 +1,13 @@
 """Shards: which files are which part, what is read of them, and what is refused with which words."""
 
+import functools
+import gzip
+import http.server
 import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -198,6 +202,13 @@ def remove_label(root: Path) -> None:
     write_tar(root / "x-train-0000.tar", {"a.png": png(1), "b.png": png(2), "b.cls": "1"})
 
 
+def write_link(file: Path, name: str) -> None:
+    with tarfile.open(file, "w") as archive:
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = tarfile.SYMTYPE, "../elsewhere"
+        archive.addfile(link)
+
+
 def cut(root: Path) -> None:
     file = root / "x-train-0001.tar"
     file.write_bytes(file.read_bytes()[:2200])
@@ -217,6 +228,19 @@ REFUSED = [
     (lambda root: write_tar(root / "x-val-0000.tar", {"a.png": png(1), "a.cls": b"\xff\xfe"}), "", r"a\.cls cannot be"),
     (lambda root: write_tar(root / "x-val-0000.tar", {"a.png": b"", "a.jpg": b"", "a.cls": "1"}), "", r"two images of"),
     (lambda root: (root / "x-val-0000.tar").write_bytes(b"no tar" * 200), "", r"x-val-0000\.tar is damaged|no tar"),
+    (
+        lambda root: write_tar(root / "x-val-0000.tar", {"a.npy": b""}),
+        "",
+        r"the validation shards hold no images, only \.npy",
+    ),
+    (lambda root: (root / "x-val-0000.tar").write_bytes(gzip.compress(bytes(999))), "", r"is compressed \(gzip\), so"),
+    (
+        lambda root: (root / "x.tar.gz").touch(),
+        "x.tar.gz",
+        r"does not end with \.tar; give a tar that is not compressed",
+    ),
+    (lambda root: write_link(root / "x-val-0000.tar", "b.png"), "", r"b\.png is a link, which .* tar --dereference"),
+    (lambda root: write_link(root / "x-val-0000.tar", "set/train/cat"), "", r"cat is a link, which cannot be followed"),
     (lambda root: write_tar(root / "x-val-0000.tar", {"a.json": json.dumps([1]), "a.png": b""}), "", r"has no label"),
 ]
 
@@ -290,3 +314,16 @@ class TestAtAUrl:
         monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 9})())
         with pytest.raises(ValueError, match=r"has 0\.0 GB free, .*IMGCLS_CACHE"):
             opened(url)
+
+    def test_a_web_server_serves_them_too(self, root):
+        pytest.importorskip("aiohttp")
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}/x-{{train-{{0000..000{{}}}},val-0000}}.tar"
+            try:
+                assert opened(address.replace("{}", "1")).identity() == opened(root).identity()
+                with pytest.raises((ValueError, FileNotFoundError), match=r"x-train-0002\.tar is not there; complete"):
+                    opened(address.replace("{}", "2"))
+            finally:
+                server.shutdown()
