@@ -5,6 +5,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,6 +21,7 @@ from imgcls.device import choose_device, set_num_threads
 from imgcls.environment import launch, quiet_other_ranks
 from imgcls.errors import EXIT_RUN_FAILED, ConfigError, RunError, is_reported, mark_reported
 
+SECONDS_FOR_MAIN = 1.0  # in which rank 0 reports what all ranks find out
 STORE_SECONDS = 5  # a lost rank's report waits for the store of the ranks
 
 
@@ -53,12 +55,15 @@ def process_group(device: str, *, threads: int | None = None, timeout_minutes: f
         ValueError: there is no such device; Slurm gives no MASTER_ADDR.
     """
     place = launch()
-    local_rank = place[2] if place else 0
-    chosen = choose_device(device, local_rank)
     set_num_threads(threads)
     if place is None:
-        yield chosen
+        yield choose_device(device, 0)
         return
+    chosen, no_device = torch.device("cpu"), None
+    try:
+        chosen = _device_of_a_rank(device, place[2])
+    except ValueError as error:
+        no_device = error  # the others wait for this rank: it meets them, and says so
     if "MASTER_ADDR" not in os.environ:
         raise ValueError(
             "several Slurm tasks, but MASTER_ADDR is not set; in the job script: "
@@ -66,10 +71,6 @@ def process_group(device: str, *, threads: int | None = None, timeout_minutes: f
         )
     # gloo beside them: flags and strings of the hosts are exchanged without waiting for the GPUs.
     backend = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(chosen.type, "gloo")
-    if chosen.type == "mps":
-        raise ConfigError("device=mps: torch has no exchange of gradients between Apple GPUs; use one process")
-    if chosen.type != "cpu":
-        getattr(torch, chosen.type).set_device(chosen)
     try:
         dist.init_process_group(
             backend,
@@ -84,12 +85,15 @@ def process_group(device: str, *, threads: int | None = None, timeout_minutes: f
         raise ConfigError(f"{where}: the ranks cannot meet there ({reason}); use another port or host") from error
     quiet_other_ranks()
     try:
+        check_errors(no_device)
         yield chosen
     except Exception as error:
         if not _is_lost_connection(error):
             # The others lose this rank now, and need not say so; nor what all of them find out.
-            if not is_reported(error) and not _first_to_report():
-                mark_reported(error)
+            if not is_reported(error):
+                time.sleep(0 if is_main() else SECONDS_FOR_MAIN)
+                if not _first_to_report(without_store=is_main()):  # it ends with rank 0, which has said why
+                    mark_reported(error)
             raise
         if not _first_to_report():
             raise SystemExit(EXIT_RUN_FAILED) from None
@@ -100,6 +104,15 @@ def process_group(device: str, *, threads: int | None = None, timeout_minutes: f
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _device_of_a_rank(device: str, local_rank: int) -> torch.device:
+    chosen = choose_device(device, local_rank)
+    if chosen.type == "mps":
+        raise ConfigError("device=mps: torch has no exchange of gradients between Apple GPUs; use one process")
+    if chosen.type != "cpu":
+        getattr(torch, chosen.type).set_device(chosen)
+    return chosen
 
 
 def _store_of_this_attempt(place: tuple[int, int, int]) -> Store:
@@ -129,8 +142,8 @@ def _says(error: Exception, words: tuple[str, ...]) -> bool:
     return any(word in text for word in words)
 
 
-def _first_to_report() -> bool:
-    """Return True on the first rank that asks: the others have nothing to add. Without the store of torchrun all do."""
+def _first_to_report(*, without_store: bool = True) -> bool:
+    """Return True on the first rank that asks, as the others have nothing to add; `without_store` if it has ended."""
     answers: list[int] = []
 
     def ask() -> None:
@@ -141,7 +154,7 @@ def _first_to_report() -> bool:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(STORE_SECONDS)
-    return answers in ([], [1])
+    return answers == [1] if answers else without_store
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

@@ -236,6 +236,15 @@ def test_what_torch_says_of_a_lost_rank_is_told_from_other_errors(error: Excepti
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="all ranks have a GPU here")
+def test_a_rank_without_the_gpu_that_is_asked_for_ends_all_with_one_error(tiny_folder: Path, tmp_path: Path) -> None:
+    words = few_steps(tiny_folder)
+    without = [word.replace("device=cpu", "device=cuda") for word in words]
+    check_one_error(run_two_ranks((words, without), tmp_path), "rank 1: device=cuda, but torch sees no CUDA device")
+    check_one_error(run_two_ranks((without, without), tmp_path), "error: device=cuda, but torch sees no CUDA device")
+
+
+@pytest.mark.slow
 def test_ranks_that_see_other_directories_train_in_that_of_rank_0_and_do_not_resume_apart(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

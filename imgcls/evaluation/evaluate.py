@@ -84,6 +84,7 @@ def use_data(member: Member, config: EvaluateConfig) -> None:
         shown, before = name_of_crop(augment.eval_crop), name_of_crop(trained)
         log.info("crop     %s (it was validated on %s)", shown, before)
     if config.interpolation is not None:
+        log.info("pixels   %s (it was validated on %s)", config.interpolation, member.interpolation)
         member.config.augment.eval_interpolation = config.interpolation
     own.source = _class_folders_alone(own) or _without_training_images(own)
     if config.data.source is None and "download" in _parameters(own):

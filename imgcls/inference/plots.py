@@ -96,13 +96,13 @@ def _both_splits(curves: dict[str, Curve], names: Sequence[str]) -> list[Curve]:
 
 
 def distinct_names(run_dirs: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that differ from run to run, and at most 40 letters of each."""
+    """Return the shortest ends of the paths that differ from run to run, and at most 72 letters of each."""
     parts = [path.resolve().parts for path in run_dirs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(path[-length:]) for path in parts]
         if len(set(names)) == len(set(run_dirs)):
             break
-    return [name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}" for name in names]
+    return [name if len(name) <= 72 else f"{name[:34]}...{name[-35:]}" for name in names]
 
 
 def plot_filters(network: nn.Module) -> Image.Image:

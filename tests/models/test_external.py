@@ -189,7 +189,7 @@ def test_timm_models_take_classes_channels_and_options(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "timm", stand_in())
     model = timm_model("resnet50d.a1_in1k", 7, in_channels=1, width=8)
     assert model(torch.zeros(2, 1, 1, 1)).shape == (2, 7)
-    with pytest.raises(ValueError, match=r"model.arch=resnet50e is no network of timm 1.0 \(did you mean resnet50d or"):
+    with pytest.raises(ValueError, match=r"model.arch=resnet50e is no network of timm 1.0 \(did you mean resnet50d\?"):
         timm_model("resnet50e", 7)
     with pytest.raises(ValueError, match=r"model.arch=resnet50d does not take .*'depth'"):
         timm_model("resnet50d", 7, depth=3)

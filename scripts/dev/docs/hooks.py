@@ -39,8 +39,8 @@ MARKER = re.compile(r"^( *)<!-- generate: (\S+)(?: (.*?))? -->$", re.MULTILINE)
 # The order of the pages; those that are missing are left out, those that are not named come last.
 NAVIGATION = {
     "": ["index", "quickstart", "doctor"],
-    "Choose": ["configuration", "networks", "recipes", "protocols", "data", "own-data"],
-    "Run": ["machines", "sweeps", "distributed", "continue", "resume", "loggers", "smoke", "test", "cli"],
+    "Choose": ["configuration", "networks", "recipes", "protocols", "data", "own-data", "imagenet", "weights"],
+    "Run": ["machines", "sweeps", "distributed", "continue", "resume", "loggers", "smoke", "test", "results", "cli"],
     "Extend": ["extend", "library", "coming-from"],
     "Look up": ["troubleshooting", "code", "checks", "reading-images"],
 }
