@@ -3,10 +3,10 @@
 import math
 import re
 
-from imgcls.config.identity import flatten
+from imgcls.config.identity import defaults, flatten
 from imgcls.config.risks import check_silence
 from imgcls.config.schema import Config, EvaluateConfig
-from imgcls.config.settings import check_rules, select
+from imgcls.config.settings import check_rules, select, typed
 from imgcls.errors import ConfigError, did_you_mean
 from imgcls.metrics import metric_of, metrics_of
 
@@ -30,7 +30,9 @@ def check_config(config: Config) -> None:
             raise ConfigError(f"model.{key}={value} must be a whole number; leave it out, the data says how many")
     for name, node in config.augment.batch.items():
         if not isinstance(node, dict) or "_target_" not in node:
-            raise ConfigError(f"augment.batch.{name}={node} has no _target_; name a class of imgcls.data.on_device")
+            known = [key for key in defaults() if key.startswith(f"augment.batch.{name}.") and "_target_" not in key]
+            way_out = f"write {known[0]}=..., of which 0 is off" if known else "name a class of imgcls.data.on_device"
+            raise ConfigError(f"augment.batch.{name}={typed(node)} has no _target_; {way_out}")
     if config.data.channels not in (1, 3):
         raise ConfigError(f"data.channels={config.data.channels} must be 1 (gray) or 3 (RGB)")
     for key in ("mean", "std"):

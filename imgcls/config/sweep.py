@@ -23,9 +23,11 @@ from imgcls.config.identity import is_incidental, run_name
 from imgcls.config.job_table import JobLine, read_job_lines, split_file
 from imgcls.config.launchers import check_launcher
 from imgcls.config.messages import COMPOSITION_ERRORS, one_line
+from imgcls.config.plugs import CROP_PLUGS
 from imgcls.config.schema import Config, SweepConfig
 from imgcls.config.settings import check_rules, setting
 from imgcls.config.words import quoted
+from imgcls.environment import CONF_DIR
 from imgcls.errors import ConfigError
 from imgcls.metrics import metrics_of
 
@@ -123,8 +125,9 @@ def read_sweep(words: Sequence[str]) -> Sweep:
     file, plain = split_file(word for word in overrides if word not in launcher_words)
     lines = [JobLine("", [])] if file is None else read_job_lines(file, plain)
     with compose_within_main(), checked_configs():
-        fixed, _ = _split_keys(plain)
-        master = compose_whole("config", fixed, _config_dir(options))
+        fixed, swept = _split_keys(plain)
+        first = _first_choices([*lines[0].words, *swept] if lines else swept)
+        master = compose_whole("config", [*first, *fixed], _config_dir(options))
         sweeper, search = _sweeper(master)
         typed = {word.partition("=")[0].lstrip("+") for word in plain}
         params = (search.params if search else OmegaConf.select(master, "hydra.sweeper.params")) or {}
@@ -221,7 +224,9 @@ def _job(number: int, words: Sequence[str], differing: Sequence[str], options: S
     kept = [word for word in words if not _is_about(word, "sweeper") and not word.startswith("hydra.run.dir=")]
     # The directory that was checked, whatever in the command has led to it.
     kept.append(quoted("hydra.run.dir", str(path)))
-    return Job(number, (*options, *kept), " ".join(differing), to_config(cfg), path)
+    own = _config_dir(options)
+    config = to_config(cfg, words=kept, folders=[CONF_DIR, *([own] if own else [])])
+    return Job(number, (*options, *kept), " ".join(differing), config, path)
 
 
 def _is_about(word: str, part: str) -> bool:
@@ -234,6 +239,13 @@ def _split_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
         word for word, override in zip(words, parse_overrides(list(words)), strict=True) if override.is_sweep_override()
     ]
     return [word for word in words if word not in swept], swept
+
+
+def _first_choices(words: Sequence[str]) -> list[str]:
+    """Return the first value of each word that chooses a file of conf/ or a crop: fixed words may be settings of it."""
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    plugs = [word for key, word in zip(keys, words, strict=True) if key in CROP_PLUGS or (CONF_DIR / key).is_dir()]
+    return [choices[0][0] for word in plugs if (choices := expand([word]))]
 
 
 def _differing(job: Sequence[str], fixed: Sequence[str]) -> list[str]:

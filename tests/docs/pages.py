@@ -309,10 +309,10 @@ def small_words(command: Command) -> list[str]:
         return [*words, "device=cpu"]
     if command.program == "doctor":
         return [*words, "batch_size=8", "image_size=67", "device=cpu", "data.num_threads=1"]
+    classes = ["data.num_classes=null"] if "data=imagenet" in words else []
     if command.program == "subset":
-        return [str(min(int(word), 4)) if word.isdecimal() else word for word in words]
+        return [*(str(min(int(word), 4)) if word.isdecimal() else word for word in words), *classes]
     if command.program == "pack":
-        classes = ["data.num_classes=null"] if "data=imagenet" in words else []
         return [*words, *classes, "--threads", "1"]
     return words
 

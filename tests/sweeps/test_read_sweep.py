@@ -47,6 +47,21 @@ def test_crops_are_swept_by_a_word_with_the_settings_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["model=vgg16,vgg19", "model.dropout=0.2"],
+        ["model.dropout=0.2", "model=glob(vgg1?)"],
+        ["augment.crop=pad,pad_random", "augment.crop.padding=3"],
+        ["schedule=cosine,googlenet", "optimizer=adamw", "optimizer.betas=[0.9,0.95]"],
+    ],
+)
+def test_a_setting_of_what_is_swept_is_one_of_every_job(words: list[str]) -> None:
+    assert len(read(*words).jobs) >= 2
+    space = read("hydra/sweeper=optuna", "model=choice(vgg16,vgg19)", "model.dropout=0.2").space
+    assert [each.key for each in space] == ["model"]
+
+
+@pytest.mark.parametrize(
     "words, said",
     [
         (["name=x", "seed=1,2"], ["seed=1", "seed=2", "would share", "x", "name='x-${seed}'"]),
@@ -67,7 +82,10 @@ def test_crops_are_swept_by_a_word_with_the_settings_beside_it() -> None:
             ["optimizer.lr=interval(1,0.1)", "smaller one first"],
         ),
         (["hydra/sweeper=optuna", "name=x", "optimizer.lr=interval(0.1,1)"], ["would share", "${optimizer.lr}"]),
-        (["hydra/sweeper=optuna", "hydra.sweeper.sampler=tpo", "seed=1,2"], ["sampler=tpo", "did you mean tpe?"]),
+        (
+            ["hydra/sweeper=optuna", "hydra.sweeper.sampler=rendom", "seed=1,2"],
+            ["sampler=rendom", "did you mean random?"],
+        ),
     ],
 )
 def test_a_mistake_in_any_job_is_one_line_before_the_first_one_starts(
@@ -196,7 +214,7 @@ def test_a_csv_lists_the_jobs_and_lists_on_the_command_line_multiply_them(
         ("sweep.jobs\n2\n", ["sweep.jobs is of the whole sweep"]),
         ("seed,epochs\n1,2\n3\n", ["jobs.csv, line 3 has 1 cells", "2 keys"]),
         ('seed,epochs\n1,2\n"3,4",5\n', ["jobs.csv, line 3", "seed=3,4", "several values"]),
-        ("seed,epoks\n1,2\n", ["jobs.csv, line 2", "epoks", "did you mean epochs?"]),
+        ("seed,epocs\n1,2\n", ["jobs.csv, line 2", "epocs", "did you mean epochs?"]),
         ("seed,recipe\n1,vgg\n1,vgx\n", ["jobs.csv, line 3", "recipe=vgx", "vgg"]),
         ("seed\n-1\n", ["jobs.csv, line 2", "seed=-1"]),
         ("seed\n1\n1\n", ["jobs 1 and 2 are the same run"]),

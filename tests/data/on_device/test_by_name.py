@@ -136,6 +136,14 @@ def test_all_are_off_unless_switched_on_and_come_in_the_papers_order():
         ("augment.batch.blur.sigma=1", r"augment\.batch\.blur\.sigma=1: .*GaussianBlur takes a list, each a number"),
         ("augment.batch.blur.probability=2", r"augment\.batch\.blur: probability=2 is out of range"),
         ("augment.batch.grayscale.probability=-1", r"augment\.batch\.grayscale: probability=-1 is out of range"),
+        (
+            "augment.batch.blur=0.5",
+            r"blur=0\.5 has no _target_; write augment\.batch\.blur\.probability=\.\.\., of which 0",
+        ),
+        (
+            "augment.batch.mix=null",
+            r"augment\.batch\.mix=null has no _target_; write augment\.batch\.mix\.mixup=\.\.\.",
+        ),
         ("augment.batch.three_augment.probability=3", r"three_augment: probability=3 is out of range"),
     ],
 )
