@@ -26,6 +26,7 @@ class RunError(RuntimeError):
 
 
 NEAR = 0.75  # the share of two names' letters that are the same, in order; at 0.7 dropout would be near to root
+NEAR_AS_LONG = 0.65  # of a short word and a name of up to one letter more or less: a wrong letter
 
 
 def did_you_mean(
@@ -43,6 +44,9 @@ def did_you_mean(
     if not near and len(word) > 2:
         parts = [name for name in names if name.startswith(f"{word}_") or name.endswith(f"_{word}")]
         near = sorted(parts, key=len)[:most]
+    if not near and len(word) <= 6:
+        as_long = [name for name in names if abs(len(name) - len(word)) <= 1]
+        near = difflib.get_close_matches(word, as_long, n=most, cutoff=NEAR_AS_LONG)
     close = [means.get(name, name) for name in near]
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 

@@ -75,7 +75,7 @@ def to_config(
 
 def _keys_given(words: list[str], folders: Iterable[str | Path]) -> list[str]:
     """Return the keys that a user has set: in the words of the command line, and in the file of an experiment."""
-    given = [word.partition("=")[0].lstrip("+") for word in words]
+    given = [word.partition("=")[0].lstrip("+") for word in words if not word.lstrip("+~").startswith("hydra")]
     for name in (word.partition("=")[2] for word in words if word.lstrip("+").startswith("experiment=")):
         files = (Path(folder) / "experiment" / f"{name}.yaml" for folder in folders)
         for node in (OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.is_file()):

@@ -224,7 +224,9 @@ def _job(number: int, words: Sequence[str], differing: Sequence[str], options: S
     kept = [word for word in words if not _is_about(word, "sweeper") and not word.startswith("hydra.run.dir=")]
     # The directory that was checked, whatever in the command has led to it.
     kept.append(quoted("hydra.run.dir", str(path)))
-    return Job(number, (*options, *kept), " ".join(differing), to_config(cfg), path)
+    own = _config_dir(options)
+    config = to_config(cfg, words=kept, folders=[CONF_DIR, *([own] if own else [])])
+    return Job(number, (*options, *kept), " ".join(differing), config, path)
 
 
 def _is_about(word: str, part: str) -> bool:

@@ -82,7 +82,10 @@ def test_a_setting_of_what_is_swept_is_one_of_every_job(words: list[str]) -> Non
             ["optimizer.lr=interval(1,0.1)", "smaller one first"],
         ),
         (["hydra/sweeper=optuna", "name=x", "optimizer.lr=interval(0.1,1)"], ["would share", "${optimizer.lr}"]),
-        (["hydra/sweeper=optuna", "hydra.sweeper.sampler=tpo", "seed=1,2"], ["sampler=tpo", "did you mean tpe?"]),
+        (
+            ["hydra/sweeper=optuna", "hydra.sweeper.sampler=rendom", "seed=1,2"],
+            ["sampler=rendom", "did you mean random?"],
+        ),
     ],
 )
 def test_a_mistake_in_any_job_is_one_line_before_the_first_one_starts(
