@@ -64,7 +64,6 @@ def float64_device(device: torch.device) -> torch.device:
     return device if _has_float64(device) else CPU
 
 
-@functools.cache
 def _has_float64(device: torch.device) -> bool:
     if device.type == "xpu":  # integrated GPUs and the Arc A series have none
         return bool(torch.xpu.get_device_properties(device).has_fp64)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from imgcls.config import Config
+from imgcls.config import Config, compose
+from imgcls.data.on_device import Augment, build_augmentations, input_statistics
 from imgcls.errors import ConfigError
 from imgcls.models import GoogLeNet, ResNet
 from imgcls.training import Trainer
@@ -73,3 +74,38 @@ def test_a_compiled_run_is_compiled_once_though_lr_changes_and_ends_where_the_ea
     # Not the same bits: compiled kernels add in another order and contract multiplications with additions.
     for key, value in weights.items():
         torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_augmentations_are_compiled_once_for_all_epochs_and_give_the_eager_ones_up_to_rounding(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    on = [
+        "colour.hue=0.1",
+        "colour.contrast=0.4",
+        "pca.std=0.1",
+        "erasing.probability=0.5",
+        "mix.cutmix=1",
+        "mix.mixup=1",
+    ]
+    on += ["blur.probability=0.5", "grayscale.probability=0.2", "three_augment.probability=0.5"]
+    config = compose(["model=resnet18", "data=cifar10", *(f"augment.batch.{word}" for word in on)])
+    statistics = input_statistics(config)
+    eager, compiled = (
+        Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed) for _ in range(2)
+    )
+    compiled.compile()
+    counts = []
+    for epoch in range(3):
+        images = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8, generator=torch.manual_seed(epoch))
+        labels, indices = torch.arange(16) % 10, torch.arange(16) + 100 * epoch
+        expected = eager(images, labels, indices, epoch=epoch, num_classes=10)
+        batch = compiled(images, labels, indices, epoch=epoch, num_classes=10)
+        torch.testing.assert_close(batch.images, expected.images, rtol=0, atol=1e-4)
+        torch.testing.assert_close(batch.targets, expected.targets, rtol=0, atol=1e-6)
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts == [1, 1, 1]

@@ -28,7 +28,9 @@ def step(network: nn.Module, config: Any, *, batch_size: int = 4, classes: int =
     for augmentation in augment.after:
         if isinstance(augmentation, RandomErasing):
             # CUDA's generator has no fake: noise of the same shape and device stands in.
-            augmentation.draw_noise = lambda images, key: images.permute(0, 2, 3, 1).repeat(16, 1, 1, 1)
+            augmentation.prepare = lambda *epoch: None
+            with CUDA:
+                augmentation.noise = torch.zeros((64, size, size, channels))
     loss, meter, watch = ClassificationLoss(label_smoothing=0.1), Meter(CUDA), FiniteLossWatch()
     images = torch.zeros((batch_size, size, size, channels), dtype=torch.uint8, device=CUDA)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=CUDA)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from imgcls.config import compose
 from imgcls.data.augment import keyed_random
 from imgcls.data.loading import Batch
-from imgcls.data.on_device import Augment, RandomErasing, build_augmentations, input_statistics
+from imgcls.data.on_device import Augment, RandomErasing, build_augmentations, epoch_numbers, input_statistics
 from imgcls.data.on_device.keyed_random import uniforms_on_device
 from imgcls.device import float64_device
 from imgcls.inference.predictor import predict
@@ -59,7 +59,9 @@ def test_steps_and_validation_make_no_float64_there() -> None:
     for augmentation in augment.after:
         if isinstance(augmentation, RandomErasing):
             # A GPU's generator has no fake: noise of the same shape and device stands in.
-            augmentation.draw_noise = lambda images, key: images.permute(0, 2, 3, 1).repeat(16, 1, 1, 1)
+            augmentation.prepare = lambda *epoch: None
+            with GPU:
+                augmentation.noise = torch.zeros((64, 32, 32, 3))
     with GPU:
         network = build_model(config, num_classes=10).train()
         images = torch.zeros((4, 32, 32, 3), dtype=torch.uint8)
@@ -93,10 +95,10 @@ def test_a_test_makes_no_float64_there() -> None:
 
 def test_draws_of_24_bits_are_those_of_53_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     indices = torch.arange(1000)
-    exact = uniforms_on_device(3, 1, indices, 4)
+    exact = uniforms_on_device(epoch_numbers(3, 1, indices.device), indices, 4)
     assert exact.numpy() == pytest.approx(keyed_random.uniforms(3, 1, indices.numpy(), 4), abs=0)
     monkeypatch.setattr("imgcls.data.on_device.keyed_random.float64_device", lambda device: GPU)
-    short = uniforms_on_device(3, 1, indices, 4)
+    short = uniforms_on_device(epoch_numbers(3, 1, indices.device), indices, 4)
     assert short.dtype == torch.float32
     assert short.max() < 1
     assert ((exact - short.double()) >= 0).all()

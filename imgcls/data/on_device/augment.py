@@ -1,13 +1,13 @@
 """Augment a training batch on the device after cropping: colours, blur, normalisation, then erasing and mixing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from imgcls.config import build_component
-from imgcls.data.on_device.keyed_random import uniforms_on_device
+from imgcls.data.on_device.keyed_random import EpochNumbers, epoch_numbers, uniforms_on_device
 from imgcls.data.on_device.normalise import Normalise
 
 
@@ -21,8 +21,7 @@ class AugmentedBatch(NamedTuple):
 class BatchKey(NamedTuple):
     """What random numbers are a function of, and the number of classes."""
 
-    seed: int
-    epoch: int
+    numbers: EpochNumbers  # of the seed and the epoch
     indices: Tensor  # (B,) int64, on the images' device: positions of the images in their split
     num_classes: int
 
@@ -31,11 +30,15 @@ class BatchKey(NamedTuple):
 
         They depend on (seed, epoch, index, stream) alone, so neither on the batch nor on the rank.
         """
-        return uniforms_on_device(self.seed, self.epoch, self.indices, num_draws, stream=stream).float()
+        return uniforms_on_device(self.numbers, self.indices, num_draws, stream=stream).float()
 
 
 class BatchAugmentation(Protocol):
-    """One change of a whole batch. A new one is a class with this interface and a line in conf/config.yaml."""
+    """One change of a whole batch. A new one is a class with this interface and a line in conf/config.yaml.
+
+    One that draws something once an epoch does it in `prepare(images, seed, epoch)`, with the bytes (B, H, W, C) of the
+    epoch's first batch; the rest is compiled with `compile=true`.
+    """
 
     after_normalising: bool  # False: images are in 0..1
     needs_colour: bool  # gray images skip it
@@ -68,13 +71,28 @@ class Augment:
         self.seed = seed
         self.before = [one for one in augmentations if not one.after_normalising]
         self.after = [one for one in augmentations if one.after_normalising]
+        self.change: Callable[[Tensor, Tensor, BatchKey], AugmentedBatch] = self._change
+        self._prepared: object = None
+
+    def compile(self) -> None:
+        """Make few kernels of the many of a batch, by torch.compile; only rounding differs."""
+        self.change = torch.compile(self._change)
 
     def __call__(
         self, images: Tensor, labels: Tensor, indices: Tensor, *, epoch: int, num_classes: int
     ) -> AugmentedBatch:
         """Return the augmented batch of images (B, H, W, C) uint8, labels (B,), indices (B,): all on one device."""
-        self.normalise.to(images.device)
-        key = BatchKey(self.seed, epoch, indices, num_classes)
+        now = epoch, images.shape[1:], images.device
+        if self._prepared != now:
+            self.normalise.to(images.device)
+            self.numbers = epoch_numbers(self.seed, epoch, images.device)
+            for augmentation in (*self.before, *self.after):
+                if prepare := getattr(augmentation, "prepare", None):
+                    prepare(images, self.seed, epoch)
+            self._prepared = now
+        return self.change(images, labels, BatchKey(self.numbers, indices, num_classes))
+
+    def _change(self, images: Tensor, labels: Tensor, key: BatchKey) -> AugmentedBatch:
         batch = AugmentedBatch(images.permute(0, 3, 1, 2).float() / 255, labels)
         batch = _apply(self.before, batch, key)
         batch = batch._replace(images=self.normalise.normalise(batch.images))

@@ -59,7 +59,9 @@ def draw_sigma(sigma: tuple[float, float], draws: Tensor) -> Tensor:
 
 def blur_some(images: Tensor, sigma: Tensor, chosen: Tensor) -> Tensor:
     """Blur those images (B, C, H, W) that are `chosen` (B,) bool, by their `sigma` (B,)."""
-    if images.device.type != "cpu":  # to choose there what is computed would wait for the device
+    if (
+        images.device.type != "cpu" or torch.compiler.is_compiling()
+    ):  # to choose there what is computed would wait for it
         return torch.where(chosen[:, None, None, None], blur(images, sigma), images)
     blurred = images.clone()
     blurred[chosen] = blur(images[chosen], sigma[chosen])

@@ -33,7 +33,6 @@ class RandomErasing:
 
     def __init__(self, probability: float = 0.0) -> None:
         self.probability = check_setting("probability", probability, 1)
-        self._noise: tuple[object, Tensor] | None = None
 
     def __call__(self, images: Tensor, targets: Tensor, key: BatchKey) -> AugmentedBatch:
         """Change images (B, C, H, W); the targets stay."""
@@ -45,16 +44,13 @@ class RandomErasing:
         tall, wide = (area / aspect).sqrt().clamp(max=1), (area * aspect).sqrt().clamp(max=1)
         inside = box_mask(images.shape, draws[:, 3] * (1 - tall), draws[:, 4] * (1 - wide), tall, wide)
         inside &= (draws[:, 0] < self.probability)[:, None, None, None]
-        noise = self.draw_noise(images, key)[(draws[:, 5] * NUM_NOISE_IMAGES).long()].permute(0, 3, 1, 2)
+        noise = self.noise[(draws[:, 5] * NUM_NOISE_IMAGES).long()].permute(0, 3, 1, 2)
         return AugmentedBatch(torch.where(inside, noise, images), targets)
 
-    def draw_noise(self, images: Tensor, key: BatchKey) -> Tensor:
-        """Return the noise images of an epoch, (64, H, W, C) like `images` (B, C, H, W): drawn at its first batch."""
-        _, channels, height, width = images.shape
-        drawn_for = (key.seed, key.epoch, channels, height, width, images.device)
-        if self._noise is None or self._noise[0] != drawn_for:
+    def prepare(self, images: Tensor, seed: int, epoch: int) -> None:
+        """Draw the noise images of an epoch, (64, H, W, C) as `images` (B, H, W, C)."""
+        if self.probability:
             generator = torch.Generator(images.device)
-            generator.manual_seed(stream_key(key.seed, key.epoch, keyed_random.NOISE) & (1 << 63) - 1)
-            shape = (NUM_NOISE_IMAGES, height, width, channels)
-            self._noise = drawn_for, torch.randn(shape, generator=generator, device=images.device)
-        return self._noise[1]
+            generator.manual_seed(stream_key(seed, epoch, keyed_random.NOISE) & (1 << 63) - 1)
+            shape = (NUM_NOISE_IMAGES, *images.shape[1:])
+            self.noise = torch.randn(shape, generator=generator, device=images.device)
