@@ -16,6 +16,7 @@ from imgcls.config import Config, compose
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook, and would otherwise come first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `--dist loadgroup` the tests of a file share a worker, and what they make, unless they are in a group."""
     for item in items:

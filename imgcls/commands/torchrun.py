@@ -18,7 +18,7 @@ from imgcls.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_RUN_FAILED
 # Those that torchrun passes on by itself, and what Slurm's --signal=USR1@120 sends.
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SECONDS_TO_SAVE = "100"  # after a signal; torchrun's own 30 are few for a large network on a slow disk
-SAVING = {signal.SIGTERM: EXIT_REQUEUE, signal.SIGUSR1: EXIT_REQUEUE, signal.SIGINT: EXIT_INTERRUPTED}
+SAVING = {"SIGTERM": EXIT_REQUEUE, "SIGUSR1": EXIT_REQUEUE, "SIGINT": EXIT_INTERRUPTED}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(shell_code(failure.exitcode)) from None
     except SignalException as stop:
         number = signal.Signals(stop.sigval)
-        raise SystemExit(SAVING.get(number, shell_code(-number))) from None
+        raise SystemExit(SAVING.get(number.name, shell_code(-number))) from None
 
 
 def shell_code(code: int) -> int:

@@ -4,6 +4,7 @@ A command that is neither ours nor listed in OTHERS is refused.
 """
 
 import argparse
+import fnmatch
 import importlib
 import itertools
 import re
@@ -344,9 +345,15 @@ def _few_jobs(words: list[str]) -> list[str]:
     cut, lists = [], 0
     for word in words:
         word = re.sub(r"range\((\d+),\d+\)", r"\1", word)
+        word = re.sub(r"^(\w+)=glob\((.*)\)", lambda match: f"{match[1]}=glob({_first(*match.groups())})", word)
         if match := re.fullmatch(r"([\w./]+=)([^,\[(]+),(?:.*,)?([^,\])]+)", word):
             key, first, last = match.groups()
             word = f"{key}{first},{last}" if parallel and lists == 0 else f"{key}{first}"
             lists += 1
         cut.append(word)
     return cut
+
+
+def _first(group: str, pattern: str) -> str:
+    """Return the first name of a group that fits a pattern."""
+    return min(name for name in (file.stem for file in files_of(group)) if fnmatch.fnmatch(name, pattern))

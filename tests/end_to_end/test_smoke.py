@@ -37,7 +37,7 @@ def with_wnids(folder: Path, copy: Path) -> Path:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("wnids", [False, True])
+@pytest.mark.parametrize("wnids", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_smoke_run_that_subset_prints_passes_on_a_tiny_set(wnids: bool, tiny_folder: Path, tmp_path: Path) -> None:
     source = with_wnids(tiny_folder, tmp_path / "whole") if wnids else tiny_folder
     smoke, training = printed_commands(source, tmp_path, "--classes", "3", "--train", "5", "--val", "2")

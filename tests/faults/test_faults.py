@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COUNTS = {"kills": 4, "signals": 3, "torn": 3, "full": 2, "images": 2, "reads": 1, "files": 12}
+COUNTS = {"kills": 3, "signals": 2, "torn": 2, "full": 1, "images": 2, "reads": 1, "files": 8}
 
 Counts = dict[str, dict[str, Any]]
 
