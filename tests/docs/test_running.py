@@ -95,11 +95,7 @@ def _run_name(command: Command) -> str:
     return str(compose_run(list(command.words))[1]) if command.program == "train" and "-m" not in command.words else "?"
 
 
-# A group each, so that the pages are shared out between the workers.
-RUN = [pytest.param(page, marks=pytest.mark.xdist_group(page.name)) for page in PAGES if commands_of(page)]
-
-
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(page: Path, home: Path, tmp_path: Path) -> None:
     shutil.copytree(home, tmp_path / "home")
     commands = runnable(page)
