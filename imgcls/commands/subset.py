@@ -41,7 +41,7 @@ class Chosen(NamedTuple):
     name: bytes
 
     def file(self) -> Path:
-        """Return the file of the image, where it has one of its own.
+        """Return the file that holds this image alone, if there is one.
 
         Raises:
             ConfigError: it is in an archive or a table.

@@ -128,7 +128,7 @@ def check_crop(config: EvaluateConfig) -> None:
         )
     protocol = str(config.protocol["_target_"]).rpartition(".")[2]
     if config.crop and protocol != "Center":
-        raise ConfigError(f"{config.crop[0]} is for protocol=center: {protocol} has views of its own; leave it out")
+        raise ConfigError(f"{config.crop[0]} is for protocol=center: {protocol} has views already; leave it out")
 
 
 def _check_settings(config: Config | EvaluateConfig) -> None:

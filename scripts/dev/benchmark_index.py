@@ -22,7 +22,7 @@ from benchmark_report import machine
 from imgcls.data.sets import TRAIN_TAR, VAL_TAR, imagenet_classes, wnids
 
 SHARD, FILES = 1000, 300  # images of a shard; parquet files
-# Opens a set in a process of its own: the index is read from the cache folder, the images are not looked at.
+# Opens a set in a separate process: the index is read from the cache folder, the images are not looked at.
 OPEN = """
 import json, sys, time
 from imgcls.data.sets import open_imagenet

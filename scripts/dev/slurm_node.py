@@ -5,8 +5,8 @@
     sudo python scripts/dev/slurm_node.py --keep          leave the cluster running until Ctrl-C
 
 A cluster of one node, without cgroups, in a temporary folder; nothing of the system's Slurm is touched. The trials: a
-job that is told its time is up saves, ends with 75, is requeued and goes on; one that is preempted does so too; what
-exit codes the scheduler sees; a sweep by submitit. The exit code is 1 if a trial did not end as it should.
+job whose time is nearly up gets a signal, saves, ends with 75, is requeued and goes on; one that is preempted does so
+too; what exit codes the scheduler sees; a sweep by submitit. The exit code is 1 if a trial did not end as it should.
 """
 
 import argparse

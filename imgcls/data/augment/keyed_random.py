@@ -8,7 +8,7 @@ import numpy as np
 
 # One stream per kind of choice, so that adding a choice never changes the numbers that another one gets.
 CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER, BALANCE, GRAYSCALE, BLUR, THREE_AUGMENT = range(13)
-NUM_STREAMS = 13
+NUM_STREAMS = THREE_AUGMENT + 1
 GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment: 2**64 over the golden ratio, odd
 MASK = (1 << 64) - 1
 

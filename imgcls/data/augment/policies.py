@@ -69,7 +69,7 @@ class RandAugment:
 
 
 def make_policy(name: str | None, *, ops: int | None = None, magnitude: int | None = None) -> Policy | None:
-    """Return the policy of that name, with settings that are not None instead of its own; None for None.
+    """Return the policy of that name, or None for None; a setting that is None has the policy's default.
 
     Raises:
         ValueError: no policy has that name, or a number is out of its range.

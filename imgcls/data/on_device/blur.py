@@ -69,7 +69,7 @@ def blur_some(images: Tensor, sigma: Tensor, chosen: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image by a Gaussian of its own: images (B, C, H, W) and sigma (B,) in pixels; edges are mirrored.
+    """Blur images (B, C, H, W), each by its Gaussian of sigma (B,) in pixels; edges are mirrored.
 
     The kernel is separable, and each of its two passes a product with a small matrix: an image needs no other kernel
     size than its neighbour, and nothing waits for the device.

@@ -192,7 +192,7 @@ class FolderSplit(FileSplit):
         return map(self.raw_path, range(len(self)))
 
     def holders(self) -> np.ndarray:
-        """Return that each image is in a file of its own: (N,)."""
+        """Return numbers of the files that hold the images, (N,): each image has a file."""
         return np.arange(len(self))
 
     def num_bytes(self, indices: np.ndarray) -> np.ndarray:
