@@ -272,10 +272,11 @@ def _pread(descriptor: int, length: int, start: int) -> bytes:
 
 
 class Part(NamedTuple):
-    """The files of the training or of the validation part, and their index."""
+    """The files of the training or of the validation part, their index, and what makes a split of them."""
 
     files: list[Path]
     index: Index
+    kind: Callable[[Sequence[Path], Index, np.ndarray], ContainerSplit]
 
 
 def check_has_images(part: Part, what: str) -> Part:
@@ -295,7 +296,6 @@ def check_has_images(part: Part, what: str) -> Part:
 
 
 def image_set_of_parts(
-    kind: type[ContainerSplit],
     train: Part,
     val: Part | None,
     *,
@@ -322,10 +322,10 @@ def image_set_of_parts(
     label_of = {name: label for label, name in enumerate(classes)}
     if numbered:
         label_of = {text: int(text) for part in (train, val or train) for text in part.index.texts}
-    training = make_split(kind, train, label_of)
+    training = make_split(train, label_of)
     note_left_out(report, train.index)
     if val is not None:
-        validation = make_split(kind, val, label_of)
+        validation = make_split(val, label_of)
         note_left_out(report, val.index)
     else:
         assert holdout is not None
@@ -345,10 +345,10 @@ def are_numbers(index: Index) -> bool:
     return all(text.isdecimal() for text in index.texts)
 
 
-def make_split(kind: type[ContainerSplit], part: Part, label_of: Mapping[str, int]) -> ContainerSplit:
+def make_split(part: Part, label_of: Mapping[str, int]) -> ContainerSplit:
     """Return the images of a part by label, given the labels that its texts stand for; in a class by name."""
     labels = np.array([label_of[text] for text in part.index.texts], np.int64)[part.index.labels]
-    split = kind(part.files, part.index, labels)
+    split = part.kind(part.files, part.index, labels)
     in_order = bool((labels[1:] >= labels[:-1]).all())
     return split if in_order else split.subset(np.argsort(labels, kind="stable"))
 

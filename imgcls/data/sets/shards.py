@@ -71,7 +71,6 @@ class Found(NamedTuple):
     train: Part | None
     val: Part | None
     folder: Path
-    kind: type[ContainerSplit] = ShardSplit
     names: Sequence[str] | None = None  # of numbered classes
     are_folders: bool = False  # labels are names of folders, though they may be numbers
 
@@ -140,7 +139,6 @@ def own_set(place: str, found: Found, *, channels: int, holdout: Holdout | None,
             "leave those out: data.source.val=none"
         )
     return image_set_of_parts(
-        found.kind,
         found.train,
         found.val,
         names=found.names or _class_names(found.folder),
@@ -166,7 +164,7 @@ def find_tars(root: str, train: str, val: str) -> Found | None:
     if len(training) == 1 and not validation and _is_of_folders(training[0], (train, val)):
         return _folders_in_tar(training[0], train, val)
     found = [
-        check_has_images(Part(files, index_files(files, read_shard, kind="shards")), f"{word} shards")
+        check_has_images(Part(files, index_files(files, read_shard, kind="shards"), ShardSplit), f"{word} shards")
         if files
         else None
         for files, word in ((training, "training"), (validation, "validation"))
@@ -310,7 +308,7 @@ def _below(name: str, parts: Sequence[str]) -> list[bytes] | None:
 def _folders_in_tar(path: Path, train: str, val: str) -> Found:
     read: list[Callable[[Path], Contents]] = [functools.partial(_read_folders, part=part) for part in (train, val)]
     found = [
-        Part([path], index_files([path], one, kind=f"members in folders of {part}"))
+        Part([path], index_files([path], one, kind=f"members in folders of {part}"), ShardSplit)
         for one, part in zip(read, (train, val), strict=True)
     ]
     present = [part if len(part.index.starts) else None for part in found]
