@@ -15,7 +15,7 @@ from imgcls.data.on_device import Augment, build_augmentations, input_statistics
 from imgcls.errors import ConfigError
 from imgcls.models import GoogLeNet, ResNet
 from imgcls.training import Trainer
-from imgcls.training.compiling import keep_compiled_code, repeated_blocks
+from imgcls.training.compiling import check_compiler, keep_compiled_code, repeated_blocks
 
 
 def test_the_blocks_of_a_network_are_its_outermost_repeated_parts() -> None:
@@ -40,6 +40,33 @@ def test_compiled_code_is_kept_in_the_cache_folder_unless_the_user_names_one(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
     keep_compiled_code()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+
+
+def test_a_cache_folder_that_cannot_be_written_leaves_compiled_code_to_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("IMGCLS_CACHE", str(blocked))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with caplog.at_level("INFO"):
+        keep_compiled_code()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert f"not kept for next time: {blocked}/compiled cannot be written to (Not a directory)" in caplog.text
+
+
+def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ConfigError, match=r"compile=true needs a C compiler; install gcc, name yours by CC=\.\.\."):
+        check_compiler(torch.device("cuda"))
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(ConfigError, match=r"compile=true needs a C\+\+ compiler on a CPU; install g\+\+"),
+    ):
+        check_compiler(torch.device("cpu"))
+    monkeypatch.setenv("CC", "mycc")
+    check_compiler(torch.device("cuda"))
 
 
 @pytest.mark.slow

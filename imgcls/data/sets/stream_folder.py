@@ -19,7 +19,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from imgcls.data.sets.remote import RemoteFile, Stopped, check_disk, fetch
-from imgcls.environment import cache_folder
+from imgcls.environment import make_cache_folder
 
 log = logging.getLogger(__name__)
 NUM_THREADS = 4  # shards that are fetched at once
@@ -36,9 +36,7 @@ class Position(NamedTuple):
 
 def streams_folder() -> Path:
     """Return the folder of the cache with a folder for each set that is streamed."""
-    folder = cache_folder() / "streams"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return make_cache_folder("streams")
 
 
 class StreamFolder:
