@@ -53,7 +53,7 @@ from imgcls.runs import (
 from imgcls.startup import with_settings_of_weights
 from imgcls.training.bad_files import put_back_removed_files
 from imgcls.training.compiled_step import with_compiled_step
-from imgcls.training.compiling import compile_network, keep_compiled_code, repeated_blocks
+from imgcls.training.compiling import check_compiler, compile_network, keep_compiled_code, repeated_blocks
 from imgcls.training.freezing import Freezing
 from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
@@ -155,6 +155,7 @@ def build_trainer(
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
     if config.compile:
+        check_compiler(device)
         keep_compiled_code()
         augment.compile()
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)

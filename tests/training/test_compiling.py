@@ -18,7 +18,7 @@ from imgcls.models import GoogLeNet, ResNet
 from imgcls.runs import Interrupted
 from imgcls.training import Trainer, build_optimizer, set_lr
 from imgcls.training.compiled_step import step_uncompiled, with_compiled_step
-from imgcls.training.compiling import keep_compiled_code, repeated_blocks
+from imgcls.training.compiling import check_compiler, keep_compiled_code, repeated_blocks
 from imgcls.training.optim import fill_momenta
 
 from .helpers import same, stop_at_step
@@ -122,6 +122,33 @@ def test_a_compiled_step_is_compiled_once_for_all_lrs_and_its_state_is_that_of_t
     compiled.grad_scale = torch.ones(())  # as torch's GradScaler does around a fused step
     step(compiled, number=12)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
+def test_a_cache_folder_that_cannot_be_written_leaves_compiled_code_to_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("IMGCLS_CACHE", str(blocked))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with caplog.at_level("INFO"):
+        keep_compiled_code()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert f"not kept for next time: {blocked}/compiled cannot be written to (Not a directory)" in caplog.text
+
+
+def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ConfigError, match=r"compile=true needs a C compiler; install gcc, name yours by CC=\.\.\."):
+        check_compiler(torch.device("cuda"))
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(ConfigError, match=r"compile=true needs a C\+\+ compiler on a CPU; install g\+\+"),
+    ):
+        check_compiler(torch.device("cpu"))
+    monkeypatch.setenv("CC", "mycc")
+    check_compiler(torch.device("cuda"))
 
 
 @pytest.mark.slow

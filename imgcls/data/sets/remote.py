@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from imgcls.environment import cache_folder
+from imgcls.environment import cache_folder, make_cache_folder
 from imgcls.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,9 @@ def fetch_all(urls: Sequence[str]) -> list[Path]:
         FileNotFoundError: a file is not there.
     """
     places = [_place(url) for url in urls]
-    folder = cache_folder() / "remote"
-    folder.mkdir(parents=True, exist_ok=True)
     if all(place.is_file() for place in places):
         return places
+    folder = make_cache_folder("remote")
     log.info("fetching %d files of %s into %s", len(urls), urls[0].rpartition("/")[0], places[0].parent)
     with FileLock(folder / "lock"):
         todo = [(url, place) for url, place in zip(urls, places, strict=True) if not place.is_file()]
