@@ -21,6 +21,8 @@ from imgcls.data.loading import Loader
 from imgcls.data.sets import ImageSet, StreamedSplit, open_image_set, stream_folder
 from imgcls.data.sets.remote import RemoteFile, fetch, look_up
 from imgcls.data.sets.stream_folder import StreamFolder
+from imgcls.doctor.findings import Status
+from imgcls.doctor.images import look_at_images
 
 pytestmark = pytest.mark.usefixtures("cache")
 fsspec = pytest.importorskip("fsspec")
@@ -271,6 +273,17 @@ def test_a_large_shard_comes_from_a_server_that_gives_out_no_parts(tmp_path):
         finally:
             server.shutdown()
     assert (tmp_path / "copy.tar").stat().st_size == file.size == 6_000_000
+
+
+def test_doctor_notes_that_a_server_lets_no_images_be_sampled(url, monkeypatch):
+    def refuse(url: str, start: int, size: int) -> bytes:
+        raise OSError(f"{url} cannot be read in parts: no")
+
+    monkeypatch.setattr("imgcls.data.sets.streaming.read_range", refuse)
+    config = compose(["data=webdataset", f"data.root={url}", f"data.stream_gb={BUDGET / 1e9}"])
+    findings = list(look_at_images(config, open_image_set(config)))
+    assert any("no sample of the training images: cannot be read: memory" in finding.text for finding in findings)
+    assert not [finding.text for finding in findings if finding.status == Status.FAIL]
 
 
 def test_one_epoch_is_read_at_a_time(url):
