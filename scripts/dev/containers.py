@@ -110,12 +110,12 @@ def read_only(engine: Engine) -> str:
     """With a read-only root file system and 1 MB of shared memory a run trains and is tested; a cache is a volume."""
     cache = Path(tempfile.mkdtemp(prefix="cache-", dir=engine.project))
     options = ["--read-only", "--tmpfs=/tmp", "--shm-size=1m", f"--volume={cache}:/cache"]
-    words = ["data=shapes", "image_size=32", "max_steps=2", "hydra.run.dir=runs/read-only"]
-    engine.run(*RUN, *words, options=options)
+    words = [*RUN, "data=shapes", "image_size=32", "max_steps=2"]
+    engine.run(*words, "hydra.run.dir=runs/read-only", options=options)
     data = f"--volume={cache}/.cache/imgcls:/data:ro"
     tested = engine.run("evaluate", "checkpoint=runs/read-only/best.pt", "device=cpu", options=[*options, data])
     assert "top-1" in tested, tested
-    error = engine.run(*RUN, *words, "name=other", options=options[:3], code=2)
+    error = engine.run(*words, "hydra.run.dir=runs/other", options=options[:3], code=2)
     assert "set IMGCLS_CACHE to a folder where you may write" in error, error
     return "trained and tested; without a cache one line says what to set"
 
