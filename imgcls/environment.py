@@ -13,8 +13,11 @@ import platform
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+from imgcls.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parent
 # In a wheel conf/ is inside the package, in a checkout beside it.
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _CHECKOUT / "conf"
+FILES_OF_A_RUN = 128  # that a process has open besides its images: its logs, libraries, connections
 TRUST = "IMGCLS_TRUST_CONFIG"  # set to 1: config folders and checkpoints' configs may name any class and setting
 
 
@@ -166,6 +170,34 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "imgcls"
     except RuntimeError:
         raise FileNotFoundError("this user has no home folder; set IMGCLS_CACHE to a folder for the cache") from None
+
+
+def allow_open_files(num: int, *, what: str) -> None:
+    """Raise this process's limit of open files by `num`, which it will keep open.
+
+    Systems let a process open 256 to 1,024 at first, and raise that by itself up to a hard limit.
+
+    Args:
+        what: the setting that asks for them, for the error.
+
+    Raises:
+        ConfigError: the hard limit is too low.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which lets a process open 8,192
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and num + FILES_OF_A_RUN > hard:
+        raise ConfigError(
+            f"{what}: {num:,} files are kept open, and the system lets a process open {hard:,}; raise its hard limit "
+            "(ulimit -Hn, or nofile in limits.conf), or put the images into fewer files"
+        )
+    wanted = soft + num if hard == resource.RLIM_INFINITY else min(soft + num, hard)
+    with suppress(ValueError, OSError):  # macOS has a limit below the hard one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def make_cache_folder(name: str = "") -> Path:

@@ -23,7 +23,7 @@ from imgcls.data.sets.folder import SetReport, sort_classes
 from imgcls.data.sets.holdout import Holdout
 from imgcls.data.sets.listing import pack_names
 from imgcls.data.sets.splits import ImageSet
-from imgcls.environment import cache_file, default_num_threads, keep, printable
+from imgcls.environment import allow_open_files, cache_file, default_num_threads, keep, printable
 
 if TYPE_CHECKING:
     from imgcls.data.decoding import Sizes, Workspace
@@ -190,6 +190,10 @@ class ContainerSplit(FileSplit):
     def files(self) -> Iterable[bytes]:
         """Return the files."""
         return self._files
+
+    def most_open_files(self) -> int:
+        """Return how many files are open at a time, at most."""
+        return len(self._files)
 
     def holders(self) -> np.ndarray:
         """Return which file holds each image: (N,) positions."""
@@ -361,6 +365,7 @@ def make_split(part: Part, label_of: Mapping[str, int]) -> ContainerSplit:
     """Return the images of a part by label, given the labels that its texts stand for; in a class by name."""
     labels = np.array([label_of[text] for text in part.index.texts], np.int64)[part.index.labels]
     split = part.kind(part.files, part.index, labels)
+    allow_open_files(split.most_open_files(), what=f"data.root={os.fsdecode(split.root)}")
     in_order = bool((labels[1:] >= labels[:-1]).all())
     return split if in_order else split.subset(np.argsort(labels, kind="stable"))
 

@@ -91,6 +91,11 @@ class StreamedSplit(ShardSplit):
         split.rules = self.rules
         return split
 
+    def most_open_files(self) -> int:
+        """Return how many of the smallest shards the budget holds."""
+        sizes = np.sort(self._sizes[self._sizes > 0])
+        return int(np.searchsorted(np.cumsum(sizes), self.shards.budget, side="right"))
+
     def content(self) -> list[np.ndarray]:
         """Return the names, the labels and the shards, which decide the order of the images."""
         sizes = np.array([file.size for file in self.shards.files], np.int64)

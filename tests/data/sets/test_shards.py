@@ -21,6 +21,7 @@ from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Loader
 from imgcls.data.sets import ContainerSplit, ImageSet, containers, open_image_set
 from imgcls.data.sets.parts import Parts, expand, find_parts
+from imgcls.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -327,3 +328,32 @@ class TestAtAUrl:
                     opened(address.replace("{}", "2"))
             finally:
                 server.shutdown()
+
+
+class TestOpenFiles:
+    @pytest.fixture
+    def root(self, tmp_path):
+        for number in range(60):
+            write_shard(tmp_path / f"train-{number:04}.tar", {f"{number:03}": str(number % 2)})
+        write_shard(tmp_path / "val-0.tar", {"v": "0"})
+        return tmp_path
+
+    def test_more_shards_than_a_process_may_open_at_first_are_read(self, root):
+        resource = pytest.importorskip("resource", reason="Windows has another limit")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.open(os.devnull, os.O_RDONLY)  # the smallest number that is free
+        os.close(free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + 30, hard))
+            train = opened(root).train
+            assert isinstance(train, ContainerSplit)
+            assert len({train.find(index) for index in range(60)}) == 1  # the same picture in all
+            assert len(train._open) == 60
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def test_more_than_it_may_open_at_all_are_refused(self, root, monkeypatch):
+        resource = pytest.importorskip("resource", reason="Windows has another limit")
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+        with pytest.raises(ConfigError, match=r"60 files are kept open, and the system lets a process open 64; raise"):
+            opened(root)
