@@ -11,24 +11,21 @@ from torch.optim import Optimizer
 
 from imgcls.training.optim import is_of_torch, without_dynamo
 
-# torch.compile makes few kernels of foreach and takes a fused step as it is. capturable keeps a tensor of Adam's number
-# of steps, which its bias correction computes with.
-SETTINGS = {"foreach": True, "fused": False, "capturable": True}
+# torch.compile makes few kernels of foreach. capturable keeps a tensor of Adam's number of steps, which its bias
+# correction computes with.
+SETTINGS = {"foreach": True, "capturable": True}
 
 
 def with_compiled_step(kind: type[Optimizer]) -> type[Optimizer]:
-    """Return an optimizer of torch's that has a fused step as a subclass whose step is compiled.
+    """Return an optimizer of torch's as a subclass whose step is compiled; those from elsewhere as they are.
 
-    Optimizers from elsewhere are returned as they are.
+    It is for steps that are not fused: torch's fused ones are as fast, and need no minutes of compiling.
 
     Outside of the compiled code it is the optimizer that it is without: lr is a Python number, so that checkpoints are
     the same. For the time of a step lr is a tensor on the device, which is filled without waiting.
 
-    These steps stay torch's own:
-
-    - The first step of a parameter, which makes its state: the code for it would be compiled for one step. So SGD
-      without momentum, which keeps no state, is never compiled; its step is a single sum, which is fused already.
-    - With loss scaling (fp16): torch's fused step leaves out gradients that are not finite without waiting.
+    The first step of a parameter, which makes its state, stays torch's own: the code for it would be compiled for one
+    step. So SGD without momentum, which keeps no state, is never compiled; its step is a single sum.
     """
     if not is_of_torch(kind):
         return kind
@@ -38,8 +35,7 @@ def with_compiled_step(kind: type[Optimizer]) -> type[Optimizer]:
         compiles = True
 
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
-            scaled = hasattr(self, "grad_scale")  # for this step, by torch's GradScaler
-            if closure is not None or scaled or not self.compiles or not _has_state(self):
+            if closure is not None or not self.compiles or not _has_state(self):
                 return super().step(closure)
             if self._compiled_step is None:
                 self._compiled_step = torch.compile(MethodType(_copied(inspect.unwrap(kind.step)), self), dynamic=False)

@@ -91,18 +91,16 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
 
 
 def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
-    """Build the optimizer of the network's parameters, fused into one pass over them if it can be, or compiled."""
+    """Build the optimizer of the network's parameters, fused into one pass over them if it can be, else compiled."""
     groups = optimizer_groups(config, network)
     settings = dict(config.optimizer)
     if "lr" in settings:
         settings["lr"] *= lr_scale(config)
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
-    adapt = without_dynamo
     if "fused" in parameters and settings.get("fused") is None:
         settings["fused"] = not is_sharded(config)  # torch (2.11 to 2.15) has no fused SGD over parts of tensors
-        if config.compile and not is_sharded(config):
-            adapt = with_compiled_step
-    built = build_component("optimizer", settings, groups, adapt=adapt)
+    compiled = config.compile and not settings.get("fused") and not is_sharded(config)
+    built = build_component("optimizer", settings, groups, adapt=with_compiled_step if compiled else without_dynamo)
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
     return built
