@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import errno
 import functools
 import hashlib
 import logging
@@ -165,6 +166,26 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "imgcls"
     except RuntimeError:
         raise FileNotFoundError("this user has no home folder; set IMGCLS_CACHE to a folder for the cache") from None
+
+
+def make_cache_folder(name: str = "") -> Path:
+    """Make a folder of the cache folder, or the cache folder itself, and return it.
+
+    Raises:
+        FileNotFoundError: this user may not write there, or has no home folder.
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise FileNotFoundError(
+            f"{folder} cannot be written to ({error.strerror}); set IMGCLS_CACHE to a folder where you may write"
+        ) from None
+    return folder
 
 
 def cache_file(folder: str, key: bytes, ending: str, *, what: str) -> Path | None:

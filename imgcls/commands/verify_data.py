@@ -38,6 +38,11 @@ def verify_data() -> int:
     parser.add_argument("--checksums", type=Path, metavar="FILE", help=HELP_CHECKSUMS)
     options, config, _ = parse_run_words(parser)
     check_out(options.out)
+    if config.data.stream_gb is not None:
+        raise ConfigError(
+            f"data.stream_gb={config.data.stream_gb:g}: every image is read, by class and name, so all shards must "
+            "be here; leave it out, and name as many shards as the disk holds"
+        )
     images = open_image_set(config)
     images.log_notes()
     num_threads = config.data.num_threads or default_num_threads()

@@ -60,6 +60,7 @@ def check_config(config: Config) -> None:
         )
     if config.compile_mode != "default" and not config.compile:
         raise ConfigError(f"compile_mode={config.compile_mode} compiles nothing by itself; add compile=true")
+    _check_stream(config)
     _check_sharding(config)
     _check_microbatch(config)
     _check_lr(config)
@@ -69,6 +70,24 @@ def check_config(config: Config) -> None:
         hint = f"; add it to topk={_words(config.topk)}" if metric_of(metric) else did_you_mean(metric, metrics)
         raise ConfigError(f"checkpoint.best_metric={metric} is none of {', '.join(metrics)}{hint}")
     check_silence(config.silence)
+
+
+def _check_stream(config: Config) -> None:
+    data = config.data
+    if data.stream_gb is None:
+        return
+    held_out = data.val_share is not None or data.fold is not None
+    refused = {
+        f"sampler={config.sampler} draws from all images at any time": config.sampler != "uniform",
+        f"data.memorise={data.memorise} reads a few images of all shards": data.memorise is not None,
+        f"data.cache_gb={data.cache_gb:g} keeps images that are read once an epoch": data.cache_gb > 0,
+        "data.val_share and data.fold hold images of all shards out": held_out,
+    }
+    for reason in (reason for reason, applies in refused.items() if applies):
+        raise ConfigError(
+            f"data.stream_gb={data.stream_gb:g} has a part of the shards on the disk at a time, but {reason}; leave "
+            "one of the two out"
+        )
 
 
 def check_evaluation(config: EvaluateConfig) -> None:

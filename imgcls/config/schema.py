@@ -72,6 +72,7 @@ class DataConfig:
     num_threads: int | None = setting(None, least=1, incidental=True)
     prefetch: int = setting(4, least=1, incidental=True)
     cache_gb: float = setting(0.0, least=0, incidental=True)
+    stream_gb: float | None = setting(None, above=0)
     pillow_draft: bool = setting(False, earlier=True)
     alpha: str | None = setting(None, one_of=("drop", "white", "black"))
     orientation: str | None = setting(None, one_of=("stored", "apply"))
@@ -323,6 +324,8 @@ def data_of_test(trained: DataConfig, given: DataConfig) -> DataConfig:
         kept |= {key: getattr(trained, key) for key in ("val_share", "fold", "num_folds", "split_seed")}
     if given.source is None:
         kept["class_order"] = trained.class_order
+    if given.source is None and given.root is None:
+        kept["stream_gb"] = given.stream_gb or trained.stream_gb
     kept |= {key: getattr(given, key) or getattr(trained, key) for key in ("alpha", "orientation", "bits")}
     # Other images may be of some of the classes.
     kept["num_classes"] = trained.num_classes if given.source is None and given.root is None else None

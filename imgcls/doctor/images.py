@@ -11,6 +11,7 @@ from imgcls.data.sets import (
     FileSplit,
     ImageSet,
     Split,
+    StreamedSplit,
     checksum_of,
     checksums_of,
     describe_sample,
@@ -152,6 +153,9 @@ def _checksum(split: FileSplit, index: int) -> int | None:
 
 
 def _size_on_disk(images: ImageSet) -> Iterator[Finding]:
+    if isinstance(images.train, StreamedSplit):
+        yield Finding("files", f"{bytes_text(images.train.shards.num_bytes)} of shards, which each epoch fetches")
+        return
     total = sum(_bytes_of(split) for split in (images.train, images.val))
     free = available_memory()
     if not total or free is None:

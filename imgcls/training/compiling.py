@@ -1,6 +1,8 @@
 """torch.compile for training: the whole network, or its repeated blocks, with what was compiled kept for next time."""
 
+import logging
 import os
+import shutil
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.config import Config
-from imgcls.environment import cache_folder
+from imgcls.environment import make_cache_folder
 from imgcls.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 # What torch.compile calls each mode of `compile_mode`; blocks are compiled in the default one. max-autotune brings CUDA
 # graphs as well, which are a mode by themselves here, so that the gain of each can be seen.
@@ -71,10 +75,32 @@ def _is_block(module: nn.Module) -> bool:
 
 def keep_compiled_code() -> None:
     """Let torch keep what it compiles in the cache folder, not in /tmp, unless the user names another folder."""
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
     try:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    except FileNotFoundError:
-        return  # without a home folder torch takes /tmp
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(make_cache_folder("compiled"))
+    except FileNotFoundError as error:  # torch takes /tmp
+        log.info("what is compiled is not kept for next time: %s", error)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Check that what torch.compile writes for a device can be compiled: C++ for a CPU, C that starts a GPU's kernels.
+
+    Raises:
+        ConfigError: there is no compiler.
+    """
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler  # here: it takes seconds
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            raise ConfigError(
+                "compile=true needs a C++ compiler on a CPU; install g++, name yours by CXX=..., or leave compile out"
+            ) from None
+    elif device.type == "cuda" and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise ConfigError("compile=true needs a C compiler; install gcc, name yours by CC=..., or leave compile out")
 
 
 def uncompiled(config: Config) -> AbstractContextManager[Any]:

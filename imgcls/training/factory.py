@@ -52,7 +52,8 @@ from imgcls.runs import (
 )
 from imgcls.startup import with_settings_of_weights
 from imgcls.training.bad_files import put_back_removed_files
-from imgcls.training.compiling import compile_network, keep_compiled_code, repeated_blocks
+from imgcls.training.compiled_step import with_compiled_step
+from imgcls.training.compiling import check_compiler, compile_network, keep_compiled_code, repeated_blocks
 from imgcls.training.freezing import Freezing
 from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
 from imgcls.training.log import RunLog
@@ -90,15 +91,18 @@ def open_run_directory(config: Config, path: Path) -> Iterator[RunDirectory]:
 
 
 def build_optimizer(config: Config, network: nn.Module) -> Optimizer:
-    """Build the optimizer of the network's parameters, fused into one pass over them if it can be."""
+    """Build the optimizer of the network's parameters, fused into one pass over them if it can be, or compiled."""
     groups = optimizer_groups(config, network)
     settings = dict(config.optimizer)
     if "lr" in settings:
         settings["lr"] *= lr_scale(config)
     parameters = inspect.signature(locate("optimizer", settings["_target_"])).parameters
+    adapt = without_dynamo
     if "fused" in parameters and settings.get("fused") is None:
         settings["fused"] = not is_sharded(config)  # torch (2.11 to 2.15) has no fused SGD over parts of tensors
-    built = build_component("optimizer", settings, groups, adapt=without_dynamo)
+        if config.compile and not is_sharded(config):
+            adapt = with_compiled_step
+    built = build_component("optimizer", settings, groups, adapt=adapt)
     if not isinstance(built, Optimizer):
         raise ConfigError(f"optimizer._target_={settings['_target_']} is not a torch.optim.Optimizer")
     return built
@@ -151,6 +155,7 @@ def build_trainer(
     normalise = Normalise(**statistics).to(device)
     augment = Augment(build_augmentations(config.augment.batch), **statistics, seed=config.seed)
     if config.compile:
+        check_compiler(device)
         keep_compiled_code()
         augment.compile()
     log_run(config, images, network, device=device, dtype=dtype, run_dir=run_dir.path, steps=train_loader.num_batches)

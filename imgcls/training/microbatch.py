@@ -12,6 +12,7 @@ from imgcls import distributed
 from imgcls.checkpoints import copy_to_host
 from imgcls.device import device_name, is_out_of_memory, return_freed_memory, total_memory
 from imgcls.errors import RunError
+from imgcls.training.compiled_step import step_uncompiled
 from imgcls.training.state import load, snapshot
 
 if TYPE_CHECKING:
@@ -41,10 +42,17 @@ def set_microbatch(trainer: "Trainer") -> None:
 
 
 def memory_advice(trainer: "Trainer") -> str:
-    """Say what did not fit, and what fits: by trying, unless other ranks are waiting in a step."""
+    """Say what did not fit, and what fits: by trying, unless other ranks are waiting in a step; and what is saved."""
     if distributed.world_size() > 1:
         return _advice(trainer, fits=None, tried=False)
-    return _advice(trainer, fits=largest_microbatch(trainer))
+    text, step = _advice(trainer, fits=largest_microbatch(trainer)), trainer.last_step.saved
+    if step is None:
+        return text
+    without = ", without overwrite=true," if trainer.config.overwrite else ""
+    return (
+        f"{text}. The run is saved after step {step}: the same command{without} goes on from there, and with "
+        "continue_run=true also one with other settings"
+    )
 
 
 def largest_microbatch(trainer: "Trainer") -> int | None:
@@ -71,7 +79,8 @@ def largest_microbatch(trainer: "Trainer") -> int | None:
         load(trainer, before)
 
     restore()  # the step that ran out of memory may be half done
-    fits = largest_that_fits(attempt, restore, most=trainer.train_loader.local_size, device=trainer.device)
+    with step_uncompiled(trainer.optimizer):
+        fits = largest_that_fits(attempt, restore, most=trainer.train_loader.local_size, device=trainer.device)
     trainer.train_model = train_model
     return -distributed.agree(-(fits or 0)) or None
 

@@ -19,12 +19,17 @@ def without_dynamo(kind: type[Optimizer]) -> type[Optimizer]:
     import its compiler, which takes as long as all the rest of torch. The subclass has the methods that they wrap, and
     what the wrapper of `step` does besides: no gradients. Optimizers from elsewhere are returned as they are.
     """
-    if not (isinstance(kind, type) and issubclass(kind, Optimizer) and kind.__module__.startswith("torch.optim")):
+    if not is_of_torch(kind):
         return kind
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
     return type(kind.__name__, (kind,), methods)
+
+
+def is_of_torch(kind: Any) -> bool:
+    """Return True for an optimizer of torch's."""
+    return isinstance(kind, type) and issubclass(kind, Optimizer) and kind.__module__.startswith("torch.optim")
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> float:

@@ -27,6 +27,7 @@ from imgcls.training.bad_files import remember_bad_file
 from imgcls.training.compiling import kept_logits, uncompiled
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
 from imgcls.training.freezing import Freezing
+from imgcls.training.last_step import LastStep, save_after_out_of_memory
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import explain_out_of_memory, memory_advice, set_microbatch
@@ -91,7 +92,7 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite; the last good checkpoint is kept.
             Interrupted: a signal stopped the run; it is saved after its last step.
-            OutOfMemory: a batch does not fit on the device.
+            OutOfMemory: a batch does not fit on the device; a run of one process is saved after its last whole step.
             BadImageError: an image cannot be read; the run is saved after its last step.
             OSError: a checkpoint or a metric cannot be written.
         """
@@ -109,6 +110,8 @@ class Trainer:
                     save_single_rank(self)
                     raise
                 except Exception as error:
+                    if is_out_of_memory(error):
+                        save_after_out_of_memory(self, error)
                     self.explain_failed_resume(error)
                     raise
             self.agreement.answer()  # a signal after the last step has nothing to stop
@@ -152,6 +155,7 @@ class Trainer:
                     self.run_log.step(self, lr, clock, progress)
                 elif progress.due:
                     self.run_log.glance(self, lr, progress)
+                self.last_step.reach()
                 progress.advance()
                 _call(self.after_step, self)
                 handle_stop_signal(self)
@@ -175,6 +179,8 @@ class Trainer:
             labels = targets.argmax(dim=1)
             self.run_log.mixed()
         num_parts = math.ceil(len(images) / self.state.microbatch)
+        if distributed.world_size() == 1:  # several cannot save then
+            self.last_step.move_buffers()
         losses, logits = [], []
         parts = [(images, targets)]
         if num_parts > 1:
@@ -190,6 +196,7 @@ class Trainer:
         if self.config.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        self.last_step.leave()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -246,6 +253,7 @@ class Trainer:
         self.scaler = self.new_scaler()
         self.meter = self.new_meter()
         self.watch = FiniteLossWatch()
+        self.last_step = LastStep(self.model)
         self.signals = StopSignals(max_hours=self.config.max_hours)
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.agreement = Agreement()
@@ -278,6 +286,7 @@ class Trainer:
     def end_epoch(self, train: Scores, val: Scores | None) -> None:
         """Log and save the scores of an epoch, or of a part of it that ends with a validation."""
         state, note, over = self.state, None, epoch_is_over(self)
+        self.last_step.leave()
         if val is not None:
             if not math.isfinite(val.loss):
                 raise DivergedError(f"the validation loss of epoch {state.epoch + 1} is not finite")
@@ -290,6 +299,7 @@ class Trainer:
         improved = val is not None and state.improve(val, self.config.checkpoint.best_metric)
         self.run_log.epoch(self, train, val, note=note, improved=improved)
         save(self, best=val if improved else None, epoch=state.epoch if over else None)
+        self.last_step.reach()
 
     def amp(self) -> Any:
         """Return a context of mixed precision."""

@@ -8,6 +8,7 @@
     python scripts/dev/benchmark.py small --root MNIST_FOLDER  LeNet-5 on MNIST, against a DataLoader's loop
     python scripts/dev/benchmark.py startup  from the command to the first step, part by part
     python scripts/dev/benchmark.py loop  the trainer's loop against a bare one
+    python scripts/dev/benchmark.py optimizer model=resnet18  the optimizer's step, compiled against torch's fused one
     python scripts/dev/benchmark.py forms --data DIR  from archives, shards, parquet, against folders
     python scripts/dev/benchmark.py index  how large the index of 1.28 million images is, and how fast it loads
     python scripts/dev/benchmark.py sweep  what a sweep adds to each of its jobs
@@ -34,6 +35,7 @@ COMMANDS = {
     "small": ("benchmark_others", "measure_small"),
     "startup": ("benchmark_startup", "measure_startup"),
     "loop": ("benchmark_loop", "measure_loop"),
+    "optimizer": ("benchmark_optimizer", "measure_optimizer"),
     "forms": ("benchmark_forms", "measure_forms"),
     "index": ("benchmark_index", "measure_index"),
     "sweep": ("benchmark_sweep", "measure_sweep"),
@@ -77,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     loop.add_argument("--network", choices=("lenet5", "resnet18"), help="default: both")
     loop.add_argument("--steps", type=int, default=0, help="of each turn (default: 200 of LeNet-5, 3 of ResNet-18)")
     loop.add_argument("--rounds", type=int, default=9)
+    optimizer = commands.add_parser("optimizer", help="the optimizer's step, compiled against torch's fused one")
+    optimizer.add_argument("overrides", nargs="*", help="as train.py takes them: model=resnet18 data=cifar10 ...")
+    optimizer.add_argument("--steps", type=int, default=50, help="of each at each of four learning rates")
     sweep = commands.add_parser("sweep", help="what a sweep adds to each of its jobs")
     sweep.add_argument("--jobs", type=int, default=4, help="of the longer of two sweeps, less one")
     sweep.add_argument("--rounds", type=int, default=3)

@@ -239,6 +239,8 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "compile_mode=blocks": ("compile_mode=blocks",),
     "compile_mode=max-autotune": ("compile_mode=max-autotune",),
     "compile_mode=reduce-overhead (CUDA graphs)": ("compile_mode=reduce-overhead",),
+    # Either value of fused leaves the optimizer's step uncompiled.
+    "optimizer.fused=true": ("+optimizer.fused=true",),
     "optimizer.fused=false": ("+optimizer.fused=false",),
     "no augmentation on the device": (
         *("augment.batch.mix.mixup=0", "augment.batch.mix.cutmix=0", "augment.batch.erasing.probability=0"),

@@ -5,6 +5,7 @@ import yaml
 
 from imgcls.config import compose_run
 from imgcls.environment import CONF_DIR
+from imgcls.errors import EXIT_REQUEUE, EXIT_USER_MISTAKE
 
 FILE = CONF_DIR.parent / "containers/kubernetes.yaml"
 
@@ -19,10 +20,13 @@ def test_the_example_job_fits_its_service_and_trains_a_valid_run() -> None:
     assert pod["subdomain"] == service["metadata"]["name"]
     assert pod["restartPolicy"] == "Never"
     (container,) = pod["containers"]
-    program, *words = container["command"]
+    assert "command" not in container  # it would take the place of tini and imgcls, the image's entrypoint
+    program, *words = container["args"]
     start = words.index("-m")
     options = dict(word.removeprefix("--").split("=") for word in words[:start])
     assert program == "torchrun"
+    on_exit = {rule["action"]: rule["onExitCodes"]["values"] for rule in spec["podFailurePolicy"]["rules"]}
+    assert on_exit == {"FailJob": [EXIT_USER_MISTAKE], "Ignore": [EXIT_REQUEUE]}
     assert int(options["nnodes"]) == spec["completions"] == spec["parallelism"]
     assert int(options["nproc-per-node"]) == container["resources"]["limits"]["nvidia.com/gpu"]
     assert options["node-rank"] == f"$({container['env'][0]['name']})"

@@ -94,6 +94,8 @@ class Command:
             word.startswith(("weights=torchvision", "data.name=", *PUBLISHED)) for word in words
         ):
             return "downloads"
+        if any(word.startswith("data.root=") and "://" in word for word in words):
+            return "reads shards of a server"
         if "recipe=finetune" in words and not any(word.startswith("weights=") for word in words):
             return "downloads published weights"
         if not self.ours:

@@ -1,17 +1,20 @@
 """Running out of memory: the error names what fits, and microbatch=auto finds it."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
+from imgcls.checkpoints import load_checkpoint
 from imgcls.config import compose
 from imgcls.runs import Interrupted
 from imgcls.training import OutOfMemory, Trainer, out_of_memory_text
+from imgcls.training.last_step import LastStep
 
-from .helpers import Make, Train, all_of, same, stop_at_step
+from .helpers import Make, Prepare, Train, all_of, differences, same, stop_at_step
 
 
 def memory_for(images: int) -> Callable[[Trainer], None]:
@@ -77,6 +80,107 @@ def test_microbatch_auto_finds_what_fits_and_leaves_everything_else_as_it_was(
     with pytest.raises(Interrupted):
         small("auto", "cut", stop=2)
     assert same(small("auto", "cut")["weights"], fixed["weights"])
+
+
+def run_out_once(at_step: int, *, part: int = 1) -> Callable[[Trainer], None]:
+    """Make a device that has no memory left for one part of one step, after its forward pass; the first step is 0."""
+
+    def before(trainer: Trainer) -> None:
+        losses, parts = trainer.loss, []
+
+        class Once(torch.nn.Module):
+            def forward(self, *outputs: torch.Tensor) -> Any:
+                if trainer.state.step == at_step and len(parts) < part:
+                    parts.append(1)
+                    if len(parts) == part:
+                        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                return losses(*outputs)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(losses, name)
+
+        trainer.loss = cast(Any, Once())
+
+    return before
+
+
+def test_a_run_that_runs_out_of_memory_is_saved_after_its_last_step_and_goes_on_as_an_unbroken_one(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    words = ("epochs=2", "ema_decay=0.9", "microbatch=6")
+    whole = train(tiny_config(*words), "whole")
+    saved = (
+        r"try microbatch=3\. The run is saved after step 7: the same command goes on from there, and with continue_run"
+    )
+    for name in ("cut", "smaller"):
+        with pytest.raises(OutOfMemory, match=saved):
+            train(tiny_config(*words), name, run_out_once(7, part=2))
+        assert load_checkpoint(tmp_path / name / "last.pt")["state"]["step"] == 7
+    assert same(train(tiny_config(*words), "cut")["weights"], whole["weights"])
+    assert differences(tmp_path / "whole", tmp_path / "cut") == []
+
+    with pytest.raises(Interrupted):
+        train(tiny_config(*words), "stopped", stop_at_step(7))
+    smaller = tiny_config(*words[:2], "microbatch=4", "continue_run=true")
+    assert same(train(smaller, "smaller")["weights"], train(smaller, "stopped")["weights"])
+
+
+@pytest.mark.e2e
+def test_the_statistics_of_batch_norm_are_saved_as_they_were_before_the_step_that_ran_out_of_memory(
+    tiny_folder: Path, train: Train, tmp_path: Path
+) -> None:
+    sizes = ["image_size=32", "batch_size=12", "microbatch=6", "epochs=120", "max_steps=3", "logger=none"]
+    config = compose(["model=resnet18", "data=folder", f"data.root={tiny_folder}", *sizes])
+    whole = train(config, "whole")
+    with pytest.raises(OutOfMemory, match="The run is saved after step 2"):
+        train(config, "cut", run_out_once(2, part=2))
+    assert same(train(config, "cut")["weights"], whole["weights"])
+
+
+def test_what_a_forward_pass_changes_is_brought_back_until_the_weights_change() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    last_step = LastStep(network)
+    for _ in range(2):
+        before = copy.deepcopy(network.state_dict())
+        last_step.move_buffers()
+        network(torch.randn(2, 3, 5, 5))
+        network(torch.randn(2, 3, 5, 5))
+        moved = copy.deepcopy(network.state_dict())
+        assert last_step.restore()
+        assert same(network.state_dict(), before)
+        assert not same(moved, before)
+        network.load_state_dict(moved)
+        last_step.leave()
+        assert not last_step.restore()
+        last_step.reach()
+        assert last_step.restore()  # the statistics are those of this step's end
+        assert same(network.state_dict(), moved)
+
+
+def test_out_of_memory_in_validation_costs_no_step_and_in_the_optimizer_goes_back_to_the_checkpoint(
+    tiny_config: Make, train: Train, tmp_path: Path
+) -> None:
+    def run_out(step: int, hook: str) -> Prepare:
+        def prepare(trainer: Trainer) -> None:
+            def fail(*arguments: Any) -> None:
+                if trainer.state.step == step:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+
+            if hook == "optimizer":
+                trainer.optimizer.register_step_post_hook(fail)
+            else:
+                trainer.before_validation.append(fail)
+
+        return prepare
+
+    whole = train(tiny_config(), "whole")
+    for hook, step, saved in (("validation", 10, 10), ("optimizer", 12, 10)):
+        with pytest.raises(OutOfMemory) as error:
+            train(tiny_config(), hook, run_out(step, hook))
+        assert ("The run is saved after step" in str(error.value)) == (hook == "validation")
+        assert load_checkpoint(tmp_path / hook / "last.pt")["state"]["step"] == saved
+        assert same(train(tiny_config(), hook)["weights"], whole["weights"])
+        assert differences(tmp_path / "whole", tmp_path / hook) == []
 
 
 def test_running_out_in_the_optimizer_with_loss_scaling_and_clipping_is_explained_too(

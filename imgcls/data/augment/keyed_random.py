@@ -4,11 +4,14 @@ A counter-based generator: each number is a hash of its key, by the finaliser of
 section 4, with Stafford's variant 13 constants). So no thread, rank or resumed run has a state that could differ.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # One stream per kind of choice, so that adding a choice never changes the numbers that another one gets.
 CROP, FLIP, REFILL, POLICY, COLOUR, ERASE, NOISE, MIX, ORDER, BALANCE, GRAYSCALE, BLUR, THREE_AUGMENT = range(13)
-NUM_STREAMS = THREE_AUGMENT + 1
+WINDOW = THREE_AUGMENT + 1
+NUM_STREAMS = WINDOW + 1
 GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment: 2**64 over the golden ratio, odd
 MASK = (1 << 64) - 1
 
@@ -27,6 +30,39 @@ def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order of `num` samples in this epoch, as int64 indices."""
     key = stream_key(seed, epoch, ORDER)
     return np.random.Generator(np.random.Philox(key=key)).permutation(num)
+
+
+def windowed_permutation(groups: np.ndarray, windows: Sequence[np.ndarray], seed: int, epoch: int) -> np.ndarray:
+    """Return an order of samples in this epoch, window after window, each shuffled as a whole: (N,) int64 indices.
+
+    Args:
+        groups: (N,) the group of each sample.
+        windows: the groups of each window, each group in one of them.
+    """
+    draws = np.random.Generator(np.random.Philox(key=stream_key(seed, epoch, ORDER)))
+    by_group = np.argsort(groups, kind="stable")
+    ends = np.cumsum(np.bincount(groups, minlength=max(int(window.max()) for window in windows) + 1))
+    members = np.split(by_group, ends[:-1])
+    parts = [draws.permutation(np.concatenate([members[group] for group in window.tolist()])) for window in windows]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def windows_of_groups(sizes: np.ndarray, most: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Return the groups of samples in this epoch's order, cut into windows of at most `most`: arrays of indices.
+
+    Args:
+        sizes: (G,) of the groups, each at most `most`; those of size 0 come in no window.
+    """
+    draws = np.random.Generator(np.random.Philox(key=stream_key(seed, epoch, WINDOW)))
+    windows: list[list[int]] = [[]]
+    filled = 0
+    for group in draws.permutation(np.flatnonzero(sizes)).tolist():
+        if filled + int(sizes[group]) > most:
+            windows.append([])
+            filled = 0
+        windows[-1].append(group)
+        filled += int(sizes[group])
+    return [np.array(window, np.int64) for window in windows]
 
 
 def balanced_order(labels: np.ndarray, num: int, seed: int, epoch: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Build the loaders of a run from its config."""
 
+import uuid
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from imgcls import distributed
 from imgcls.config import Config, build_component
 from imgcls.data.augment import make_policy
 from imgcls.data.loading.loader import Loader
-from imgcls.data.sets import ImageSet
+from imgcls.data.sets import ImageSet, StreamedSplit
 from imgcls.errors import ConfigError
 
 
@@ -20,6 +21,8 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         raise ConfigError(
             f"batch_size={config.batch_size} does not divide over {ranks} ranks; use a multiple of {ranks}"
         )
+    if isinstance(images.train, StreamedSplit):
+        _share_stream(images.train)
     common: dict[str, Any] = {
         "image_size": config.image_size,
         "batch_size": config.batch_size,
@@ -53,3 +56,13 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         **common,
     )
     return train, Loader(images.val, eval_crop, shuffle=False, interpolation=augment.interpolation_of_test, **common)
+
+
+def _share_stream(split: StreamedSplit) -> None:
+    """Let the ranks of a machine fetch streamed shards once; all of them join before one begins."""
+    run, error = distributed.from_main(uuid.uuid4().hex), None
+    try:
+        split.join(run, distributed.rank())
+    except (ValueError, OSError) as raised:
+        error = raised
+    distributed.check_errors(error)

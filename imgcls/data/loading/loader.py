@@ -17,7 +17,7 @@ from imgcls.data.augment import Crop, Policy, keyed_random
 from imgcls.data.decoding import BadImageError, Failures, Plan
 from imgcls.data.loading.bad_images import BadImages
 from imgcls.data.loading.resident import make_resident
-from imgcls.data.sets import Split
+from imgcls.data.sets import Split, StreamedEpoch, StreamedSplit
 from imgcls.device import copies_in_background
 from imgcls.environment import default_num_threads
 
@@ -55,6 +55,8 @@ class Loader:
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
     taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
 
+    Shards that are streamed come in windows, in an order of their own, and one epoch is read at a time.
+
     Of several ranks in training each looks two batches ahead: `coming` says in time what it will fail at.
 
     Raises:
@@ -88,6 +90,10 @@ class Loader:
     ) -> None:
         _check(len(split), batch_size, world_size, num_threads, prefetch, on_bad_image, shuffle=shuffle)
         self.split = split
+        # Its images come window by window, while others of its shards are fetched and deleted.
+        self.streamed = split if isinstance(split, StreamedSplit) and shuffle else None
+        if self.streamed is not None:
+            self.streamed.check_batch_size(batch_size)
         self.seed = seed
         self.shuffle = shuffle
         self.balanced = balanced
@@ -110,6 +116,7 @@ class Loader:
         self.bad_images = BadImages(split, skip=on_bad_image == "skip", max_share=max_bad_share)
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="imgcls-loader")
         self._slots: list[_Slot] = []
+        self._stream: StreamedEpoch | None = None
         self._side = torch.cuda.Stream(self.device) if copies_in_background(self.device) else None
 
     @functools.cached_property
@@ -145,18 +152,23 @@ class Loader:
             return
         slots = self._free_slots()
         waiting: dict[int, _Slot] = {}
+        self._stream = None if self.streamed is None else self.streamed.begin(self.seed, epoch)
         try:
+            self._stream_from(order, start)
             for position in range(start, min(start + len(slots), self.num_batches)):
                 waiting[position] = self._begin(slots[(position - start) % len(slots)], epoch, order, position)
             for position in range(start, self.num_batches):
                 slot = waiting.pop(position)
                 self._finish(slot)
+                self._stream_from(order, position + 1)
                 self._look_ahead(waiting, position)
                 yield self._batch(slot)
                 slot.wait_until_copied()
                 if (ahead := position + len(slots)) < self.num_batches:
                     waiting[ahead] = self._begin(slot, epoch, order, ahead)
         finally:
+            if self._stream is not None:
+                self._stream.stop()
             for slot in waiting.values():
                 slot.cancel()
             for slot in slots:
@@ -174,9 +186,18 @@ class Loader:
         if self.balanced:
             order = keyed_random.balanced_order(self.split.labels, num, self.seed, epoch)
         else:
-            order = keyed_random.permutation(len(self.split), self.seed, epoch)[:num]
+            order = self._permutation(epoch)[:num]
         order = keyed_random.repeated_order(order, self.repeats, num=len(self.split), batch_size=self.batch_size)
         return order.reshape(-1, self.world_size, self.local_size)[:, self.rank].reshape(-1)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self.streamed is not None:
+            return self.streamed.permutation(self.seed, epoch)
+        return keyed_random.permutation(len(self.split), self.seed, epoch)
+
+    def _stream_from(self, order: np.ndarray, position: int) -> None:
+        if self._stream is not None:
+            self._stream.move_to(order[position * self.local_size : (position + 1) * self.local_size])
 
     def _free_slots(self) -> list["_Slot"]:
         # An epoch that is begun while another is unfinished gets new buffers.
@@ -196,6 +217,8 @@ class Loader:
 
     def _fill(self, slot: "_Slot", part: slice, epoch: int) -> Failures:
         indices, out = slot.indices[part], slot.pixels[part]
+        if self._stream is not None:
+            self._stream.wait(indices)
         failures = self.reader.fill(self.plan, epoch, indices, out)
         for position, error in failures if self.shuffle else ():
             index = int(indices[position])
@@ -211,7 +234,10 @@ class Loader:
     def _refill(self, index: int, epoch: int, out: np.ndarray, error: BadImageError) -> int:
         # Another image instead of a bad one, chosen by its index: the same one whoever decodes it.
         draws = keyed_random.uniforms(self.seed, epoch, np.array([index]), 16, stream=keyed_random.REFILL)[0]
-        for other in (draws * len(self.split)).astype(np.int64):
+        others = np.arange(len(self.split))
+        if self.streamed is not None:  # of one that is here
+            others = self.streamed.in_same_shard(index % len(self.split))
+        for other in others[(draws * len(others)).astype(np.int64)]:
             if not self.reader.fill(self.plan, epoch, other[None], out):
                 return int(other)
         raise ValueError(f"sixteen images instead of a bad one were bad too; the first: {error}")

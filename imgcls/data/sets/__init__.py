@@ -31,6 +31,7 @@ from imgcls.data.sets.sample import describe_sample
 from imgcls.data.sets.shapes import CLASSES, VERSION, draw_image, draw_set, open_shapes
 from imgcls.data.sets.shards import open_webdataset
 from imgcls.data.sets.splits import ArraySplit, ImageSet, Split, checksums_of
+from imgcls.data.sets.streaming import StreamedEpoch, StreamedSplit
 from imgcls.data.sets.table import open_csv
 from imgcls.data.sets.verification import (
     ODD_TEXTS,
@@ -62,6 +63,8 @@ __all__ = [
     "PackSummary",
     "Place",
     "Split",
+    "StreamedEpoch",
+    "StreamedSplit",
     "Verification",
     "as_line",
     "checksum_of",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WHAT = "the index"
-_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # as far as the system has them
+READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # as far as the system has them
 _SEEKING = threading.Lock()
 SAVE_EVERY = 30.0  # seconds of indexing that a kill may lose
 # ImageNet's own files, whose names the copies on the web change: n01440764_10026_n01440764.jpeg.
@@ -68,17 +68,20 @@ class Index(NamedTuple):
         return [blob[first:last] for first, last in itertools.pairwise(offsets)]
 
 
-def index_files(files: Sequence[Path], read: Callable[[Path], Contents], *, kind: str) -> Index:
+def index_files(
+    files: Sequence[Path], read: Callable[[Path], Contents], *, kind: str, stamps: Sequence[str] | None = None
+) -> Index:
     """Return the index of several files, from the cache folder where none has changed; broken off, it goes on.
 
     Args:
         read: returns what a file holds.
         kind: of what `read` makes of it: a kept index is of one kind.
+        stamps: a text for each file that changes when it does; by default its path, its size and its time of change.
 
     Raises:
         ValueError: `read` refuses a file.
     """
-    cached = _cache_file(files, kind)
+    cached = _cache_file(stamps or [_stamp(file) for file in files], kind)
     index, done = _load(cached)
     if index is not None and done == len(files):
         return index
@@ -108,6 +111,12 @@ def index_files(files: Sequence[Path], read: Callable[[Path], Contents], *, kind
         "indexed %s images in %d files of %s in %.1f s", f"{len(index.starts):,}", len(files), files[0].parent, seconds
     )
     return index
+
+
+def kept_index(stamps: Sequence[str], *, kind: str) -> Index | None:
+    """Return the index of files from the cache folder, if all of it is there."""
+    index, done = _load(_cache_file(stamps, kind))
+    return index if done == len(stamps) else None
 
 
 def index_contents(contents: Contents) -> Index:
@@ -227,7 +236,10 @@ class ContainerSplit(FileSplit):
         blob, offsets = pack_names([names[place] for place in indices.tolist()])
         rows = {key: getattr(self.index, key)[indices] for key in ("labels", "files", "starts", "sizes")}
         index = self.index._replace(names=blob, offsets=offsets, **rows)
-        return type(self)([Path(os.fsdecode(file)) for file in self._files], index, self.labels[indices])
+        return self._of_same_files(index, self.labels[indices])
+
+    def _of_same_files(self, index: Index, labels: np.ndarray) -> Self:
+        return type(self)([Path(os.fsdecode(file)) for file in self._files], index, labels)
 
     def pread(self, number: int, length: int, start: int) -> bytes:
         """Return `length` bytes of file `number`, from byte `start` on.
@@ -252,7 +264,7 @@ class ContainerSplit(FileSplit):
             with self._lock:
                 descriptor = self._open.get(number)
                 if descriptor is None:
-                    descriptor = self._open[number] = os.open(self._files[number], _READ)
+                    descriptor = self._open[number] = os.open(self._files[number], READ)
         return descriptor
 
     def _read_or_none(self, index: int) -> bytes | None:
@@ -272,10 +284,11 @@ def _pread(descriptor: int, length: int, start: int) -> bytes:
 
 
 class Part(NamedTuple):
-    """The files of the training or of the validation part, and their index."""
+    """The files of the training or of the validation part, their index, and what makes a split of them."""
 
     files: list[Path]
     index: Index
+    kind: Callable[[Sequence[Path], Index, np.ndarray], ContainerSplit]
 
 
 def check_has_images(part: Part, what: str) -> Part:
@@ -295,7 +308,6 @@ def check_has_images(part: Part, what: str) -> Part:
 
 
 def image_set_of_parts(
-    kind: type[ContainerSplit],
     train: Part,
     val: Part | None,
     *,
@@ -322,10 +334,10 @@ def image_set_of_parts(
     label_of = {name: label for label, name in enumerate(classes)}
     if numbered:
         label_of = {text: int(text) for part in (train, val or train) for text in part.index.texts}
-    training = make_split(kind, train, label_of)
+    training = make_split(train, label_of)
     note_left_out(report, train.index)
     if val is not None:
-        validation = make_split(kind, val, label_of)
+        validation = make_split(val, label_of)
         note_left_out(report, val.index)
     else:
         assert holdout is not None
@@ -345,10 +357,10 @@ def are_numbers(index: Index) -> bool:
     return all(text.isdecimal() for text in index.texts)
 
 
-def make_split(kind: type[ContainerSplit], part: Part, label_of: Mapping[str, int]) -> ContainerSplit:
+def make_split(part: Part, label_of: Mapping[str, int]) -> ContainerSplit:
     """Return the images of a part by label, given the labels that its texts stand for; in a class by name."""
     labels = np.array([label_of[text] for text in part.index.texts], np.int64)[part.index.labels]
-    split = kind(part.files, part.index, labels)
+    split = part.kind(part.files, part.index, labels)
     in_order = bool((labels[1:] >= labels[:-1]).all())
     return split if in_order else split.subset(np.argsort(labels, kind="stable"))
 
@@ -388,12 +400,13 @@ def _numbered_classes(train: Part, val: Part | None, names: Sequence[str] | None
     return [str(number) for number in range(largest + 1)]
 
 
-def _cache_file(files: Sequence[Path], kind: str) -> Path | None:
-    key = [kind]
-    for file in files:
-        status = file.stat()
-        key.append(f"{os.path.realpath(file)} {status.st_size} {status.st_mtime_ns}")
-    return cache_file("archives", os.fsencode("\0".join(key)), ".npz", what=WHAT)
+def _stamp(file: Path) -> str:
+    status = file.stat()
+    return f"{os.path.realpath(file)} {status.st_size} {status.st_mtime_ns}"
+
+
+def _cache_file(stamps: Sequence[str], kind: str) -> Path | None:
+    return cache_file("archives", os.fsencode("\0".join([kind, *stamps])), ".npz", what=WHAT)
 
 
 def _load(cached: Path | None) -> tuple[Index | None, int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from imgcls.data.sets.files import FileSplit, FolderSplit
 from imgcls.data.sets.splits import ImageSet, SelectedSplit, Split
+from imgcls.data.sets.streaming import StreamedSplit
 
 # ImageNet's own names are the same in every form of it, and each is there once.
 OF_IMAGENET = re.compile(r"(n\d{8}_\d+|ILSVRC2012_val_\d{8})\.JPEG")
@@ -135,7 +136,7 @@ def _without(split: Split, left_out: set[int], file: Path) -> Split:
     kept = np.setdiff1d(np.arange(len(split)), sorted(left_out))
     if not len(kept):
         raise ValueError(f"data.exclude={file} leaves out all {len(split)} images of {os.path.dirname(split.path(0))}")
-    return split.subset(kept) if isinstance(split, FolderSplit) else SelectedSplit(split, kept)
+    return split.subset(kept) if isinstance(split, FolderSplit | StreamedSplit) else SelectedSplit(split, kept)
 
 
 def _emptied(images: ImageSet, train: Split) -> list[str]:

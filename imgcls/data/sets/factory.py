@@ -68,16 +68,22 @@ def _given_to(data: DataConfig) -> dict[str, Any]:
     holdout = None
     if data.val_share is not None or data.fold is not None or data.num_folds is not None:
         holdout = Holdout(data.val_share, data.fold, data.num_folds, data.split_seed)
+    fixed = f"data={data.name} has fixed training images, validation images and classes"
     wanted = {
-        "holdout": (holdout, None, str(holdout)),
-        "class_order": (data.class_order, "text", f"data.class_order={data.class_order}"),
+        "holdout": (holdout, None, f"{holdout}: {fixed}"),
+        "class_order": (data.class_order, "text", f"data.class_order={data.class_order}: {fixed}"),
         "hub_name": (data.name, data.name, ""),
+        "stream_gb": (
+            data.stream_gb,
+            None,
+            f"data.stream_gb={data.stream_gb} is for shards (.tar) at a URL, not for data={data.name}: leave it out",
+        ),
     }
     parameters = inspect.signature(locate("data.source", data.source.get("_target_"))).parameters
     given = {}
-    for name, (value, default, shown) in wanted.items():
+    for name, (value, default, refusal) in wanted.items():
         if name in parameters:
             given[name] = value
         elif value != default:
-            raise ConfigError(f"{shown}: data={data.name} has fixed training images, validation images and classes")
+            raise ConfigError(refusal)
     return given

@@ -103,15 +103,13 @@ def open_hf(
     parts = [_part(f"{key}, split {name}", splits[name], of) for name, of in zip(wanted, columns, strict=True)]
     if columns[0].names != columns[-1].names:
         raise ValueError(f"{key}: the splits {' and '.join(wanted)} name their classes differently; save both alike")
-    kinds = {kind for kind, _ in parts}
-    if len(kinds) > 1:
+    if len({part.kind for part in parts}) > 1:
         raise ValueError(f"{key}: one of its splits has images, the other one paths of files; save both alike")
     left_out = f"; left out: {', '.join(name for name in splits if name not in wanted)}"
     note = f"found {key}: {' for training and '.join(wanted)}{' for validation' if len(wanted) > 1 else ''}"
     note += left_out if len(splits) > len(wanted) else ""
-    validation = parts[1][1] if len(parts) > 1 else None
-    folder = parts[0][1].files[0].parent
-    found = Found(note, parts[0][1], validation, folder, kinds.pop(), columns[0].names)
+    validation = parts[1] if len(parts) > 1 else None
+    found = Found(note, parts[0], validation, parts[0].files[0].parent, columns[0].names)
     return own_set(key, found, channels=channels, holdout=holdout, class_order=class_order)
 
 
@@ -244,16 +242,16 @@ def find_columns(
     return Columns(image, label, names and [printable(name, lines=False) for name in names])
 
 
-def _part(place: str, split: Any, columns: Columns) -> tuple[type[ContainerSplit], Part]:
+def _part(place: str, split: Any, columns: Columns) -> Part:
     first = split.data.column(columns.image)[0].as_py()
     if isinstance(first, dict) and first.get("bytes") is None and first.get("path"):
-        return LooseSplit, _loose_files(place, split, columns)
+        return _loose_files(place, split, columns)
     files = [Path(file["filename"]) for file in split.cache_files]
     read = functools.partial(read_arrow, columns=columns)
-    part = Part(files, index_files(files, read, kind=f"arrow {columns.image} {columns.label}"))
+    part = Part(files, index_files(files, read, kind=f"arrow {columns.image} {columns.label}"), ShardSplit)
     if len(part.index.starts) != len(split):
         raise ValueError(f"{place}: its files have {len(part.index.starts):,} rows, not {len(split):,}; save it again")
-    return ShardSplit, part
+    return part
 
 
 def read_arrow(path: Path, columns: Columns) -> Contents:
@@ -319,4 +317,4 @@ def _loose_files(place: str, split: Any, columns: Columns) -> Part:
     names = [os.fsencode(os.path.relpath(file, base)) for file in files]
     texts = _labels(place, labels, columns, 0)
     contents = Contents(names, texts, list(range(len(files))), [(0,)] * len(files), collections.Counter())
-    return Part([Path(file) for file in files], index_contents(contents))
+    return Part([Path(file) for file in files], index_contents(contents), LooseSplit)

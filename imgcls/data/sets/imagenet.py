@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from imgcls.data.sets.parts import OFFICIAL
 from imgcls.data.sets.shards import Found, find_tars, holds_tars
 from imgcls.data.sets.splits import ImageSet
 from imgcls.environment import printable
+from imgcls.errors import ConfigError
 
 CLASSES_TABLE = Path(__file__).with_name("imagenet_classes.csv")
 
@@ -89,7 +90,9 @@ TRAIN_TAR, VAL_TAR = OFFICIAL["train"], OFFICIAL["val"]
 KAGGLES = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 
 
-def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", channels: int = 3) -> ImageSet:
+def open_imagenet(
+    root: str | None, *, train: str = "train", val: str = "val", channels: int = 3, stream_gb: float | None = None
+) -> ImageSet:
     """ILSVRC 2012, or a part of it, in whichever form the root has it; the same images and labels in each.
 
     train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; or val/*.JPEG flat, with a file of its labels; Kaggle's
@@ -99,14 +102,18 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
     Args:
         root: a folder; of shards or parquet files also a pattern of their names, or a URL.
         train, val: folders below the root; of shards or parquet files also patterns.
+        stream_gb: of the disk that training shards at a URL pass through; None: they are fetched whole.
 
     Raises:
+        ConfigError: `stream_gb` of another form, or of shards on this machine.
         FileNotFoundError: as `folder`; or the labels of the validation images are not there.
         ValueError: as `folder`, a class folder whose name is not a WordNet id, or an archive that is not whole.
     """
-    found = None if root is None else find_containers(root, train, val)
+    found = None if root is None else find_containers(root, train, val, stream_gb=stream_gb)
     if root is not None and found is not None:
         return open_containers(root, found, wnids(), channels=channels, without_training=train == val)
+    if stream_gb is not None:
+        _refuse_stream(root, stream_gb)
     base = _existing_root(root)
     if (base / TRAIN_TAR).is_file() or (base / VAL_TAR).is_file():
         return _open_archives(base, channels, without_training=train == val)
@@ -121,13 +128,21 @@ def open_imagenet(root: str | None, *, train: str = "train", val: str = "val", c
     return dataclasses.replace(images, notes=(form, *images.notes))
 
 
-def find_containers(root: str, train: str, val: str) -> Found | None:
+def find_containers(root: str, train: str, val: str, *, stream_gb: float | None = None) -> Found | None:
     """Find the shards or the parquet files of a set; None if the root holds neither, or the official archives."""
     if any(os.path.isfile(os.path.join(os.path.expanduser(root), name)) for name in (TRAIN_TAR, VAL_TAR)):
         return None
     if holds_tars(root):
-        return find_tars(root, train, val)
-    return find_parquet(root, train, val) if holds_parquet(root) else None
+        return find_tars(root, train, val, stream_gb=stream_gb)
+    if not holds_parquet(root):
+        return None
+    if stream_gb is not None:
+        _refuse_stream(root, stream_gb)
+    return find_parquet(root, train, val)
+
+
+def _refuse_stream(root: str | None, stream_gb: float) -> NoReturn:
+    raise ConfigError(f"data.stream_gb={stream_gb:g} is for shards (.tar) at a URL, which data.root={root} is not")
 
 
 def _is_flat(listing: Listing) -> bool:

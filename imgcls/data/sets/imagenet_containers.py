@@ -48,8 +48,8 @@ def open_containers(
     report.notes.append(found.note)
     splits = []
     for part, wnid_of in ((train, of_train), (found.val, of_val)):
-        split = make_split(found.kind, part, {text: label_of[wnid] for text, wnid in wnid_of.items()})
-        splits.append(_in_folders(found.kind, part, split, classes))
+        split = make_split(part, {text: label_of[wnid] for text, wnid in wnid_of.items()})
+        splits.append(_in_folders(part, split, classes))
         note_left_out(report, part.index)
     report.all_classes(splits[0].labels, splits[1].labels, "text")
     images = report.image_set(splits[0], splits[1], channels)
@@ -111,12 +111,10 @@ def _of_another_class(index: Index, wnids: Sequence[str]) -> int | None:
     return int(wrong[0]) if len(wrong) else None
 
 
-def _in_folders(
-    kind: type[ContainerSplit], part: Part, split: ContainerSplit, classes: Sequence[str]
-) -> ContainerSplit:
+def _in_folders(part: Part, split: ContainerSplit, classes: Sequence[str]) -> ContainerSplit:
     """Return the images named as in folders, <wnid>/<file>."""
     prefixes = np.frombuffer(b"".join(os.fsencode(wnid) + b"/" for wnid in classes), np.uint8)
     blob, offsets = prefix_names(
         split.index.names, split.index.offsets, prefixes.reshape(len(classes), -1), split.labels
     )
-    return kind(part.files, split.index._replace(names=blob, offsets=offsets), split.labels)
+    return part.kind(part.files, split.index._replace(names=blob, offsets=offsets), split.labels)

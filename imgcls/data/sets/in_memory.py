@@ -16,7 +16,7 @@ import numpy as np
 
 from imgcls.config import ImageSize
 from imgcls.data.sets.splits import ImageSet, image_set_of_arrays
-from imgcls.environment import cache_folder
+from imgcls.environment import cache_folder, make_cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,7 @@ def _unpacked(dataset: Any, name: str, base: Path) -> Path | None:
     if target.is_dir():
         return target
     log.info("unpacking the archives of %s in %s into %s", name, found[0], target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=make_cache_folder("unpacked")))
     try:
         for file in files:
             (unfinished / inner).mkdir(parents=True, exist_ok=True)

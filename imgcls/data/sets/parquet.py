@@ -94,14 +94,16 @@ def find_parquet(
 
     kind = f"parquet {image_column} {label_column}"
     found = [
-        check_has_images(Part(files, index_files(files, read, kind=kind)), f"{word} files") if files else None
+        check_has_images(Part(files, index_files(files, read, kind=kind), ParquetSplit), f"{word} files")
+        if files
+        else None
         for files, word in ((training, "training"), (validation, "validation"))
     ]
     left_out = f"; left out: {len(parts.test)} of a test part" if parts.test else ""
     note = f"found {len(training)} parquet files for training and {len(validation)} for validation{left_out}"
     first = (training or validation)[0]
     names = _class_names(first, label_column)
-    return Found(note, found[0], found[1], first.parent, ParquetSplit, names)
+    return Found(note, found[0], found[1], first.parent, names)
 
 
 def holds_parquet(root: str) -> bool:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from imgcls.data.sets.folder import open_folder
 from imgcls.data.sets.splits import ImageSet
-from imgcls.environment import cache_folder, num_cores
+from imgcls.environment import cache_folder, make_cache_folder, num_cores
 
 log = logging.getLogger(__name__)
 VERSION = "shapes-v3"  # name a new one whenever what is drawn changes: the cache is by name
@@ -39,6 +39,8 @@ def open_shapes(root: str | None = None, *, channels: int = 3) -> ImageSet:
     """Open the drawn set, below `root` or the cache folder; it is drawn once, in seconds."""
     base = (Path(root).expanduser() if root else cache_folder()) / VERSION
     if not base.is_dir():
+        if not root:
+            make_cache_folder()
         draw_set(base)
     return open_folder(str(base), channels=channels)
 

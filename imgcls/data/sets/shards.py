@@ -27,9 +27,10 @@ from imgcls.data.sets.containers import (
 )
 from imgcls.data.sets.files import HAS_PREAD
 from imgcls.data.sets.holdout import Holdout
-from imgcls.data.sets.parts import find_parts, is_pattern, is_url, local_root
+from imgcls.data.sets.parts import Parts, find_parts, is_pattern, is_url, local_root
 from imgcls.data.sets.splits import ImageSet
 from imgcls.environment import printable
+from imgcls.errors import ConfigError
 
 if TYPE_CHECKING:
     from imgcls.data.decoding import Sizes, Workspace
@@ -71,7 +72,6 @@ class Found(NamedTuple):
     train: Part | None
     val: Part | None
     folder: Path
-    kind: type[ContainerSplit] = ShardSplit
     names: Sequence[str] | None = None  # of numbered classes
     are_folders: bool = False  # labels are names of folders, though they may be numbers
 
@@ -84,6 +84,7 @@ def open_webdataset(
     channels: int = 3,
     holdout: Holdout | None = None,
     class_order: str = "text",
+    stream_gb: float | None = None,
 ) -> ImageSet:
     """A set in WebDataset's shards, or in one tar with train/<class>/* and val/<class>/*, read in place.
 
@@ -94,6 +95,7 @@ def open_webdataset(
         root: a folder of shards, a pattern (`/data/train-{0000..1023}.tar`), one tar, or a URL of these.
         train, val: folders below the root, or patterns.
         class_order: of classes by name: text sorts them as text, natural by the numbers in them.
+        stream_gb: of the disk that training shards at a URL pass through; None: they are fetched whole.
 
     Raises:
         FileNotFoundError: there are no shards, or not all that are named.
@@ -103,7 +105,7 @@ def open_webdataset(
         raise ValueError(
             "data.root is not set; name a folder of shards, or a pattern: data.root=/data/train-{0000..1023}.tar"
         )
-    found = find_tars(root, train, val)
+    found = find_tars(root, train, val, stream_gb=stream_gb)
     if found is None and os.path.isfile(root):
         raise ValueError(
             f"data.root={root} does not end with .tar; give a tar that is not compressed: images in one that is cannot "
@@ -140,7 +142,6 @@ def own_set(place: str, found: Found, *, channels: int, holdout: Holdout | None,
             "leave those out: data.source.val=none"
         )
     return image_set_of_parts(
-        found.kind,
         found.train,
         found.val,
         names=found.names or _class_names(found.folder),
@@ -152,28 +153,56 @@ def own_set(place: str, found: Found, *, channels: int, holdout: Holdout | None,
     )
 
 
-def find_tars(root: str, train: str, val: str) -> Found | None:
+def find_tars(root: str, train: str, val: str, *, stream_gb: float | None = None) -> Found | None:
     """Find the tars of a set and index them; None if there are none.
 
+    Args:
+        stream_gb: of the disk that training shards at a URL pass through.
+
     Raises:
+        ConfigError: `stream_gb` of shards that are on this machine, or too small for them.
         FileNotFoundError: not all that a pattern names are there.
         ValueError: a shard is not whole, or an image has no label.
     """
     parts = find_parts(local_root(root), train, val, TAR)
     if not parts.train and not parts.val:
         return None
+    if stream_gb is not None and parts.train:
+        return _streamed(root, parts, stream_gb)
     training, validation = (on_disk(files) for files in (parts.train, parts.val))
     if len(training) == 1 and not validation and _is_of_folders(training[0], (train, val)):
         return _folders_in_tar(training[0], train, val)
     found = [
-        check_has_images(Part(files, index_files(files, read_shard, kind="shards")), f"{word} shards")
-        if files
-        else None
+        _part_on_disk(files, word) if files else None
         for files, word in ((training, "training"), (validation, "validation"))
     ]
-    left_out = f"; left out: {len(parts.test)} of a test part" if parts.test else ""
-    note = f"found {len(training)} shards for training and {len(validation)} for validation{left_out}"
+    note = f"found {len(training)} shards for training and {len(validation)} for validation{_left_out(parts)}"
     return Found(note, found[0], found[1], (training or validation)[0].parent)
+
+
+def _streamed(root: str, parts: Parts, stream_gb: float) -> Found:
+    from imgcls.data.sets.streaming import open_stream  # here: it imports this file
+
+    if not all(map(is_url, parts.train)):
+        raise ConfigError(
+            f"data.stream_gb={stream_gb:g} is for shards at a URL; the training shards of data.root={root} are on this "
+            "machine, and are read where they are: leave it out"
+        )
+    train = check_has_images(open_stream(parts.train, stream_gb), "training shards")
+    val = _part_on_disk(on_disk(parts.val), "validation") if parts.val else None
+    note = (
+        f"found {len(parts.train)} shards for training, which are streamed through {stream_gb:g} GB of the disk, and "
+        f"{len(parts.val)} for validation{_left_out(parts)}"
+    )
+    return Found(note, train, val, train.files[0].parent)
+
+
+def _part_on_disk(files: list[Path], word: str) -> Part:
+    return check_has_images(Part(files, index_files(files, read_shard, kind="shards"), ShardSplit), f"{word} shards")
+
+
+def _left_out(parts: Parts) -> str:
+    return f"; left out: {len(parts.test)} of a test part" if parts.test else ""
 
 
 def holds_tars(root: str) -> bool:
@@ -310,7 +339,7 @@ def _below(name: str, parts: Sequence[str]) -> list[bytes] | None:
 def _folders_in_tar(path: Path, train: str, val: str) -> Found:
     read: list[Callable[[Path], Contents]] = [functools.partial(_read_folders, part=part) for part in (train, val)]
     found = [
-        Part([path], index_files([path], one, kind=f"members in folders of {part}"))
+        Part([path], index_files([path], one, kind=f"members in folders of {part}"), ShardSplit)
         for one, part in zip(read, (train, val), strict=True)
     ]
     present = [part if len(part.index.starts) else None for part in found]

@@ -59,6 +59,16 @@ def test_a_drawing_that_is_broken_off_leaves_nothing(few, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cache_folder_that_cannot_be_written_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("IMGCLS_CACHE", str(blocked))
+    with pytest.raises(FileNotFoundError, match=r"cannot be written to \(File exists\); set IMGCLS_CACHE to a folder"):
+        open_shapes()
+
+
 def test_two_processes_at_once_end_with_one_whole_set(tmp_path):
     code = (
         "from imgcls.data.sets import shapes; import sys\n"
