@@ -299,25 +299,27 @@ class Net(nn.Module):
 if __name__ == "__main__":
     torch.save(Net(3, 3).state_dict(), "weights.pth")
 """
+MY_NETWORK = ["model._target_=mynet.Net", "~model.activation", "~model.pool", "trust=[mynet]"]
+MY_NETWORK += ["weights=weights.pth", "freeze=[stem]"]
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     "words",
     [
-        [
-            "model._target_=mynet.Net",
-            "~model.activation",
-            "~model.pool",
-            "trust=[mynet]",
-            "weights=weights.pth",
-            "freeze=[stem]",
-        ],
+        MY_NETWORK,
+        pytest.param([*MY_NETWORK, "ranks.static_graph=true"], marks=pytest.mark.slow),
         pytest.param(["model=googlenet", "auxiliary_weight=0"], marks=pytest.mark.slow),
         pytest.param([*TORCHVISIONS_GOOGLENET, "auxiliary_weight=0"], marks=pytest.mark.slow),
         pytest.param(TORCHVISIONS_GOOGLENET, marks=pytest.mark.slow),
     ],
-    ids=["frozen and unused parameters", "auxiliary heads of no weight", "torchvision's", "torchvision's, which learn"],
+    ids=[
+        "frozen and unused parameters",
+        "in a static graph",
+        "auxiliary heads of no weight",
+        "torchvision's",
+        "torchvision's, which learn",
+    ],
 )
 def test_two_ranks_train_a_network_of_which_parts_do_not_learn(
     tiny_folder: Path, tmp_path: Path, words: list[str]

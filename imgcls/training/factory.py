@@ -326,7 +326,8 @@ def exchange_gradients(network: nn.Module, config: Config, *, all_learn: bool = 
         network,
         bucket_cap_mb=ranks.bucket_mb,
         static_graph=ranks.static_graph,
-        find_unused_parameters=not all_learn,
+        # A static graph finds them itself, in its first step.
+        find_unused_parameters=not all_learn and not ranks.static_graph,
     )
     if ranks.gradients == "bf16":
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
