@@ -72,6 +72,9 @@ def _decode_sample(config: Config, images: ImageSet) -> Iterator[Finding]:
             try:
                 sides.append(min(split.pixels(index, config.data.channels).shape[:2]))
             except BadImageError as error:
+                if isinstance(split, StreamedSplit) and isinstance(error.__cause__, OSError):
+                    yield note("decode", f"no sample of the training images: {error.reason}")
+                    break
                 bad.append(error)
     if not bad:
         small = f", shorter side {int(np.median(sides))} px in the middle" if sides else ""

@@ -70,12 +70,17 @@ def fit_to_changes(trainer: "Trainer", saved: dict[str, Any]) -> dict[str, Any]:
 def _check_position(config: Config, before: Config, state: dict[str, Any]) -> None:
     if state["epoch"] > config.epochs:
         raise ConfigError(f"epochs={config.epochs}: the run has trained {state['epoch']} epochs already; give more")
-    if state["batch"] and config.batch_size != before.batch_size:
-        raise ConfigError(
-            f"batch_size={config.batch_size}: the run stopped after {state['batch']} steps of epoch "
-            f"{state['epoch'] + 1}, which it began with batch_size={before.batch_size}; let it end that epoch first "
-            f"(epochs={state['epoch'] + 1} continue_run=true)"
-        )
+    # What decides which images the rest of an epoch has.
+    of_an_epoch = {
+        "batch_size": (config.batch_size, before.batch_size),
+        "data.stream_gb": (config.data.stream_gb, before.data.stream_gb),
+    }
+    for key, (now, then) in of_an_epoch.items():
+        if state["batch"] and now != then:
+            raise ConfigError(
+                f"{key}={now}: the run stopped after {state['batch']} steps of epoch {state['epoch'] + 1}, which it "
+                f"began with {key}={then}; let it end that epoch first (epochs={state['epoch'] + 1} continue_run=true)"
+            )
 
 
 def _optimizer(trainer: "Trainer", saved: dict[str, Any], before: Config) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def _fetch(file: tuple[str, Path], size: int, is_stopped: Callable[[], bool] = l
     for tries_left in reversed(range(NUM_TRIES)):
         try:
             filesystem, path = _filesystem(url)
-            with filesystem.open(path, "rb") as stream, partial.open("wb") as copy:
+            with _open_whole(filesystem, path) as stream, partial.open("wb") as copy:
                 while part := stream.read(CHUNK):
                     copy.write(part)
                     if is_stopped():
@@ -209,6 +209,14 @@ def _fetch(file: tuple[str, Path], size: int, is_stopped: Callable[[], bool] = l
                 raise ConfigError(f"{url} cannot be fetched: {_reason(error)}") from None
             time.sleep(1)
     raise AssertionError
+
+
+def _open_whole(filesystem: Any, path: str) -> Any:
+    """Open a file to be read from its first to its last byte."""
+    is_http = path.startswith(("http://", "https://"))
+    if is_http and not filesystem.info(path).get("partial"):  # this server does not say that it gives out parts
+        return filesystem.open(path, "rb", block_size=0)
+    return filesystem.open(path, "rb")
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """Streamed shards: each image once an epoch whoever reads, within the budget, the same after a break."""
 
+import functools
+import http.server
 import io
 import tarfile
 import threading
@@ -17,8 +19,10 @@ from imgcls.data.augment import Whole
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Loader
 from imgcls.data.sets import ImageSet, StreamedSplit, open_image_set, stream_folder
-from imgcls.data.sets.remote import RemoteFile
+from imgcls.data.sets.remote import RemoteFile, fetch, look_up
 from imgcls.data.sets.stream_folder import StreamFolder
+from imgcls.doctor.findings import Status
+from imgcls.doctor.images import look_at_images
 
 pytestmark = pytest.mark.usefixtures("cache")
 fsspec = pytest.importorskip("fsspec")
@@ -83,13 +87,13 @@ def fetched(monkeypatch) -> list[str]:
     """The shards that are fetched for training, in their order; what is in the folder meanwhile is in the budget."""
     names, lock, real = [], threading.Lock(), stream_folder.fetch
 
-    def fetch(file: RemoteFile, place: Path, *, is_stopped: Callable[[], bool]) -> None:
+    def noted(file: RemoteFile, place: Path, *, is_stopped: Callable[[], bool]) -> None:
         with lock:
             names.append(file.url[-8:-4])
         real(file, place, is_stopped=is_stopped)
         assert sum(one.stat().st_size for one in place.parent.glob("*.tar")) <= BUDGET
 
-    monkeypatch.setattr(stream_folder, "fetch", fetch)
+    monkeypatch.setattr(stream_folder, "fetch", noted)
     return names
 
 
@@ -255,6 +259,31 @@ def test_shards_of_this_machine_and_other_forms_are_refused(url, tmp_path):
 def test_a_window_with_fewer_images_than_a_batch_is_refused_with_what_works(url):
     with pytest.raises(ValueError, match=r"may hold 6 images, fewer than batch_size=8; use 0\.000123 or more"):
         loader_of(opened(url, budget=3 * SHARD_BYTES))
+
+
+def test_a_large_shard_comes_from_a_server_that_gives_out_no_parts(tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "0.tar").write_bytes(bytes(6_000_000))  # more than fsspec asks for at once
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            [file] = look_up([f"http://127.0.0.1:{server.server_port}/0.tar"])
+            fetch(file, tmp_path / "copy.tar")
+        finally:
+            server.shutdown()
+    assert (tmp_path / "copy.tar").stat().st_size == file.size == 6_000_000
+
+
+def test_doctor_notes_that_a_server_lets_no_images_be_sampled(url, monkeypatch):
+    def refuse(url: str, start: int, size: int) -> bytes:
+        raise OSError(f"{url} cannot be read in parts: no")
+
+    monkeypatch.setattr("imgcls.data.sets.streaming.read_range", refuse)
+    config = compose(["data=webdataset", f"data.root={url}", f"data.stream_gb={BUDGET / 1e9}"])
+    findings = list(look_at_images(config, open_image_set(config)))
+    assert any("no sample of the training images: cannot be read: memory" in finding.text for finding in findings)
+    assert not [finding.text for finding in findings if finding.status == Status.FAIL]
 
 
 def test_one_epoch_is_read_at_a_time(url):
