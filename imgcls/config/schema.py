@@ -137,10 +137,7 @@ class RecipeConfig:
         batch_size: images per optimizer step over all devices; `lr_scaling` counts from it.
         image_size: pixels on a side, or [height, width].
         small_image_size: pixels on a side where a tiny data set asks for minutes on a CPU.
-        small_lr_scaling: how such a set scales lr with its batch. Linear suits batch normalisation (Goyal et al. 2017);
-            a network without it would be starved.
-        small_patience_epochs: of the schedule `plateau` on such a set: as few as the network allows, that lr drops in
-            such a run, and more than the epochs that it spends at chance.
+        small_epochs: passes over such a set.
         epochs: passes over the data.
     """
 
@@ -149,8 +146,7 @@ class RecipeConfig:
     batch_size: int = MISSING
     image_size: Any = setting(MISSING, is_image_size=True)
     small_image_size: int = setting(72, incidental=True)
-    small_lr_scaling: str = setting("sqrt", one_of=("none", "linear", "sqrt"), incidental=True)
-    small_patience_epochs: int = setting(4, least=1, incidental=True)
+    small_epochs: int = setting(10, least=1, incidental=True)
     epochs: int = MISSING
 
 

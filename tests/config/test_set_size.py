@@ -48,13 +48,8 @@ def test_a_microbatch_larger_than_the_chosen_batch_is_refused() -> None:
 def test_a_tiny_set_brings_the_sizes_of_the_recipe_and_a_shorter_patience() -> None:
     assert compose(["model=vgg16"]).image_size == 32
     assert compose(["model=alexnet"]).image_size == 72
-    patience = [compose([f"model={name}"]).schedule["patience_epochs"] for name in ("vgg16", "alexnet", "resnet18")]
-    assert patience == [4, 4, 2]
-    assert [compose([f"model={name}"]).lr_scaling for name in ("vgg16", "vgg16_bn", "resnet18")] == [
-        "sqrt",
-        "linear",
-        "linear",
-    ]
+    vgg16 = compose(["model=vgg16"])
+    assert (vgg16.schedule["patience_epochs"], vgg16.lr_scaling) == (2, "linear")
     assert compose(["model=vgg16", "data=imagenet"]).schedule["patience_epochs"] == 5
     assert compose(["model=vgg16", "schedule.patience_epochs=3"]).schedule["patience_epochs"] == 3
 

@@ -53,11 +53,9 @@ def test_a_model_config_lists_every_option_with_its_default_and_no_other(path: p
     text = path.read_text()
     assert text.startswith("# @package _global_\n")
     config = yaml.safe_load(text)
-    # A network with batch normalisation says so to a recipe of networks without; the slowest brings a smaller image,
-    # and the fastest a shorter patience.
-    brings = {"small_lr_scaling"} if path.stem.endswith("_bn") else set()
-    brings |= {"small_image_size"} if path.stem == "resnet152" else set()
-    brings |= {"small_patience_epochs"} if path.stem == "resnet18" else set()
+    # The slowest brings a smaller image, and the one that is longest at chance more epochs.
+    brings = {"small_image_size"} if path.stem == "resnet152" else set()
+    brings |= {"small_epochs"} if path.stem == "vgg19" else set()
     assert config.keys() == {"defaults", "model"} | ({"recipe"} if brings else set())
     assert config.get("recipe", {}).keys() == brings
     overrides = {key: value for override in config["defaults"] for key, value in override.items()}

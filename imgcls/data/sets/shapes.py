@@ -2,8 +2,8 @@
 
 Each image shows figures of one kind, large and bright, of random place, size and tilt, over a dark gradient with
 clutter of any colour, noise, and JPEG's own damage. Images are of varied size and shape, and some are grayscale, as
-ImageNet's are. A class has a hue, from which each figure's differs somewhat: an easy first level, on purpose. Deep
-networks without batch normalisation, such as VGG-16, take some hundred steps on it to leave chance.
+ImageNet's are. A class has a hue, from which each figure's differs a little: an easy first level, on purpose. Deep
+networks without batch normalisation, such as VGG-19, take a hundred steps on it to leave chance.
 """
 
 import colorsys
@@ -25,11 +25,11 @@ from imgcls.data.sets.splits import ImageSet
 from imgcls.environment import cache_folder, make_cache_folder, num_cores
 
 log = logging.getLogger(__name__)
-VERSION = "shapes-v2"  # name a new one whenever what is drawn changes: the cache is by name
+VERSION = "shapes-v3"  # name a new one whenever what is drawn changes: the cache is by name
 NUM_TRAIN, NUM_VAL = 200, 50  # of each class
 OVERSAMPLE = 2  # drawn larger, then reduced, for smooth edges
 MOST_TILT = 0.3  # radians
-MOST_TURN = 18  # degrees of the circle of hues, from the hue of a class
+MOST_TURN = 9  # degrees of the circle of hues, from the hue of a class
 Draw = ImageDraw.ImageDraw
 Points = list[tuple[float, float]]
 Colour = tuple[int, int, int]

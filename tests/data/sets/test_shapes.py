@@ -109,5 +109,5 @@ def test_a_class_has_a_hue():
         colours = [shapes._bright(label, np.random.default_rng(number)) for number in range(20)]
         hues = [colorsys.rgb_to_hsv(*(level / 255 for level in colour))[0] for colour in colours]
         turns = [(hue - label / 10 + 0.5) % 1 - 0.5 for hue in hues]
-        assert 0.04 < max(turns) - min(turns) < 0.11
-        assert max(map(abs, turns)) < 0.055
+        assert 0.02 < max(turns) - min(turns) < 0.055
+        assert max(map(abs, turns)) < 0.03
