@@ -23,6 +23,7 @@ from imgcls.errors import ConfigError
 log = logging.getLogger(__name__)
 NUM_THREADS = 8  # files that are fetched at once
 NUM_TRIES = 3
+SILENCE = 60.0  # seconds without an answer that end a try
 CHUNK = 1 << 22
 # What filesystems call the version of a file; the first that there is counts.
 VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime")
@@ -147,11 +148,22 @@ def _filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # here: only sets at URLs need it
 
     try:
-        return url_to_fs(url)
+        return url_to_fs(url, **_http_settings(url))
     except ImportError as error:
         raise ConfigError(f"data.root={url}: {error}") from None
     except ValueError as error:
         raise ConfigError(f"data.root={url}: {error}; use s3://, https:// or what else fsspec reads") from None
+
+
+def _http_settings(url: str) -> dict[str, Any]:
+    """Return settings with which a server may take its time for a large file, but not fall silent."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    try:
+        import aiohttp  # fsspec reads http by it, and gives each request five minutes
+    except ImportError:  # as fsspec will say
+        return {}
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}}
 
 
 def _size(url: str) -> int:

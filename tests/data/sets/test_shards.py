@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from imgcls.config import compose
 from imgcls.data.augment import CenterCrop
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import Loader
-from imgcls.data.sets import ContainerSplit, ImageSet, containers, open_image_set
+from imgcls.data.sets import ContainerSplit, ImageSet, containers, open_image_set, remote
 from imgcls.data.sets.parts import Parts, expand, find_parts
 from imgcls.errors import ConfigError
 
@@ -327,6 +328,32 @@ class TestAtAUrl:
                 with pytest.raises((ValueError, FileNotFoundError), match=r"x-train-0002\.tar is not there; complete"):
                     opened(address.replace("{}", "2"))
             finally:
+                server.shutdown()
+
+    def test_a_web_server_may_take_its_time_but_not_fall_silent(self, root, monkeypatch):
+        aiohttp = pytest.importorskip("aiohttp")
+
+        class Slow(http.server.SimpleHTTPRequestHandler):
+            def copyfile(self, source, outputfile):
+                time.sleep(0.4)
+                super().copyfile(source, outputfile)
+
+        http_files = pytest.importorskip("fsspec.implementations.http").HTTPFileSystem
+        monkeypatch.setattr(aiohttp.client, "DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+        monkeypatch.setattr(remote, "NUM_TRIES", 1)
+        handler = functools.partial(Slow, directory=str(root))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}/x-{{train-{{0000..0001}},val-0000}}.tar"
+            try:
+                monkeypatch.setattr(remote, "SILENCE", 0.1)
+                http_files.clear_instance_cache()
+                with pytest.raises(ConfigError, match="cannot be fetched: "):
+                    opened(address)
+                monkeypatch.setattr(remote, "SILENCE", 60.0)
+                assert len(opened(address).train) == len(opened(root).train)
+            finally:
+                http_files.clear_instance_cache()
                 server.shutdown()
 
 
