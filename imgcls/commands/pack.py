@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -83,7 +84,7 @@ def pack() -> None:
         print(printable(f"packed as it is: {reason}", lines=False))
     as_they_are = (
         (packed.num_of_other_kind, "no baseline JPEGs"),
-        (packed.num_larger, "which restart markers would make larger"),
+        (packed.num_larger, "whose restart markers would make the pack larger than its files"),
     )
     for number, reason in as_they_are:
         if number:
@@ -91,7 +92,7 @@ def pack() -> None:
     print(printable(f"{asked.pack}: {packed.num_images} images, {packed.num_bytes / 1e9:.2f} GB"))
 
 
-def progress(encoded: Iterable[bytes], done: int, total: int) -> Iterable[bytes]:
+def progress(encoded: Iterable[Any], done: int, total: int) -> Iterable[Any]:
     if done:
         print(f"going on after {done} of {total} images")
     bar = partial(tqdm, unit="image", smoothing=0.02, disable=None)

@@ -1,9 +1,9 @@
 """A pack: a set's images, written again so that a crop decodes faster, one after another in a single file.
 
 A lossless pack has the pixels of the originals, to the bit, and their EXIF orientation. Each baseline JPEG has restart
-markers (`imgcls.data.decoding.with_restarts`), unless they make it larger; every other file is as it was. A lossy pack
-has smaller images: the longer side is at most 400 pixels, the JPEG quality 90, colour at half resolution, and metadata
-is gone. ImageNet becomes some 46 GB instead of 138, which fits more page caches.
+markers (`imgcls.data.decoding.with_restarts`), as long as the pack is no larger than its files; every other file is as
+it was. A lossy pack has smaller images: the longer side is at most 400 pixels, the JPEG quality 90, colour at half
+resolution, and metadata is gone. ImageNet becomes some 46 GB instead of 138, which fits more page caches.
 
 The file is the images' bytes, then the index as an npz, then 16 bytes: the index's length and the magic word.
 """
@@ -37,9 +37,9 @@ PACK_LONGEST, PACK_QUALITY = 400, 90  # of the images of a lossy pack: pixels of
 DIGEST_SIZE = 32
 NOTE_EVERY = 256  # images: what may have to be encoded again
 # Noted with the length of an image that is packed as it was: one that cannot be decoded, one that is no baseline JPEG,
-# one that restart markers make larger.
+# one for whose restart markers no bytes are left.
 BROKEN, OTHER_KIND, LARGER = 1 << 63, 1 << 62, 1 << 61
-BLOCKS = (8, 16, 32)  # columns of 8 pixels from a restart marker to the next: the first that makes a file no larger
+BLOCKS = (8, 16, 32)  # columns of 8 pixels from a restart marker to the next: the more, the smaller and the slower
 
 
 class PackSummary(NamedTuple):
@@ -48,7 +48,7 @@ class PackSummary(NamedTuple):
     num_images: int
     num_bytes: int
     num_of_other_kind: int  # decodable, but no baseline JPEG: packed as they are
-    num_larger: int  # with restart markers: packed as they are
+    num_larger: int  # with restart markers, for which no bytes were left: packed as they are
     broken: list[str]  # could not be decoded, with the reason: packed as they are, for the loader to judge
 
 
@@ -151,7 +151,7 @@ def make_pack(
     longest: int = PACK_LONGEST,
     quality: int = PACK_QUALITY,
     num_threads: int = 1,
-    progress: Callable[[Iterable[bytes], int, int], Iterable[bytes]] = lambda encoded, done, total: encoded,
+    progress: Callable[[Iterable[Any], int, int], Iterable[Any]] = lambda encoded, done, total: encoded,
 ) -> PackSummary:
     """Pack the train and val images of a set of files into `path`, going on where a run before was broken off.
 
@@ -175,18 +175,14 @@ def make_pack(
     about: dict[str, object] = {"lossless": True} if lossless else {"longest": longest, "quality": quality}
     about |= {"restarts": native.available(), "num_train": entries.num_train, "classes": images.classes}
     broken: dict[int, str] = {}
-    flags: dict[int, int] = {}
 
-    def encode(index: int) -> bytes:
+    def encode(index: int) -> _Encoded:
         data, name = entries.read(index)
         try:
-            if not lossless:
-                return shrink(data, name, longest, quality)
-            encoded, flags[index] = with_restarts_or_as_it_is(data, name)
+            return encode_losslessly(data, name) if lossless else _Encoded([], shrink(data, name, longest, quality), 0)
         except BadImageError as error:
-            broken[index], flags[index] = str(error), BROKEN
-            return data
-        return encoded
+            broken[index] = str(error)
+            return _Encoded([], data, BROKEN)
 
     with _locked(path), open(_part(path), "ab+") as part, open(_part(path, ".lengths"), "ab+") as noted:
         lengths = _done(part, noted, entries.digest(about), path)
@@ -194,10 +190,12 @@ def make_pack(
             if length & BROKEN:
                 encode(index)  # for the reason alone
         todo = range(len(lengths), len(entries))
-        for encoded in progress(_in_order(encode, todo, num_threads), len(lengths), len(entries)):
-            part.write(encoded)
-            index = len(lengths)
-            lengths.append(len(encoded) | flags.pop(index, 0))
+        saved = entries.num_bytes(len(lengths)) - int(_plain(lengths).sum()) if lossless else 0
+        for image in progress(_in_order(encode, todo, num_threads), len(lengths), len(entries)):
+            data, flag = image.within(saved)
+            saved += len(image.last) - len(data)
+            part.write(data)
+            lengths.append(len(data) | flag)
             if len(lengths) % NOTE_EVERY == 0:
                 _note(part, noted, lengths)
         _note(part, noted, lengths)
@@ -210,20 +208,39 @@ def make_pack(
     return PackSummary(len(entries), path.stat().st_size, num_of_other_kind, num_larger, sorted(broken.values()))
 
 
-def with_restarts_or_as_it_is(data: bytes, name: str) -> tuple[bytes, int]:
-    """Return a baseline JPEG with restart markers that make it no larger, or an image as it is; and what to note.
+class _Encoded(NamedTuple):
+    """The ways in which an image may be packed: the fastest to decode first, then the `last`, with what to note."""
+
+    faster: list[bytes]
+    last: bytes
+    flag: int
+
+    def within(self, saved: int) -> tuple[bytes, int]:
+        """Return the fastest that is at most `saved` bytes larger than the last, and what to note with its length."""
+        for data in self.faster:
+            if len(data) <= len(self.last) + saved:
+                return data, 0
+        return self.last, self.flag
+
+
+def encode_losslessly(data: bytes, name: str) -> _Encoded:
+    """Return a baseline JPEG with restart markers in several distances, up to one that makes it no larger.
+
+    Any other image is as it is.
 
     Raises:
         BadImageError: it cannot be decoded.
     """
+    faster: list[bytes] = []
     for blocks in BLOCKS:
         encoded = with_restarts(data, name, blocks=blocks)
         if encoded is None:
             decode_whole(data, 3, name)
-            return data, OTHER_KIND
+            return _Encoded([], data, OTHER_KIND)
+        faster.append(encoded)
         if len(encoded) <= len(data):
-            return encoded, 0
-    return data, LARGER
+            break
+    return _Encoded(faster, data, LARGER)
 
 
 def shrink(data: bytes, name: str, longest: int, quality: int) -> bytes:
@@ -265,6 +282,13 @@ class _Entries:
         """Return the bytes and the path of an image."""
         _, split, at = self._at(index)
         return split.read(at), split.path(at)
+
+    def num_bytes(self, num: int) -> int:
+        """Return how many bytes the files of the first `num` images have."""
+        counts = min(num, self.num_train), max(num - self.num_train, 0)
+        return sum(
+            int(split.num_bytes(np.arange(count)).sum()) for (_, split), count in zip(self.parts, counts, strict=True)
+        )
 
     def names(self) -> Iterator[bytes]:
         for index in range(len(self)):
@@ -308,8 +332,8 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _in_order(encode: Callable[[int], bytes], todo: Iterable[int], num_threads: int) -> Iterator[bytes]:
-    coming: collections.deque[Future[bytes]] = collections.deque()
+def _in_order(encode: Callable[[int], _Encoded], todo: Iterable[int], num_threads: int) -> Iterator[_Encoded]:
+    coming: collections.deque[Future[_Encoded]] = collections.deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="imgcls-pack") as pool:
         try:
             for index in todo:

@@ -194,24 +194,42 @@ def test_the_loader_reads_a_pack_as_it_reads_the_same_files_in_folders(packed, t
             assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def test_no_image_becomes_larger_in_a_lossless_pack(tmp_path, monkeypatch):
+def test_a_lossless_pack_is_no_larger_than_its_files_and_has_as_many_markers_as_that_allows(tmp_path, monkeypatch):
     if not native.available():
         pytest.skip(native.why_not())
-    plain, files = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8), {}
-    image = Image.fromarray(plain).resize((800, 600), Image.Resampling.BICUBIC)
-    for name, optimize in (("plain", False), ("optimised", True)):
-        for place in ("train/a", "train/b", "val/a"):
+    plain = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
+    image, files = Image.fromarray(plain).resize((800, 600), Image.Resampling.BICUBIC), {}
+    # By name: what is optimised already, and grows by markers; then what shrinks, as it is not; then the first again.
+    for name, label, optimize, quality in (("a", "x", True, 75), ("b", "x", False, 98), ("c", "y", True, 75)):
+        for place in (f"train/{label}", f"val/{label}"):
             (tmp_path / place).mkdir(parents=True, exist_ok=True)
-            image.save(tmp_path / place / f"{name}.JPEG", optimize=optimize)
+            image.save(tmp_path / place / f"{name}.JPEG", optimize=optimize, quality=quality)
             files[name] = (tmp_path / place / f"{name}.JPEG").read_bytes()
-    monkeypatch.setattr(pack, "BLOCKS", (1, 8))  # a marker a block makes any file larger
+    sizes = {name: len(native.write_restarts(files[name], blocks=8) or b"") for name in files}
+    saved = len(files["b"]) - sizes["b"]
+    assert sizes["a"] > len(files["a"])
+    assert saved > sizes["c"] - len(files["c"])
+
+    monkeypatch.setattr(pack, "BLOCKS", (8,))
     done = make_pack(open_folder(str(tmp_path)), tmp_path / "a.pack")
-    assert (done.num_larger, done.num_of_other_kind) == (3, 0)
-    split = open_pack(str(tmp_path / "a.pack")).val
-    assert isinstance(split, PackSplit)
-    assert split.read(0) == files["optimised"]
-    assert split.read(1) == native.write_restarts(files["plain"], blocks=8)
-    assert len(split.read(1)) < len(files["plain"])
+    assert (done.num_larger, done.num_of_other_kind) == (1, 0)  # the first, before any bytes are saved
+    images = open_pack(str(tmp_path / "a.pack"))
+    assert isinstance(images.train, PackSplit)
+    assert isinstance(images.val, PackSplit)
+    packed = [split.read(index) for split in (images.train, images.val) for index in range(3)]
+    assert [len(data) for data in packed] == [
+        len(files["a"]),
+        sizes["b"],
+        sizes["c"],
+        sizes["a"],
+        sizes["b"],
+        sizes["c"],
+    ]
+
+    for place in ("train/x", "val/x"):
+        (tmp_path / place / "b.JPEG").unlink()
+    alone = make_pack(open_folder(str(tmp_path)), tmp_path / "b.pack")
+    assert alone.num_larger == 4
 
 
 class Broken(Exception):
