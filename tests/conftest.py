@@ -81,6 +81,8 @@ def tiny_config(tiny_folder: Path) -> Callable[..., Config]:
             "log_every_steps=2",
             "data.num_threads=2",
         ]
+        if any(word.startswith("model=") for word in overrides):  # which has other settings
+            base = [word for word in base if not word.startswith("model.")]
         words = {word.partition("=")[0]: word for word in [*base, *overrides]}  # Hydra takes a group once
         return compose(words.values())
 

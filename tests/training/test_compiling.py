@@ -151,8 +151,14 @@ def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which torch's compiler looks at
 @pytest.mark.parametrize(
-    "words", [("compile_mode=default",), ("compile_mode=blocks", "model=resnet18", "batch_size=4", "max_steps=4")]
+    "words",
+    [
+        ("compile_mode=default",),
+        # Batch normalisation over few values doubles a difference of rounding with each step: a small lr, larger maps.
+        ("compile_mode=blocks", "model=resnet18", "image_size=64", "optimizer.lr=1e-4", "max_steps=4"),
+    ],
 )
 def test_a_compiled_run_is_compiled_once_though_lr_changes_and_ends_where_the_eager_one_and_a_resumed_one_do(
     words: tuple[str, ...],
@@ -170,8 +176,9 @@ def test_a_compiled_run_is_compiled_once_though_lr_changes_and_ends_where_the_ea
         lrs.append(trainer.optimizer.param_groups[0]["lr"])
 
     torch._dynamo.utils.counters.clear()
-    eager = tiny_config("epochs=1", "schedule=cosine", *(word for word in words if "compile" not in word))
-    compiled = tiny_config("epochs=1", "schedule=cosine", "compile=true", *words)
+    both = ["epochs=1", "schedule=cosine", "+optimizer.fused=false"]
+    eager = tiny_config(*both, *(word for word in words if "compile" not in word))
+    compiled = tiny_config(*both, "compile=true", *words)
     expected = train(eager, "eager")["weights"]
     weights = train(compiled, "compiled", lambda trainer: trainer.after_step.append(after_step))["weights"]
     assert len(set(lrs)) == len(lrs) > 3
