@@ -89,6 +89,6 @@ def _settings_of_compiled_step(optimizer: Optimizer) -> Iterator[None]:
 
 
 def _copied(function: Any) -> Any:
-    """Return a function with code of its own: torch counts what it compiles by the code, and allows eight."""
+    """Return a function with a copy of the code: torch counts what it compiles by the code, and allows eight."""
     code, names = function.__code__.replace(), function.__globals__
     return FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)

@@ -13,6 +13,7 @@ from imgcls.checkpoints import copy_to_host
 from imgcls.device import device_name, is_out_of_memory, return_freed_memory, total_memory
 from imgcls.errors import RunError
 from imgcls.training.compiled_step import step_uncompiled
+from imgcls.training.saving import way_to_go_on
 from imgcls.training.state import load, snapshot
 
 if TYPE_CHECKING:
@@ -48,10 +49,9 @@ def memory_advice(trainer: "Trainer") -> str:
     text, step = _advice(trainer, fits=largest_microbatch(trainer)), trainer.last_step.saved
     if step is None:
         return text
-    without = ", without overwrite=true," if trainer.config.overwrite else ""
     return (
-        f"{text}. The run is saved after step {step}: the same command{without} goes on from there, and with "
-        "continue_run=true also one with other settings"
+        f"{text}. The run is saved after step {step}: {way_to_go_on(trainer.config)}, and with continue_run=true also "
+        "one with other settings"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from imgcls import distributed
+from imgcls.config import Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import LOOK_AHEAD, Batch, Coming
 from imgcls.errors import ConfigError, exit_code_of
@@ -42,6 +43,12 @@ def save_single_rank(trainer: "Trainer") -> None:
     """Save before an error of this rank ends the run; not with several ranks, because the others wait in a step."""
     if distributed.world_size() == 1:
         save(trainer)
+
+
+def way_to_go_on(config: Config) -> str:
+    """Say how a saved run is taken up again; overwrite=true would begin it again."""
+    without = ", without overwrite=true," if config.overwrite else ""
+    return f"the same command{without} goes on from there"
 
 
 def handle_stop_signal(trainer: "Trainer", *, save_if_due: bool = True) -> None:
@@ -120,5 +127,4 @@ def _act(trainer: "Trainer", answer: int, *, save_if_due: bool) -> None:
         save(trainer)
     if number:
         trainer.checkpoints.settle()
-        without = ", without overwrite=true," if trainer.config.overwrite else ""
-        raise Interrupted(number, f"saved after step {step}; the same command{without} goes on from there")
+        raise Interrupted(number, f"saved after step {step}; {way_to_go_on(trainer.config)}")

@@ -21,6 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from trials import run_trials
+
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "containers/Dockerfile"
 STRANGER = "1234:1234"  # a user that the image does not know
@@ -231,7 +233,6 @@ def main() -> int:
         build = [options.engine, "build", f"--file={FILE}", f"--tag={image}", *shlex.split(options.build_options)]
         subprocess.run([*build, str(ROOT)], check=True)
         print(f"built in {time.monotonic() - started:.0f} s", flush=True)
-    failed = 0
     project = Path(tempfile.mkdtemp(prefix="imgcls-containers-"))
     project.chmod(0o777)
     (project / "runs").mkdir()
@@ -239,16 +240,9 @@ def main() -> int:
     engine = Engine(options.engine, image, project)
     try:
         print(f"{image}: {int(engine.call('image', 'inspect', '--format={{.Size}}', image)) / 1e9:.2f} GB", flush=True)
-        for name in options.trials:
-            started = time.monotonic()
-            try:
-                print(f"{name}: {TRIALS[name](engine)} ({time.monotonic() - started:.0f} s)", flush=True)
-            except (AssertionError, RuntimeError) as error:
-                failed += 1
-                print(f"{name}: FAILED: {error}", flush=True)
+        return int(run_trials(TRIALS, options.trials, engine) > 0)
     finally:
         shutil.rmtree(project, ignore_errors=True)
-    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from trials import run_trials
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo", "squeue")
 CONF = """
@@ -254,19 +256,12 @@ def main() -> int:
     if os.geteuid() != 0 or missing:
         print(f"error: this needs root and Slurm's programs; missing: {', '.join(missing)}", file=sys.stderr)
         return 2
-    failed = 0
     folder = Path(tempfile.mkdtemp(prefix="imgcls-slurm-"))
     folder.chmod(0o755)
     try:
         with cluster(folder) as made:
             print(made.call("sinfo", "--version"))
-            for name in options.trials:
-                started = time.monotonic()
-                try:
-                    print(f"{name}: {TRIALS[name](made)} ({time.monotonic() - started:.0f} s)", flush=True)
-                except (AssertionError, RuntimeError) as error:
-                    failed += 1
-                    print(f"{name}: FAILED: {error}", flush=True)
+            failed = run_trials(TRIALS, options.trials, made)
             if options.keep:
                 print(f"SLURM_CONF={folder}/slurm.conf; Ctrl-C stops it", flush=True)
                 with contextlib.suppress(KeyboardInterrupt):

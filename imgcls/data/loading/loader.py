@@ -55,7 +55,7 @@ class Loader:
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
     taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
 
-    Shards that are streamed come in windows, in an order of their own, and one epoch is read at a time.
+    Shards that are streamed come window by window, and one epoch is read at a time.
 
     Of several ranks in training each looks two batches ahead: `coming` says in time what it will fail at.
 
@@ -234,10 +234,12 @@ class Loader:
     def _refill(self, index: int, epoch: int, out: np.ndarray, error: BadImageError) -> int:
         # Another image instead of a bad one, chosen by its index: the same one whoever decodes it.
         draws = keyed_random.uniforms(self.seed, epoch, np.array([index]), 16, stream=keyed_random.REFILL)[0]
-        others = np.arange(len(self.split))
-        if self.streamed is not None:  # of one that is here
-            others = self.streamed.in_same_shard(index % len(self.split))
-        for other in others[(draws * len(others)).astype(np.int64)]:
+        if self.streamed is None:
+            others = (draws * len(self.split)).astype(np.int64)
+        else:
+            here = self.streamed.in_same_shard(index % len(self.split))
+            others = here[(draws * len(here)).astype(np.int64)]
+        for other in others:
             if not self.reader.fill(self.plan, epoch, other[None], out):
                 return int(other)
         raise ValueError(f"sixteen images instead of a bad one were bad too; the first: {error}")

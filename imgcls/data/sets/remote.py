@@ -124,7 +124,7 @@ def fetch(file: RemoteFile, place: Path, *, is_stopped: Callable[[], bool] = lam
 
 
 def read_range(url: str, start: int, size: int) -> bytes:
-    """Return some bytes of a file at a URL, by a request of their own.
+    """Return some bytes of a file at a URL, by a request for them alone.
 
     Raises:
         OSError: they cannot be read, as by a server that gives out whole files alone.

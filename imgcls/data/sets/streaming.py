@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,9 +46,14 @@ class RemoteShards(NamedTuple):
         return self.budget // NUM_WINDOWS
 
     @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each shard, (S,) int64."""
+        return np.array([file.size for file in self.files], np.int64)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all shards."""
-        return sum(file.size for file in self.files)
+        return int(self.sizes.sum())
 
 
 def open_stream(urls: Sequence[str], stream_gb: float) -> Part:
@@ -62,7 +66,7 @@ def open_stream(urls: Sequence[str], stream_gb: float) -> Part:
         ValueError: a shard is not whole, or an image has no label.
     """
     shards = RemoteShards(look_up(urls), round(stream_gb * 1e9))
-    largest = max(file.size for file in shards.files)
+    largest = int(shards.sizes.max())
     if shards.window < largest:
         raise ConfigError(
             f"data.stream_gb={stream_gb:g} is less than {NUM_WINDOWS} of the largest shard, of {_gb(largest)} GB: one "
@@ -98,8 +102,7 @@ class StreamedSplit(ShardSplit):
 
     def content(self) -> list[np.ndarray]:
         """Return the names, the labels and the shards, which decide the order of the images."""
-        sizes = np.array([file.size for file in self.shards.files], np.int64)
-        return [*super().content(), self.index.files, sizes]
+        return [*super().content(), self.index.files, self.shards.sizes]
 
     def fingerprint(self) -> str:
         """Return a digest of the images' names, and of the shards' places, sizes and versions."""
@@ -194,7 +197,7 @@ class StreamedSplit(ShardSplit):
     @functools.cached_property
     def _sizes(self) -> np.ndarray:
         """Bytes of each shard, (S,) int64; 0 of those without images."""
-        sizes = np.array([file.size for file in self.shards.files], np.int64)
+        sizes = self.shards.sizes
         return np.where(np.bincount(self.index.files, minlength=len(sizes)) > 0, sizes, 0)
 
 
@@ -280,13 +283,8 @@ def _index(shards: RemoteShards, places: Sequence[Path]) -> Index:
         return index
     folder = streams_folder()
     scratch, lock = folder / "index", FileLock(folder / "index.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process, which indexes shards")
-        lock.acquire()
     file_of = dict(zip(places, shards.files, strict=True))
-    room = threading.Semaphore(shards.budget // max(file.size for file in shards.files))
+    room = threading.Semaphore(shards.budget // int(shards.sizes.max()))
 
     def read(place: Path) -> Contents:
         file = scratch / f"{stamps.index(file_of[place].stamp)}-{place.name}"
@@ -297,23 +295,22 @@ def _index(shards: RemoteShards, places: Sequence[Path]) -> Index:
             finally:
                 file.unlink(missing_ok=True)
 
-    with lock:  # counted: released where it was acquired
-        try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            check_disk(
-                folder, min(shards.budget, shards.num_bytes), way_out="lower data.stream_gb, or set IMGCLS_CACHE"
-            )
-            log.info(
-                "indexing %d shards: all %.1f GB of them are fetched once for it, and not kept; the index is",
-                len(stamps), shards.num_bytes / 1e9,
-            )  # fmt: skip
-            started = time.monotonic()
-            index = index_files(places, read, kind=KIND, stamps=stamps)
-            log.info("the index took %.0f s", time.monotonic() - started)
-            return index
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            lock.release()
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process, which indexes shards")
+        lock.acquire()
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        check_disk(folder, min(shards.budget, shards.num_bytes), way_out="lower data.stream_gb, or set IMGCLS_CACHE")
+        log.info(
+            "indexing %d shards: all %.1f GB of them are fetched once for it, and not kept; the index is",
+            len(stamps), shards.num_bytes / 1e9,
+        )  # fmt: skip
+        return index_files(places, read, kind=KIND, stamps=stamps)  # which logs how long it took
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        lock.release()
 
 
 def _gb(num_bytes: int) -> str:
