@@ -199,11 +199,12 @@ def check_errors(error: Exception | None) -> None:
     """Raise on every rank if one of them has an `error`: rank 0's own, or that of the first that has one.
 
     Raises:
-        ValueError, or what rank 0's error is.
+        ConfigError: or a RunError, or what rank 0's error is.
     """
-    errors = gather(None if error is None else str(error))
+    kind = RunError if isinstance(error, RunError) else ConfigError
+    errors = gather(None if error is None else (kind, str(error)))
     if errors is not None and error is None:
-        error = next((ConfigError(f"rank {place}: {text}") for place, text in enumerate(errors) if text), None)
+        error = next((each[0](f"rank {place}: {each[1]}") for place, each in enumerate(errors) if each), None)
     from_main(error)
 
 

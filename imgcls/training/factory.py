@@ -323,6 +323,8 @@ def exchange_gradients(network: nn.Module, config: Config, *, all_learn: bool = 
     over_ranks = DistributedDataParallel(
         network,
         bucket_cap_mb=ranks.bucket_mb,
+        # Statistics of batch norm do not change what is trained; rank 0's are sent before a validation.
+        broadcast_buffers=False,
         static_graph=ranks.static_graph,
         # A static graph finds them itself, in its first step.
         find_unused_parameters=not all_learn and not ranks.static_graph,

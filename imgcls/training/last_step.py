@@ -1,21 +1,7 @@
 """The state at the end of the last whole step, which a run that runs out of memory in the next one still saves."""
 
-import logging
-import traceback
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
-
-from imgcls import distributed
-from imgcls.device import is_out_of_memory
-from imgcls.training.divergence import DivergedError
-from imgcls.training.saving import save
-
-if TYPE_CHECKING:
-    from imgcls.training.trainer import Trainer
-
-log = logging.getLogger(__name__)
 
 
 class LastStep:
@@ -35,6 +21,7 @@ class LastStep:
         self._kept: dict[torch.dtype, list[Tensor]] = {}
         self._is_whole = True
         self._is_moving = False
+        self.may_repeat = True  # the step that is being taken: no rank waits in an exchange of its gradients
         self.saved: int | None = None  # the step after which the run was saved because it ran out of memory
 
     def move_buffers(self) -> None:
@@ -42,7 +29,11 @@ class LastStep:
         if not self._kept:
             self._kept = {dtype: [torch.empty_like(each) for each in self._buffers[dtype]] for dtype in self._buffers}
         _copy(self._buffers, self._kept)
-        self._is_moving = True
+        self._is_moving = self.may_repeat = True
+
+    def exchange(self) -> None:
+        """Note that ranks exchange the gradients of this step from here on."""
+        self.may_repeat = False
 
     def leave(self) -> None:
         """Note that from here on there is no way back, until the end of a step is reached."""
@@ -63,26 +54,3 @@ class LastStep:
 def _copy(tensors: dict[torch.dtype, list[Tensor]], to: dict[torch.dtype, list[Tensor]]) -> None:
     for dtype, each in tensors.items():  # one kernel for each
         torch._foreach_copy_(to[dtype], each)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def save_after_out_of_memory(trainer: "Trainer", error: Exception) -> None:
-    """Save the run as it was after its last whole step, if a step since its last save is to be lost otherwise.
-
-    Not with several ranks: the others wait in the exchange of gradients.
-    """
-    last_step, step = trainer.last_step, trainer.state.step
-    if distributed.world_size() > 1 or step in (0, trainer.resumed_at) or not last_step.restore():
-        return
-    # The frames of the failed step hold its activations, where saving may need some memory.
-    traceback.clear_frames(error.__traceback__)
-    trainer.optimizer.zero_grad(set_to_none=True)
-    try:
-        save(trainer)
-    except DivergedError:
-        return  # that run ends at its last checkpoint in any case
-    except RuntimeError as again:
-        if not is_out_of_memory(again):
-            raise
-        return
-    trainer.checkpoints.settle()
-    last_step.saved = step

@@ -13,7 +13,7 @@ from imgcls.checkpoints import copy_to_host
 from imgcls.device import device_name, is_out_of_memory, return_freed_memory, total_memory
 from imgcls.errors import RunError
 from imgcls.training.compiled_step import step_uncompiled
-from imgcls.training.saving import way_to_go_on
+from imgcls.training.saving import saved_after
 from imgcls.training.state import load, snapshot
 
 if TYPE_CHECKING:
@@ -47,12 +47,7 @@ def memory_advice(trainer: "Trainer") -> str:
     if distributed.world_size() > 1:
         return _advice(trainer, fits=None, tried=False)
     text, step = _advice(trainer, fits=largest_microbatch(trainer)), trainer.last_step.saved
-    if step is None:
-        return text
-    return (
-        f"{text}. The run is saved after step {step}: {way_to_go_on(trainer.config)}, and with continue_run=true also "
-        "one with other settings"
-    )
+    return text if step is None else f"{text}. {saved_after(step, trainer.config)}"
 
 
 def largest_microbatch(trainer: "Trainer") -> int | None:

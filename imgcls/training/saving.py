@@ -8,7 +8,7 @@ from imgcls import distributed
 from imgcls.config import Config
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import LOOK_AHEAD, Batch, Coming
-from imgcls.errors import ConfigError, exit_code_of
+from imgcls.errors import ConfigError, RunError, exit_code_of
 from imgcls.metrics import Scores
 from imgcls.runs import Interrupted, stop_name
 from imgcls.training.bad_files import remember_bad_file
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-CANNOT_GO_ON = 1_000_000  # more than any signal: a rank has a batch ahead that cannot be read
+CANNOT_GO_ON = 1_000_000  # more than any signal: a rank is out of memory, or has a batch ahead that cannot be read
 
 
 def save(trainer: "Trainer", *, best: Scores | None = None, epoch: int | None = None) -> None:
@@ -49,6 +49,14 @@ def way_to_go_on(config: Config) -> str:
     """Say how a saved run is taken up again; overwrite=true would begin it again."""
     without = ", without overwrite=true," if config.overwrite else ""
     return f"the same command{without} goes on from there"
+
+
+def saved_after(step: int, config: Config) -> str:
+    """Say after which step a run was saved that ran out of memory, and how it is taken up again."""
+    return (
+        f"The run is saved after step {step}: {way_to_go_on(config)}, and with continue_run=true also one with other "
+        "settings"
+    )
 
 
 def handle_stop_signal(trainer: "Trainer", *, save_if_due: bool = True) -> None:
@@ -107,19 +115,22 @@ def _raise_on_all_ranks(trainer: "Trainer", error: Exception | None) -> None:
 def _wanted(trainer: "Trainer") -> int:
     """Return what this rank asks for: an end, or twice the number of its signal, and one more for a save."""
     coming = trainer.train_loader.coming
-    if coming is not None and _is_trained_on(trainer, coming.position):
+    if trainer.failure is not None or (coming is not None and _is_trained_on(trainer, coming.position)):
         return CANNOT_GO_ON
     return 2 * trainer.signals.request + (trainer.save_requested or trainer.checkpoints.due)
 
 
 def _act(trainer: "Trainer", answer: int, *, save_if_due: bool) -> None:
+    step = trainer.state.step
     if answer == CANNOT_GO_ON:
-        coming = trainer.train_loader.coming
+        failure, coming = trainer.failure, trainer.train_loader.coming
         save(trainer)
         trainer.checkpoints.settle()
+        if failure is not None:
+            distributed.check_errors(RunError(f"{failure}. {saved_after(step, trainer.config)}"))
         _raise_on_all_ranks(trainer, None if coming is None else coming.error)
         return
-    number, step = answer // 2, trainer.state.step
+    number = answer // 2
     if number:
         log.info("%s: saving after step %d", stop_name(number), step)
     if number or (answer and save_if_due):

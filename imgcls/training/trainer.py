@@ -27,11 +27,12 @@ from imgcls.training.bad_files import remember_bad_file
 from imgcls.training.compiling import kept_logits, uncompiled
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
 from imgcls.training.freezing import Freezing
-from imgcls.training.last_step import LastStep, save_after_out_of_memory
+from imgcls.training.last_step import LastStep
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
 from imgcls.training.microbatch import explain_out_of_memory, memory_advice, set_microbatch
 from imgcls.training.optim import WeightAverage, fill_momenta, set_lr
+from imgcls.training.out_of_memory import finish_step, save_after_out_of_memory, smaller_part
 from imgcls.training.saving import handle_stop_signal, save, save_single_rank, start_together
 from imgcls.training.schedules import Schedule
 from imgcls.training.sharding import gathered
@@ -92,7 +93,7 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite; the last good checkpoint is kept.
             Interrupted: a signal stopped the run; it is saved after its last step.
-            OutOfMemory: a batch does not fit on the device; a run of one process is saved after its last whole step.
+            OutOfMemory: a batch does not fit on the device; the run is saved after a whole step where that is possible.
             BadImageError: an image cannot be read; the run is saved after its last step.
             OSError: a checkpoint or a metric cannot be written.
         """
@@ -169,8 +170,7 @@ class Trainer:
             The mean loss (scalar), the logits (B, K), detached, and the labels (B,) that they are scored by: of an
             image that was mixed with another, the class of the larger share.
         """
-        # Dropout's draws are a function of the step, so that a resumed run draws the same numbers.
-        seed_generators((self.config.seed * 1_000_003 + self.state.step) * 4096 + distributed.rank(), self.device)
+        self.seed_step()
         images, targets = self.augment(batch, self.state.epoch)
         if self.state.step == 0:
             self.run_log.images(images)
@@ -179,20 +179,11 @@ class Trainer:
             labels = targets.argmax(dim=1)
             self.run_log.mixed()
         num_parts = math.ceil(len(images) / self.state.microbatch)
-        if distributed.world_size() == 1:  # several cannot save then
-            self.last_step.move_buffers()
-        losses, logits = [], []
-        parts = [(images, targets)]
-        if num_parts > 1:
-            parts = list(zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True))
-        for number, (part, part_targets) in enumerate(parts, start=1):
-            with gradients_synced(self.train_model, when=number == num_parts):
-                with self.amp():
-                    output = self.loss(self.train_model(part), part_targets)
-                loss = output.loss if num_parts == 1 else output.loss * (len(part) / len(images))
-                self.scaler.scale(loss).backward()
-            losses.append(loss.detach())
-            logits.append(kept_logits(output.logits.detach(), self.config))
+        self.last_step.move_buffers()
+        try:
+            loss, logits = self.gradients(images, targets, num_parts)
+        except RuntimeError as error:
+            loss, logits = finish_step(self, error, images, targets, num_parts)
         if self.config.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
@@ -202,8 +193,31 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.model, step=self.state.step + 1)
+        return loss, logits, labels
+
+    def gradients(self, images: Tensor, targets: Tensor, num_parts: int) -> tuple[Tensor, Tensor]:
+        """Add up a batch's gradients in so many equal parts; return its mean loss (scalar) and its logits (B, K)."""
+        losses, logits = [], []
+        parts = [(images, targets)]
+        if num_parts > 1:
+            parts = list(zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True))
+        for number, (part, part_targets) in enumerate(parts, start=1):
+            is_last = number == num_parts
+            with gradients_synced(self.train_model, when=is_last):
+                with self.amp():
+                    output = self.loss(self.train_model(part), part_targets)
+                loss = output.loss if num_parts == 1 else output.loss * (len(part) / len(images))
+                if is_last:
+                    self.last_step.exchange()
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+            logits.append(kept_logits(output.logits.detach(), self.config))
         loss = losses[0] if num_parts == 1 else torch.stack(losses).sum()
-        return loss, logits[0] if num_parts == 1 else torch.cat(logits), labels
+        return loss, logits[0] if num_parts == 1 else torch.cat(logits)
+
+    def seed_step(self) -> None:
+        """Make dropout's draws a function of the step, so that a resumed run draws the same numbers."""
+        seed_generators((self.config.seed * 1_000_003 + self.state.step) * 4096 + distributed.rank(), self.device)
 
     def validate(self) -> Scores:
         """Score the network on the validation images, and the average of its weights, which counts if there is one."""
@@ -242,6 +256,7 @@ class Trainer:
                 device=self.device,
                 autocast=self.autocast,
                 microbatch=self.state.microbatch,
+                out_of_memory=lambda error, size: smaller_part(self, error, size),
                 after_batch=after_batch,
             )
         loader.bad_images.share()
@@ -257,6 +272,7 @@ class Trainer:
         self.signals = StopSignals(max_hours=self.config.max_hours)
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.agreement = Agreement()
+        self.failure: Exception | None = None  # of this rank, which ends all ranks when they have saved
         # A hook on any rank may set it, after a step: one process saves before the next step, several after it.
         self.save_requested = False
         self.started_at = time.monotonic()

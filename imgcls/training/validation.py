@@ -23,6 +23,7 @@ def validate(
     device: torch.device,
     autocast: torch.dtype | None = None,
     microbatch: int | None = None,
+    out_of_memory: Callable[[RuntimeError, int], int] | None = None,
     after_batch: Callable[[Meter], None] = lambda meter: None,
 ) -> Scores:
     """Score `model` over exactly the images of `batches`, and over those of all ranks.
@@ -33,6 +34,7 @@ def validate(
         prepare: uint8 images to what the network takes, (B, C, H, W) normalised.
         autocast: the dtype of mixed precision, or None for float32.
         microbatch: how many images of a batch the network takes at a time, or None for all.
+        out_of_memory: called with an error and the number of images at a time, returns a smaller number or raises it.
         after_batch: called after each batch with this rank's sums so far.
     """
     was_training = model.training
@@ -40,9 +42,15 @@ def validate(
     meter = Meter(float64_device(device), num_classes, metrics)
     for batch in batches:
         if len(batch.labels):  # none is left where all of them were bad
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                parts = batch.images.split(microbatch or len(batch.images))
-                logits = torch.cat([model(prepare(part)) for part in parts])
+            size, logits = microbatch or len(batch.images), None
+            while logits is None:
+                try:
+                    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                        logits = torch.cat([model(prepare(part)) for part in batch.images.split(size)])
+                except RuntimeError as error:
+                    if out_of_memory is None:
+                        raise
+                    microbatch = size = out_of_memory(error, size)
             meter.update(F.cross_entropy(logits.float(), batch.labels), logits, batch.labels)
         after_batch(meter)
     model.train(was_training)

@@ -52,7 +52,7 @@ def test_what_ranks_cannot_do_together_is_refused(
 
 
 @pytest.mark.e2e
-def test_sharded_weights_and_each_exchange_of_gradients_give_what_ddp_gives(tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_what_ddp_gives_in_each_way_and_out_of_memory(tiny_folder: Path, tmp_path: Path) -> None:
     # lr is small and there is no batch norm over a few images, which would make float noise grow.
     words = ["model=lenet5", "model.activation=relu", "image_size=32", "optimizer.lr=0.02", "ema_decay=0.9"]
     words += ["clip_grad_norm=1", "microbatch=4"]
@@ -63,6 +63,14 @@ def test_sharded_weights_and_each_exchange_of_gradients_give_what_ddp_gives(tiny
     for name in ("sharded", "out", "in", "small buckets", "static graph"):
         assert figures[name] < 1e-6, name
     assert 0 < figures["bf16"] < 1e-3
+    # One rank runs out of memory: it finishes what the others wait for, all save a step later, and a new run goes on.
+    for where, step in (("training", 5), ("validation", 5)):
+        one, other = figures[f"{where} ended"]
+        assert one == other
+        assert one.startswith("RunError: rank 1: out of memory on cpu: batch_size=12, 6 images on this device, 6 at a")
+        assert f"The run is saved after step {step}: the same command goes on from there" in one
+        assert figures[f"{where} resumed at"] == step
+        assert figures[where] < 1e-6
 
 
 @pytest.mark.e2e

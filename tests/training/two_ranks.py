@@ -71,6 +71,31 @@ def break_off(name: str, *words: str) -> None:
     raise AssertionError("the run was not stopped")
 
 
+def run_out(where: str) -> str:
+    """Train a run whose rank 1 has memory for two images at a time, in the fourth step or in the first validation.
+
+    Returns:
+        The error, by kind and text.
+    """
+    config = compose(["data=folder", f"data.root={IMAGES}", *SIZES, *WORDS, "microbatch=null", "epochs=2"])
+
+    def little_memory(network: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        now = trainer.state.step == 3 if network.training else trainer.state.epoch == 0
+        if distributed.rank() == 1 and network.training == (where == "training") and now and len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with open_run_directory(config, Path(FOLDER) / where) as run_dir:
+        trainer = build_trainer(config, run_dir, torch.device("cpu"))
+        network: Any = trainer.model
+        # Behind the first layers, which have memory.
+        list(network.modules())[-1].register_forward_pre_hook(little_memory)
+        try:
+            trainer.fit()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
 def agreement() -> list[int]:
     """Rank 1 asks for 3 in the second question: both ranks learn it at the third."""
     agreed, answers = Agreement(), []
@@ -95,7 +120,13 @@ def main() -> None:
             break_off(name, *first)
             trainer = fit(name, *second)
             figures[f"resumed {name}"] = trainer.resumed_at
+        for where in ("training", "validation"):
+            figures[f"{where} ended"] = distributed.gather(run_out(where))
+            figures[f"{where} resumed at"] = fit(where, "microbatch=null", "epochs=2").resumed_at
+        fit("two epochs", "microbatch=null", "epochs=2")
         if distributed.is_main():
+            for where in ("training", "validation"):
+                figures[where] = max(distance(where, "two epochs", key) for key in ("model", "average"))
             for name in (*WAYS, "out", "in"):
                 reference = "whole" if name == "static graph" else "ddp"
                 figures[name] = max(distance(name, reference, key) for key in ("model", "average"))
