@@ -169,7 +169,7 @@ def set_determinism(config: Config, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         log.info(
             "deterministic=true: cuDNN takes kernels that add in a fixed order instead of timing which are fastest; "
-            "that costs images per second (compare train/images_per_second in TensorBoard)"
+            "that costs images per second (compare usage/images_per_second in TensorBoard)"
         )
 
 

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 from imgcls.checkpoints.file import checksum, load_checkpoint
 from imgcls.runs import BEST, EVENT_FILES, LAST, METRICS_FILE
 
-# Values that depend on the clock.
-TAGS_BY_THE_CLOCK = ("train/images_per_second", "train/data_wait_percent", "train/gpu_memory_gib")
+BY_THE_CLOCK = "usage/"  # the group of values that no two runs share: speed, waiting, memory
 
 
 class Verdict(NamedTuple):
@@ -83,7 +82,7 @@ def _scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]
-        if not tag.startswith(TAGS_BY_THE_CLOCK)
+        if not tag.startswith(BY_THE_CLOCK)
     }
 
 

@@ -37,7 +37,7 @@ class Scale:
     image_size: Any = setting(None, is_image_size=True)
     batch_size: int | None = None
     epochs: int | None = None
-    lr_scaling: str | None = None
+    lr_scaling: Any = None
     patience_epochs: int | None = None
     min_gain: float | None = None
 
@@ -138,6 +138,7 @@ class RecipeConfig:
         image_size: pixels on a side, or [height, width].
         small_image_size: pixels on a side where a tiny data set asks for minutes on a CPU.
         small_epochs: passes over such a set.
+        small_lr_scaling: `lr_scaling` on such a set.
         epochs: passes over the data.
     """
 
@@ -147,6 +148,7 @@ class RecipeConfig:
     image_size: Any = setting(MISSING, is_image_size=True)
     small_image_size: int = setting(72, incidental=True)
     small_epochs: int = setting(10, least=1, incidental=True)
+    small_lr_scaling: Any = setting("linear", incidental=True)
     epochs: int = MISSING
 
 
@@ -238,7 +240,7 @@ class Config(CommonConfig):
     ema_decay: float = setting(0.0, least=0, below=1, hint="0 is no averaging")
     clip_grad_norm: float | None = setting(None, above=0, hint="null is no clipping")
     decay_norms_and_biases: bool = True
-    lr_scaling: str = setting("none", one_of=("auto", "none", "linear", "sqrt"))
+    lr_scaling: Any = setting("none", one_of=("auto", "none", "linear", "sqrt"), or_above=0)
 
     freeze: Any = "none"
     unfreeze_after_epochs: int | None = setting(None, least=1)

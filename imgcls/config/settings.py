@@ -18,6 +18,7 @@ class Rule:
         least, most: the smallest and the largest value.
         above, below: bounds that the value may not reach.
         one_of: the values that there are.
+        or_above: a finite number above it is allowed beside them.
         hint: the end of the error about a value that is not allowed.
         incidental: it does not change a run's result: it is left out of the run directory's name, and a run may be
             resumed with another value.
@@ -33,6 +34,7 @@ class Rule:
     above: float | None = None
     below: float | None = None
     one_of: tuple[str, ...] | None = None
+    or_above: float | None = None
     hint: str = ""
     incidental: bool = False
     earlier: Any = None
@@ -54,8 +56,10 @@ class Rule:
                 ImageSize.of(value)
             except ValueError as error:
                 raise ConfigError(f"{key}={value} {error}") from error
-        if self.one_of is not None and value not in self.one_of:
-            raise ConfigError(f"{key}={value} is none of {', '.join(self.one_of)}{did_you_mean(value, self.one_of)}")
+        if self.one_of is not None and value not in self.one_of and not self._is_number(value):
+            numbers = "" if self.or_above is None else f", and no number above {self.or_above:g}"
+            hint = did_you_mean(str(value), self.one_of)
+            raise ConfigError(f"{key}={value} is none of {', '.join(self.one_of)}{numbers}{hint}")
         # A comparison with nan is false, so nan is refused wherever there is a bound.
         inside = (
             (self.least is None or value >= self.least)
@@ -65,6 +69,11 @@ class Rule:
         )
         if not inside:
             raise ConfigError(f"{key}={value} {self._bounds()}{f'; {self.hint}' if self.hint else ''}")
+
+    def _is_number(self, value: Any) -> bool:
+        """Return True for a number that stands beside the values of `one_of`."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and self.or_above is not None and self.or_above < value < math.inf
 
     def _bounds(self) -> str:
         if self.least is not None and self.most is not None:

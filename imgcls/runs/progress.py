@@ -207,8 +207,8 @@ class Clock:
         now = time.monotonic()
         seconds = max(now - self.started, 1e-9)
         figures = {
-            "train/images_per_second": num_images / seconds,
-            "train/data_wait_percent": 100 * min(1.0, self.waited / seconds),
+            "usage/images_per_second": num_images / seconds,
+            "usage/data_wait_percent": 100 * min(1.0, self.waited / seconds),
         }
         self.started, self.waited = now, 0.0
         return figures

@@ -12,7 +12,9 @@ from imgcls.training.optim import parameter_groups
 
 
 def lr_scale(config: Config) -> float:
-    """Return the factor on the recipe's lr for a batch of another size."""
+    """Return the factor on the recipe's lr, mostly for a batch of another size."""
+    if not isinstance(config.lr_scaling, str):
+        return config.lr_scaling
     ratio = config.batch_size / config.recipe.batch_size
     # auto that is still open belongs to a batch size that somebody chose, not the number of images.
     return {"auto": 1.0, "none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]

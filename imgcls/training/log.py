@@ -125,7 +125,7 @@ class RunLog:
             bad_images.check()
             figures["data/bad_images"] = float(num_bad)
         if (used := most_memory_used(trainer.device)) is not None:
-            figures["train/gpu_memory_gib"] = used / 2**30
+            figures["usage/gpu_memory_gib"] = used / 2**30
         self.events.scalars(state.step, figures)
 
     def glance(self, trainer: "Trainer", lr: float, progress: Progress) -> None:

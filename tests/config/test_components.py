@@ -25,6 +25,8 @@ def test_lr_scales_with_the_batch_only_when_asked() -> None:
     scaled = compose(["data=folder", "batch_size=64", "lr_scaling=linear"])
     assert build_optimizer(plain, network).param_groups[0]["lr"] == 0.1
     assert build_optimizer(scaled, network).param_groups[0]["lr"] == pytest.approx(0.1 * 64 / 256)
+    by_number = compose(["data=folder", "batch_size=64", "lr_scaling=0.03"])
+    assert build_optimizer(by_number, network).param_groups[0]["lr"] == pytest.approx(0.1 * 0.03)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:

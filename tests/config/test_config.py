@@ -91,6 +91,8 @@ def test_a_tiny_data_set_brings_its_own_scale_and_the_command_line_wins_over_it(
         ("augment.flip=2", ["augment.flip=2.0", "between 0 and 1"]),
         ("augment.policy=randaugmnt", ["augment.policy=randaugmnt", "did you mean randaugment?"]),
         ("lr_scaling=linaer", ["lr_scaling=linaer", "did you mean linear?"]),
+        ("lr_scaling=0", ["lr_scaling=0 is none of auto, none, linear, sqrt, and no number above 0"]),
+        ("lr_scaling=true", ["lr_scaling=True is none of auto, none, linear, sqrt, and no number above 0"]),
         ("data.on_bad_image=ignore", ["data.on_bad_image=ignore", "raise, skip"]),
         ("data.channels=4", ["data.channels=4", "1 (gray) or 3 (RGB)"]),
         ("data.mean=[0.5,0.5]", ["data.mean", "2 values"]),

@@ -44,6 +44,9 @@ PARAMETERS = {
 }
 
 
+EPOCHS_OF_THEIR_OWN = {"vgg19", "vgg19_bn", "resnet50", "resnet101", "resnet152"}
+
+
 def test_conf_model_has_a_file_for_each_network() -> None:
     assert {path.stem for path in CONFIGS} == PARAMETERS.keys() | {"torchvision", "timm"}
 
@@ -53,9 +56,10 @@ def test_a_model_config_lists_every_option_with_its_default_and_no_other(path: p
     text = path.read_text()
     assert text.startswith("# @package _global_\n")
     config = yaml.safe_load(text)
-    # The slowest brings a smaller image, and the one that is longest at chance more epochs.
+    # The slowest bring a smaller image or fewer epochs, the one that is longest at chance more, batch norm a lower lr.
     brings = {"small_image_size"} if path.stem == "resnet152" else set()
-    brings |= {"small_epochs"} if path.stem == "vgg19" else set()
+    brings |= {"small_epochs"} if path.stem in EPOCHS_OF_THEIR_OWN else set()
+    brings |= {"small_lr_scaling"} if path.stem.startswith("vgg") and path.stem.endswith("_bn") else set()
     assert config.keys() == {"defaults", "model"} | ({"recipe"} if brings else set())
     assert config.get("recipe", {}).keys() == brings
     overrides = {key: value for override in config["defaults"] for key, value in override.items()}

@@ -26,7 +26,7 @@ def open_events(path: Path, position: dict[str, int] | None = None) -> Events:
 def test_tensorboard_holds_scores_images_filters_and_hyperparameters(tmp_path: Path) -> None:
     writer = open_events(tmp_path)
     writer.write(epoch=1, step=10, lr=0.1, train_epoch=TRAIN, val=VAL)
-    writer.scalars(10, {"train/images_per_second": 123.0})
+    writer.scalars(10, {"usage/images_per_second": 123.0})
     writer.images("visual/first_batch", torch.randn(20, 3, 8, 8), 0)
     writer.filters(torch.randn(9, 3, 5, 5), 10)
     config = {"seed": 1, "model._target_": "x", "optimizer.betas": [1, 2], "name": "a|b"}
