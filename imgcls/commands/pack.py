@@ -1,6 +1,5 @@
 """Write a set of images into one file that trains faster."""
 
-import argparse
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from imgcls.commands.named_set import open_set, split_data_words
-from imgcls.config import run_script
+from imgcls.config import ScriptParser, run_script
 from imgcls.data.sets import PACK_LONGEST, PACK_QUALITY, make_pack
 from imgcls.environment import command, default_num_threads, printable
 from imgcls.errors import EXIT_INTERRUPTED, ConfigError
@@ -21,7 +20,7 @@ def main() -> None:
     run_script(pack)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> ScriptParser:
     description = (
         "Write a set of images into one file that trains faster.\n\n"
         f"    {command('pack')} /data/imagenet /data/imagenet.pack\n"
@@ -33,13 +32,11 @@ def make_parser() -> argparse.ArgumentParser:
         f"has at most {PACK_LONGEST} pixels, at JPEG quality {PACK_QUALITY}, with colour at half resolution: a third\n"
         "of the size, and faster still. Broken off, the same command goes on."
     )
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=command("pack"), description=description, formatter_class=raw)
+    parser = ScriptParser("pack", description)
     parser.add_argument("root", nargs="?", help="the folder that holds train/ and val/; or data=... in its place")
     parser.add_argument("pack", type=Path, help="the file to write")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--lossless", action="store_true", default=True, help="keep every pixel (default)")
-    kind.add_argument("--lossy", action="store_true", help="shrink the images")
+    parser.add_flag("--lossless", help="keep every pixel (default)")
+    parser.add_flag("--lossy", help="shrink the images")
     longest = f"with --lossy: pixels of the longer side at most (default: {PACK_LONGEST})"
     parser.add_argument("--longest", type=int, help=longest)
     parser.add_argument("--quality", type=int, help=f"with --lossy: JPEG quality (default: {PACK_QUALITY})")
@@ -53,7 +50,9 @@ def pack() -> None:
     """Pack the images that the command line names."""
     parser = make_parser()
     data_words, others = split_data_words(sys.argv[1:])
-    asked = parser.parse_args(others)
+    asked = parser.parse(others)
+    if asked.lossless and asked.lossy:
+        raise ConfigError("--lossless and --lossy: a pack is one of both; leave one out")
     for option in ("longest", "quality"):
         if (value := getattr(asked, option)) is not None and not asked.lossy:
             raise ConfigError(f"--{option} {value} is of a lossy pack: add --lossy, or leave --{option} out")

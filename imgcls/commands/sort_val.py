@@ -1,11 +1,11 @@
 """Sort ImageNet's flat validation images into class folders, as training expects them."""
 
-import argparse
 from pathlib import Path
 
-from imgcls.config import run_script
+from imgcls.config import ScriptParser, run_script
 from imgcls.data.sets import VAL_NAME, read_labels
-from imgcls.environment import command, printable
+from imgcls.environment import command
+from imgcls.errors import ConfigError, text_of
 
 
 def main() -> None:
@@ -25,16 +25,15 @@ def sort_val() -> None:
         "moved before every image has a label; a run that was broken off goes on where it stopped, and images that\n"
         "were sorted by other labels are moved too."
     )
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=sort, description=description, formatter_class=raw)
+    parser = ScriptParser("sort_val", description)
     parser.add_argument("val", type=Path, help="the folder of ILSVRC2012_val_*.JPEG")
     parser.add_argument("labels", type=Path, help="the file of labels")
     parser.add_argument("--meta", type=Path, help="the development kit's meta.mat, where labels are its numbers")
-    asked = parser.parse_args()
+    asked = parser.parse()
     try:
         moved, sorted_already = sort_images(asked.val, read_labels(asked.labels, asked.meta))
-    except (ValueError, OSError) as error:
-        parser.error(printable(str(error)))
+    except OSError as error:
+        raise ConfigError(text_of(error)) from error
     print(f"{asked.val}: moved {moved} images into class folders, {sorted_already} were in theirs already")
 
 

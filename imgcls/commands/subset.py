@@ -1,6 +1,5 @@
 """Make a tiny subset of a set of images: folders in ImageNet's layout, or one tar of them, for smoke runs."""
 
-import argparse
 import collections
 import io
 import json
@@ -15,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls.commands.named_set import open_set, split_data_words
-from imgcls.config import run_script
+from imgcls.config import ScriptParser, run_script
 from imgcls.data.decoding import EXTENSIONS, ending_of_content
 from imgcls.data.sets import FileSplit, FolderSplit, ImageSet, is_wnid
 from imgcls.environment import command, printable
-from imgcls.errors import EXIT_INTERRUPTED, ConfigError
+from imgcls.errors import EXIT_INTERRUPTED, ConfigError, text_of
 
 UNFINISHED = ".unfinished"  # in the target, with what was asked for, until every image is there
 TAR = ".tar"
@@ -179,21 +178,20 @@ def main() -> None:
     run_script(subset)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> ScriptParser:
     description = (
         "Make a tiny subset of a set of images, for smoke runs: folders in ImageNet's layout, or one tar of them.\n\n"
         f"    {command('subset')} /data/imagenet /data/tiny --classes 10 --train 50 --val 10\n"
         f"    {command('subset')} data=imagenet data.root=/data/archives /data/tiny.tar\n\n"
         "The images are a folder of train/<class>/* and val/<class>/*, or any set of files in train.py's words."
     )
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=command("subset"), description=description, formatter_class=raw)
+    parser = ScriptParser("subset", description)
     parser.add_argument("source", nargs="?", help="a folder with train/ and val/; or data=... in its place")
     parser.add_argument("target", type=Path, help="a new folder, or a file whose name ends with .tar")
     parser.add_argument("--classes", type=int, default=10, help="how many classes (default: 10)")
     parser.add_argument("--train", type=int, default=50, help="training images of each (default: 50)")
     parser.add_argument("--val", type=int, default=10, help="validation images of each (default: 10)")
-    parser.add_argument("--link", action="store_true", help="link to the images instead of copying them")
+    parser.add_flag("--link", help="link to the images instead of copying them")
     return parser
 
 
@@ -201,7 +199,7 @@ def subset() -> None:
     """Make the subset that the command line asks for."""
     parser = make_parser()
     data_words, others = split_data_words(sys.argv[1:])
-    asked = parser.parse_args(others)
+    asked = parser.parse(others)
     numbers, target = Numbers(asked.classes, asked.train, asked.val), asked.target
     source = os.path.abspath(asked.source) if asked.source is not None else sorted(data_words)
     wanted = json.dumps([source, *numbers, asked.link])
@@ -218,8 +216,8 @@ def subset() -> None:
             write_tar(chosen, target)
         else:
             write_folders(chosen, target, wanted=wanted, link=asked.link)
-    except (ValueError, OSError) as error:
-        parser.error(printable(str(error)))
+    except OSError as error:
+        raise ConfigError(text_of(error)) from error
     except KeyboardInterrupt:
         parser.exit(EXIT_INTERRUPTED, f"\n{printable(str(target))} is unfinished; the same command goes on\n")
     print("\n".join(advice(target, len(chosen), folder_names(images.classes[: numbers.classes]))))
