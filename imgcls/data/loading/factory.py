@@ -52,6 +52,7 @@ def build_loaders(config: Config, images: ImageSet, device: torch.device) -> tup
         repeats=augment.repeats,
         flip=augment.flip,
         policy=policy,
+        num_epochs=config.epochs,
         interpolation=augment.interpolation,
         **common,
     )

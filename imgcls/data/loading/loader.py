@@ -55,7 +55,8 @@ class Loader:
     `image_size` is the side of a square, or height and width; `batch_size` counts images over all ranks; `channels` is
     taken from the split where it is an array; `interpolation` and `pillow_draft` are the plan's.
 
-    Shards that are streamed come window by window, and one epoch is read at a time.
+    Shards that are streamed come window by window, and one epoch is read at a time; the last of `num_epochs` fetches
+    none for another.
 
     Of several ranks in training each looks two batches ahead: `coming` says in time what it will fail at.
 
@@ -87,6 +88,7 @@ class Loader:
         cache_gb: float = 0.0,
         interpolation: str = "bilinear",
         pillow_draft: bool = False,
+        num_epochs: int | None = None,
     ) -> None:
         _check(len(split), batch_size, world_size, num_threads, prefetch, on_bad_image, shuffle=shuffle)
         self.split = split
@@ -104,6 +106,7 @@ class Loader:
         self.look_ahead = LOOK_AHEAD if shuffle and world_size > 1 else 0
         self.coming: Coming | None = None
         self.prefetch = prefetch
+        self.num_epochs = num_epochs
         self.num_threads = num_threads or default_num_threads()
         self.device = torch.device(device)
         self.plan = Plan(
@@ -152,7 +155,8 @@ class Loader:
             return
         slots = self._free_slots()
         waiting: dict[int, _Slot] = {}
-        self._stream = None if self.streamed is None else self.streamed.begin(self.seed, epoch)
+        if self.streamed is not None:
+            self._stream = self.streamed.begin(self.seed, epoch, num_epochs=self.num_epochs)
         try:
             self._stream_from(order, start)
             for position in range(start, min(start + len(slots), self.num_batches)):

@@ -72,6 +72,11 @@ def open_stream(urls: Sequence[str], stream_gb: float) -> Part:
             f"data.stream_gb={stream_gb:g} is less than {NUM_WINDOWS} of the largest shard, of {_gb(largest)} GB: one "
             f"is trained on, one fetched, one for slower ranks; use {_gb(NUM_WINDOWS * largest)} or more"
         )
+    if shards.num_bytes <= shards.budget:
+        log.info(
+            "data.stream_gb=%g holds all %.2f GB of the shards; without it they are fetched once, and kept",
+            stream_gb, shards.num_bytes / 1e9,
+        )  # fmt: skip
     places = [place_of_url(url) for url in urls]
     return Part(places, _index(shards, places), functools.partial(StreamedSplit, shards=shards))
 
@@ -149,8 +154,11 @@ class StreamedSplit(ShardSplit):
         if self._folder is None:
             self._folder = StreamFolder(self.shards.files, self.shards.budget, run=run, rank=rank)
 
-    def begin(self, seed: int, epoch: int) -> "StreamedEpoch":
+    def begin(self, seed: int, epoch: int, *, num_epochs: int | None = None) -> "StreamedEpoch":
         """Begin to fetch the shards of an epoch, once it is said where in it.
+
+        Args:
+            num_epochs: of the run, if that is known: none are fetched for an epoch after it.
 
         Raises:
             RuntimeError: another epoch is being read.
@@ -160,7 +168,7 @@ class StreamedSplit(ShardSplit):
         self.join(uuid.uuid4().hex, 0)
         assert self._folder is not None
         self.keep_open(())
-        self._epoch = StreamedEpoch(self, self._folder, seed, epoch)
+        self._epoch = StreamedEpoch(self, self._folder, seed, epoch, num_epochs)
         return self._epoch
 
     def keep_open(self, numbers: Sequence[int]) -> None:
@@ -204,8 +212,10 @@ class StreamedSplit(ShardSplit):
 class StreamedEpoch:
     """An epoch of a streamed split in one process: shards come before they are needed and go when they are used up."""
 
-    def __init__(self, split: StreamedSplit, folder: StreamFolder, seed: int, epoch: int) -> None:
-        self.split, self.folder, self.seed, self.epoch = split, folder, seed, epoch
+    def __init__(
+        self, split: StreamedSplit, folder: StreamFolder, seed: int, epoch: int, num_epochs: int | None
+    ) -> None:
+        self.split, self.folder, self.seed, self.epoch, self._num_epochs = split, folder, seed, epoch, num_epochs
         self._windows = split.windows(seed, epoch)
         self._window_of = np.zeros(len(split.shards.files), np.int64)
         for number, window in enumerate(self._windows):
@@ -262,9 +272,12 @@ class StreamedEpoch:
         return True
 
     def _upcoming(self, position: Position) -> Iterator[int]:
-        this, following = (self.split.windows(self.seed, position.epoch + more) for more in (0, 1))
-        for window in [*this[position.window :], *following]:
-            yield from window.tolist()
+        skipped = position.window
+        for epoch in (position.epoch, position.epoch + 1):
+            if self._num_epochs is None or epoch < self._num_epochs:
+                for window in self.split.windows(self.seed, epoch)[skipped:]:
+                    yield from window.tolist()
+            skipped = 0
 
     def _log_start(self, window: np.ndarray, number: int) -> None:
         missing = set(window.tolist()) - self.folder.present()

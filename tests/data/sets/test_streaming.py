@@ -6,6 +6,7 @@ import io
 import itertools
 import tarfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -131,6 +132,14 @@ def test_a_run_that_is_broken_off_goes_on_with_the_same_batches_and_later_shards
     done = {f"{number:04}" for window in windows[:2] for number in window.tolist()}  # 24 of the 32 images
     before_next_epoch = list(itertools.takewhile(lambda name: name not in done, fetched))
     assert {f"{number:04}" for number in range(NUM_SHARDS)} <= {*before_next_epoch, *left_behind, *done}
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2])
+def test_the_last_epoch_fetches_no_shards_for_another(num_epochs, url, fetched):
+    for number, _ in enumerate(read(loader_of(opened(url), num_epochs=num_epochs)), start=1):
+        if number == NUM_BATCHES:
+            time.sleep(10 * stream_folder.PAUSE)  # in the last window there is room for others
+    assert (sorted(fetched) == [f"{number:04}" for number in range(NUM_SHARDS)]) == (num_epochs == 1)
 
 
 def test_two_ranks_of_a_machine_read_what_one_does_and_fetch_each_shard_once(url, fetched):
