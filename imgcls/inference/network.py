@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from imgcls.config import Config, build_component, config_from_checkpoint, conse
 from imgcls.data.augment import Crop
 from imgcls.data.decoding import MAX_SIDE
 from imgcls.data.on_device import Normalise, input_statistics
-from imgcls.data.sets import wnids
+from imgcls.data.sets import FolderSplit, pixel_rules, wnids
 from imgcls.device import keep_freed_memory
 from imgcls.errors import ConfigError
 from imgcls.models import (
@@ -76,6 +76,12 @@ class Member:
     def explained(self, network: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which an error of `network` that comes from the size of its images is one line."""
         return explained_sizes(network, channels=self.config.data.channels, size=self.config.input_size)
+
+    def files(self, files: Sequence[str]) -> FolderSplit:
+        """Return image files by their paths, whose pixels are read as in its training."""
+        split = FolderSplit.of_files(files)
+        split.rules = pixel_rules(self.config.data)
+        return split
 
     def prepare(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return the function from uint8 images (B, H, W, C) to the network's input."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from imgcls.data.decoding import BadImageError
 from imgcls.data.loading import view_images
-from imgcls.data.sets import FolderSplit, readable_names
+from imgcls.data.sets import readable_names
 from imgcls.environment import default_num_threads
 from imgcls.inference.charts import Curve, draw_curves
 from imgcls.inference.figures import CaptionedImage, contact_sheet, filter_grid, heat_overlay
@@ -139,7 +139,7 @@ def plot_gradcam(
     bad: list[BadImageError] = []
     items = []
     images = view_images(
-        FolderSplit.of_files(files),
+        member.files(files),
         range(len(files)),
         lambda height, width: Center().views(height, width, image_size=size, crop=crop),
         channels=member.config.data.channels,

@@ -122,10 +122,8 @@ def predict_files(
     size, channels = member.config.input_size, member.config.data.channels
     crop = validation_crop(member)
     bad: list[BadImageError] = []
-    split = FolderSplit.of_files(files)
-    split.rules = pixel_rules(member.config.data)
     images = view_images(
-        split,
+        member.files(files),
         range(len(files)),
         lambda height, width: protocol.views(height, width, image_size=size, crop=crop),
         channels=channels,

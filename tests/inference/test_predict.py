@@ -36,6 +36,7 @@ from imgcls.inference import (
     open_checkpoint,
     open_member,
     open_weights,
+    plot_gradcam,
     predict_files,
 )
 from imgcls.models import find_heads
@@ -70,6 +71,19 @@ def test_a_checkpoint_whose_config_has_a_size_beyond_its_weights_is_refused(
     save_checkpoint(content, tmp_path / "best.pt")
     with pytest.raises(ValueError, match=rf"best\.pt: its config has {key}=10+, and at most \d+ is possible"):
         open_checkpoint(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("alpha, is_seen", [("drop", True), ("black", False)])
+def test_grad_cam_reads_transparent_pixels_as_the_training_did(
+    alpha: str, is_seen: bool, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    content = load_checkpoint(checkpoint_file)
+    content["config"] = content["config"] | {"data.alpha": alpha}
+    save_checkpoint(content, tmp_path / "best.pt")
+    Image.new("RGBA", (32, 32), (200, 100, 50, 0)).save(tmp_path / "clear.png")
+    picture, _ = plot_gradcam(open_checkpoint(tmp_path / "best.pt"), [str(tmp_path / "clear.png")], device=CPU)
+    colours = {colour for _, colour in picture.getcolors(10**6) or []}
+    assert ((200, 100, 50) in colours) == is_seen
 
 
 def test_files_folders_patterns_and_lists_are_found(tmp_path: Path) -> None:
