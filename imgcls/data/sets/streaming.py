@@ -74,8 +74,8 @@ def open_stream(urls: Sequence[str], stream_gb: float) -> Part:
         )
     if shards.num_bytes <= shards.budget:
         log.info(
-            "data.stream_gb=%g holds all %.2f GB of the shards; without it they are fetched once, and kept",
-            stream_gb, shards.num_bytes / 1e9,
+            "data.stream_gb=%g holds all shards, of %s GB; without it they are fetched once, and kept",
+            stream_gb, _gb(shards.num_bytes),
         )  # fmt: skip
     places = [place_of_url(url) for url in urls]
     return Part(places, _index(shards, places), functools.partial(StreamedSplit, shards=shards))
@@ -274,7 +274,7 @@ class StreamedEpoch:
     def _upcoming(self, position: Position) -> Iterator[int]:
         skipped = position.window
         for epoch in (position.epoch, position.epoch + 1):
-            if self._num_epochs is None or epoch < self._num_epochs:
+            if epoch <= self.epoch or self._num_epochs is None or epoch < self._num_epochs:
                 for window in self.split.windows(self.seed, epoch)[skipped:]:
                     yield from window.tolist()
             skipped = 0

@@ -142,6 +142,11 @@ def test_the_last_epoch_fetches_no_shards_for_another(num_epochs, url, fetched):
     assert (sorted(fetched) == [f"{number:04}" for number in range(NUM_SHARDS)]) == (num_epochs == 1)
 
 
+def test_doctor_measures_more_epochs_than_the_run_has(url):
+    loader = loader_of(opened(url), num_epochs=1)
+    assert len(list(read(loader, 3))) == NUM_BATCHES
+
+
 def test_two_ranks_of_a_machine_read_what_one_does_and_fetch_each_shard_once(url, fetched):
     alone = list(read(loader_of(opened(url))))
     fetched.clear()
