@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import random
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -218,6 +220,37 @@ def test_later_steps_do_not_change_what_is_written_in_the_background(tmp_path: P
     loaded = load_checkpoint(tmp_path / "last.pt")
     assert loaded["model"]["w"][0, 0] == 1
     assert loaded["state"]["step"] == 7
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
+def test_a_checkpoint_in_the_background_starts_no_team_of_threads(tmp_path: Path) -> None:
+    # Beside the team of the training: GNU's OpenMP would let neither wait actively, and slow down every later step.
+    script = """
+import os, sys, threading
+from pathlib import Path
+import torch
+from imgcls.checkpoints import save_checkpoint
+
+torch.set_num_threads(2)
+weights, counts = torch.randn(256, 256, 3, 3).to(memory_format=torch.channels_last), []
+half = weights.bfloat16()
+
+def count():
+    counts.append(len(os.listdir("/proc/self/task")))
+
+def write():
+    count()
+    save_checkpoint({"weights": weights, "half": half}, Path(sys.argv[1]))
+    count()
+
+writer = threading.Thread(target=write)
+writer.start()
+writer.join()
+print(*counts)
+"""
+    words = [sys.executable, "-c", script, str(tmp_path / "last.pt")]
+    before, after = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert before == after
 
 
 def test_a_second_write_waits_for_the_first(tmp_path: Path) -> None:
