@@ -22,7 +22,7 @@ def save_after_out_of_memory(trainer: "Trainer", error: Exception) -> None:
     Several ranks have saved already if they could: see `finish_step`.
     """
     last_step, step = trainer.last_step, trainer.state.step
-    if distributed.world_size() > 1 or step in (0, trainer.resumed_at) or not last_step.restore():
+    if distributed.world_size() > 1 or not _has_steps_to_lose(trainer) or not last_step.restore():
         return
     # The frames of the failed step hold its activations, where saving may need some memory.
     traceback.clear_frames(error.__traceback__)
@@ -53,8 +53,8 @@ def finish_step(
         What `Trainer.gradients` returns.
 
     Raises:
-        RuntimeError: `error`, if it is another one, nobody waits, no smaller parts fit, or the step cannot be taken
-            again: gradients are exchanged already, or the forward pass exchanges something itself.
+        RuntimeError: `error`, if it is another one, nobody waits, no step would be lost, no smaller parts fit, or the
+            step cannot be taken again: gradients are exchanged already, or the forward pass exchanges something itself.
     """
     network = getattr(trainer.train_model, "_orig_mod", trainer.train_model)
     exchanges_gradients_alone = isinstance(network, DistributedDataParallel) and not any(
@@ -62,6 +62,7 @@ def finish_step(
     )
     while (
         exchanges_gradients_alone
+        and _has_steps_to_lose(trainer)
         and is_out_of_memory(error)
         and trainer.last_step.may_repeat
         and num_parts < len(images)
@@ -96,3 +97,8 @@ def smaller_part(trainer: "Trainer", error: RuntimeError, size: int) -> int:
     return_freed_memory(trainer.device)
     trainer.failure = OutOfMemory(memory_advice(trainer))
     return -(-size // 2)
+
+
+def _has_steps_to_lose(trainer: "Trainer") -> bool:
+    """Return True unless the run has just begun, or been resumed: then there is nothing to save."""
+    return trainer.state.step not in (0, trainer.resumed_at)
