@@ -20,11 +20,11 @@ from imgcls.runs import duration_text
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = (
-    *("lenet5", "alexnet", "vgg11", "vgg11_lrn", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16_1x1", "vgg16", "vgg16_bn"),
-    *("vgg19", "vgg19_bn", "googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("lenet5", "alexnet", "alexnet_groups2", "vgg11", "vgg11_lrn", "vgg11_bn", "vgg13", "vgg13_bn"),
+    *("vgg16_1x1", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "googlenet"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
 )
-COMMANDS = {name: f"model={name}" for name in NETWORKS}
-COMMANDS["alexnet_groups2"] = "model=alexnet model.groups=2"
+COMMANDS = {name: f"model={name}" for name in NETWORKS} | {"alexnet_groups2": "model=alexnet model.groups=2"}
 MARKS = ("<!-- default set -->", "<!-- /default set -->")
 
 
