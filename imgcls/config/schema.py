@@ -138,7 +138,7 @@ class RecipeConfig:
         image_size: pixels on a side, or [height, width].
         small_image_size: pixels on a side where a tiny data set asks for minutes on a CPU.
         small_epochs: passes over such a set.
-        small_lr_scaling: `lr_scaling` on such a set.
+        small_lr_scaling: `lr_scaling` on such a set, and on a folder of few images.
         epochs: passes over the data.
     """
 

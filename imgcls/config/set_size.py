@@ -25,8 +25,8 @@ def fit_to_set(config: Config, num_images: int) -> Config:
 
     A set of at least 32 of the recipe's batches is trained by the recipe. A smaller one has the power of two as batch
     that gives an epoch of 32 steps or more, at least 8; as many epochs as give 3,000 steps, at least 10 and at most the
-    recipe's; and an lr scaled by the square root of the batch (Krizhevsky 2014, "One weird trick for parallelizing
-    convolutional neural networks", section 5), which starves a network without normalisation less than a linear one.
+    recipe's; and an lr scaled with the batch by `recipe.small_lr_scaling`, mostly linearly. A number there belongs to
+    the batch and the image size of the set that brings both.
 
     Args:
         num_images: of training.
@@ -44,7 +44,8 @@ def fit_to_set(config: Config, num_images: int) -> Config:
     batch_size = config.batch_size or batch_size
     steps = max(num_images // batch_size, 1)
     epochs = min(max(-(-NUM_STEPS // steps), MIN_EPOCHS), recipe.epochs) if small else recipe.epochs
-    scaling = "sqrt" if small and config.batch_size == 0 else "none"
+    rule = recipe.small_lr_scaling if isinstance(recipe.small_lr_scaling, str) else "linear"
+    scaling = rule if small and config.batch_size == 0 else "none"
     fitted = dataclasses.replace(
         config,
         batch_size=batch_size,

@@ -13,10 +13,10 @@ from imgcls.errors import ConfigError
     [
         (1_281_167, 256, 120, "none"),  # ImageNet: the recipe
         (32 * 256, 256, 120, "none"),
-        (32 * 256 - 1, 128, 48, "sqrt"),  # 63 steps an epoch
-        (2_000, 32, 49, "sqrt"),
-        (129, 8, 120, "sqrt"),
-        (5, 5, 120, "sqrt"),  # fewer images than the smallest batch
+        (32 * 256 - 1, 128, 48, "linear"),  # 63 steps an epoch
+        (2_000, 32, 49, "linear"),
+        (129, 8, 120, "linear"),
+        (5, 5, 120, "linear"),  # fewer images than the smallest batch
     ],
 )
 def test_a_small_set_has_a_small_batch_and_some_three_thousand_steps(
@@ -32,6 +32,13 @@ def test_what_the_user_sets_is_kept() -> None:
     assert (fitted.batch_size, fitted.lr_scaling) == (64, "none")
     assert fit_to_set(compose(["data=folder", "epochs=3", "lr_scaling=linear"]), 129).lr_scaling == "linear"
     assert fit_to_set(compose(["data=folder", "epochs=3"]), 129).epochs == 3
+
+
+@pytest.mark.parametrize("model, lr_scaling", [("lenet5", "sqrt"), ("alexnet", "linear"), ("vgg11_bn", "linear")])
+def test_a_small_set_scales_lr_by_the_rule_of_the_recipe_and_not_by_a_tiny_sets_number(
+    model: str, lr_scaling: str
+) -> None:
+    assert fit_to_set(compose([f"model={model}", "data=folder"]), 129).lr_scaling == lr_scaling
 
 
 def test_a_batch_is_a_multiple_of_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
