@@ -10,11 +10,20 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from imgcls.commands.subset import Chosen, Numbers, add_image, choose, folder_names, subset, write_folders, write_tar
+from imgcls.commands.subset import (
+    Chosen,
+    Numbers,
+    add_image,
+    choose,
+    folder_names,
+    main,
+    subset,
+    write_folders,
+    write_tar,
+)
 from imgcls.config import compose
 from imgcls.data.sets import FolderSplit, open_folder, open_image_set, open_webdataset
 from imgcls.environment import CONF_DIR
-from imgcls.errors import ConfigError
 
 SCRIPT = str(CONF_DIR.parent / "scripts/subset.py")
 
@@ -220,7 +229,8 @@ def test_what_makes_no_subset_is_one_line_before_anything_is_written(
         subset()
         assert f"data=webdataset data.root={tmp_path}/x.tar" in capsys.readouterr().out
         message = "x.tar exists; remove it"
-    with pytest.raises(ConfigError) as error:
-        subset()
-    assert message in str(error.value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
