@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from imgcls import distributed
 from imgcls.device import is_out_of_memory, return_freed_memory
 from imgcls.training.divergence import DivergedError
-from imgcls.training.microbatch import OutOfMemory, memory_advice
+from imgcls.training.microbatch import memory_advice
 from imgcls.training.saving import save
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def finish_step(
         except RuntimeError as again:
             error = again
             continue
-        trainer.failure = OutOfMemory(memory_advice(trainer))
+        trainer.failure = memory_advice(trainer)
         return result
     raise error
 
@@ -95,7 +95,7 @@ def smaller_part(trainer: "Trainer", error: RuntimeError, size: int) -> int:
         raise error
     traceback.clear_frames(error.__traceback__)
     return_freed_memory(trainer.device)
-    trainer.failure = OutOfMemory(memory_advice(trainer))
+    trainer.failure = memory_advice(trainer)
     return -(-size // 2)
 
 

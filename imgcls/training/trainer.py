@@ -272,7 +272,7 @@ class Trainer:
         self.signals = StopSignals(max_hours=self.config.max_hours)
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.agreement = Agreement()
-        self.failure: Exception | None = None  # of this rank, which ends all ranks when they have saved
+        self.failure: str | None = None  # why this rank ends all ranks, when they have saved
         # A hook on any rank may set it, after a step: one process saves before the next step, several after it.
         self.save_requested = False
         self.started_at = time.monotonic()
