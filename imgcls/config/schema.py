@@ -32,6 +32,7 @@ class Scale:
         lr_scaling: as the key of that name, for that batch size.
         patience_epochs: of the schedule `plateau`: epochs without a gain before lr drops.
         min_gain: of the schedule `plateau`: the points of top-1 that count as a gain.
+        min_epochs: of the schedule `plateau`: epochs of the run that count as no stall.
     """
 
     image_size: Any = setting(None, is_image_size=True)
@@ -40,6 +41,7 @@ class Scale:
     lr_scaling: Any = None
     patience_epochs: int | None = None
     min_gain: float | None = None
+    min_epochs: int | None = None
 
 
 @dataclass
@@ -139,6 +141,8 @@ class RecipeConfig:
         small_image_size: pixels on a side where a tiny data set asks for minutes on a CPU.
         small_epochs: passes over such a set.
         small_lr_scaling: `lr_scaling` on such a set, and on a folder of few images.
+        small_patience_epochs: of the schedule `plateau` on such a set.
+        small_min_epochs: of the schedule `plateau` on such a set.
         epochs: passes over the data.
     """
 
@@ -149,6 +153,8 @@ class RecipeConfig:
     small_image_size: int = setting(72, incidental=True)
     small_epochs: int = setting(10, least=1, incidental=True)
     small_lr_scaling: Any = setting("linear", incidental=True)
+    small_patience_epochs: int = setting(2, least=1, incidental=True)
+    small_min_epochs: int = setting(0, least=0, incidental=True)
     epochs: int = MISSING
 
 

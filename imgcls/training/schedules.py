@@ -102,6 +102,7 @@ class Plateau(Constant):
     Krizhevsky et al. 2012, section 5, divided lr by 10 by hand when the validation error stopped falling.
 
     Args:
+        min_epochs: so many epochs of a run count as no stall; a deep network may be at chance in them.
         min_lr: a drop below it ends the run.
     """
 
@@ -111,6 +112,7 @@ class Plateau(Constant):
         factor: float = 0.1,
         patience_epochs: int = 5,
         min_gain: float = 0.1,
+        min_epochs: int = 0,
         min_lr: float | None = None,
         warmup_epochs: float = 0,
     ) -> None:
@@ -119,6 +121,8 @@ class Plateau(Constant):
             raise ValueError(f"schedule.patience_epochs={patience_epochs} must be at least 1")
         if min_gain < 0:
             raise ValueError(f"schedule.min_gain={min_gain} must not be negative; it is in points of top-1")
+        if min_epochs < 0:
+            raise ValueError(f"schedule.min_epochs={min_epochs} must not be negative")
         if min_lr is not None and min_lr <= 0:
             raise ValueError(f"schedule.min_lr={min_lr} must be above 0; null trains all epochs")
         _check_factor(factor)
@@ -126,27 +130,32 @@ class Plateau(Constant):
         self.min_lr = min_lr
         self.patience_epochs = patience_epochs
         self.min_gain = min_gain
+        self.min_epochs = min_epochs
         self.best_top1 = -math.inf
         self.stalled_epochs = 0
         self.num_drops = 0
+        self.num_epochs = 0
 
     def factor(self, epoch: float, *, epochs: int) -> float:
         return super().factor(epoch, epochs=epochs) * self.step_factor**self.num_drops
 
     def epoch_ended(self, val_top1: float | None) -> str | None:
+        self.num_epochs += 1
+        counts = self.num_epochs > self.min_epochs
         if val_top1 is None:  # it counts, and the next one that is validated decides
-            self.stalled_epochs += 1
+            self.stalled_epochs += counts
             return None
         if val_top1 > self.best_top1 and val_top1 >= self.best_top1 + self.min_gain:
             self.best_top1 = val_top1
             self.stalled_epochs = 0
             return None
-        self.stalled_epochs += 1
+        self.stalled_epochs += counts
         if self.stalled_epochs < self.patience_epochs:
             return None
         self.stalled_epochs = 0
         self.num_drops += 1
-        stalled = f"validation top-1 stalled for {self.patience_epochs} epochs at {self.best_top1:.2f} %"
+        plural = "s" * (self.patience_epochs > 1)
+        stalled = f"validation top-1 stalled for {self.patience_epochs} epoch{plural} at {self.best_top1:.2f} %"
         return f"{stalled}: lr x {self.step_factor:g}"
 
     def reason_to_end(self, lr: float) -> str | None:
@@ -156,12 +165,14 @@ class Plateau(Constant):
         return f"validation top-1 stalled, and lr would drop to {dropped:.3g} (schedule.min_lr={self.min_lr:g})"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_top1": self.best_top1, "stalled_epochs": self.stalled_epochs, "num_drops": self.num_drops}
+        names = ("best_top1", "stalled_epochs", "num_drops", "num_epochs")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_top1 = state["best_top1"]
         self.stalled_epochs = state["stalled_epochs"]
         self.num_drops = state["num_drops"]
+        self.num_epochs = state.get("num_epochs", 0)  # a checkpoint of before there was min_epochs has none
 
 
 def _check_factor(factor: float) -> None:

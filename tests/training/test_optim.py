@@ -30,12 +30,17 @@ def test_plateau_without_a_least_gain_still_drops_where_nothing_is_gained() -> N
     ]
 
 
+def test_plateau_counts_no_stall_in_its_first_epochs() -> None:
+    schedule = Plateau(patience_epochs=1, min_epochs=3)
+    assert [schedule.epoch_ended(top1) is not None for top1 in (10.0, 10.0, 10.0, 30.0, 30.0)] == [False] * 4 + [True]
+    assert Plateau(patience_epochs=1, min_epochs=3).epoch_ended(None) is None
+
+
 def test_plateau_takes_up_its_state_where_it_stood() -> None:
-    unbroken, first = Plateau(patience_epochs=2), Plateau(patience_epochs=2)
+    unbroken, first, resumed = (Plateau(patience_epochs=2, min_epochs=1) for _ in range(3))
     for top1 in (30.0, 30.0):
         unbroken.epoch_ended(top1)
         first.epoch_ended(top1)
-    resumed = Plateau(patience_epochs=2)
     resumed.load_state_dict(first.state_dict())
     unbroken.epoch_ended(29.0)
     resumed.epoch_ended(29.0)
@@ -70,6 +75,7 @@ def test_warm_up_reaches_lr_and_stays() -> None:
         (lambda: Step(factor=0, every_epochs=1), "schedule.factor=0"),
         (lambda: Plateau(patience_epochs=0), "schedule.patience_epochs=0"),
         (lambda: Plateau(min_gain=-0.1), "schedule.min_gain=-0.1"),
+        (lambda: Plateau(min_epochs=-1), "schedule.min_epochs=-1"),
         (lambda: Constant(warmup_epochs=-1), "schedule.warmup_epochs=-1"),
         (lambda: Cosine(final_factor=1.5), "schedule.final_factor=1.5"),
         (lambda: Cosine(final_factor=-0.1), "schedule.final_factor=-0.1"),
