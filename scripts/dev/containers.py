@@ -1,6 +1,6 @@
-"""Build the image of containers/Dockerfile and try it: as any user, read-only, stopped and resumed, as two hosts.
+"""Build the image of containers/Dockerfile and try it: as any user, read-only, stopped, as two hosts, with the docs.
 
-    python scripts/dev/containers.py                                         Docker or podman; some minutes
+    python scripts/dev/containers.py                                         Docker or podman; half an hour
     python scripts/dev/containers.py --build-options "--build-arg UV_TORCH_BACKEND=cpu"
     python scripts/dev/containers.py --image imgcls:cpu --trials users stopped
     sudo python scripts/dev/containers.py --stand-in ~/.pyenv/versions/3.12.1    without a registry
@@ -26,6 +26,7 @@ from trials import run_trials
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "containers/Dockerfile"
 STRANGER = "1234:1234"  # a user that the image does not know
+DOCS_EXTRAS = "timm sweep export parquet hf remote"  # what the commands of docs/ use
 PATHS = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The libraries that Python's modules are linked with.
 LIBRARIES = "ca-certificates,netbase,tzdata,libffi8,libsqlite3-0,libssl3,libbz2-1.0,liblzma5,libreadline8,zlib1g"
@@ -166,6 +167,20 @@ def two_hosts(engine: Engine) -> str:
         engine.call("network", "rm", "imgcls-net")
 
 
+def docs(engine: Engine) -> str:
+    """The commands of README.md and docs/ run in the container, small and for two steps, as tests/docs has them."""
+    folder = engine.project / "docs"
+    options = ["--rm", "--interactive", "--pull=never", f"--volume={folder}:{folder}", "--entrypoint=python"]
+    python = [engine.program, "run", *options, "--env=IMGCLS_CACHE", "--env=COLUMNS", engine.image]
+    command = [sys.executable, "-m", "pytest", "-m", "e2e", f"--basetemp={folder}", "tests/docs/test_running.py"]
+    environment = {**os.environ, "IMGCLS_DOCS_PYTHON": shlex.join(python)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout[-10000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
 def manifest(engine: Engine) -> str:
     """containers/kubernetes.yaml fits Kubernetes' own schema, as PyPI's kubernetes-validate has it."""
     command = ["uvx", "kubernetes-validate", "--strict", str(ROOT / "containers/kubernetes.yaml")]
@@ -181,6 +196,7 @@ TRIALS = {
     "stopped": stopped,
     "two-hosts": two_hosts,
     "manifest": manifest,
+    "docs": docs,
 }
 
 
@@ -230,7 +246,9 @@ def main() -> int:
     image = options.image or "imgcls:trial"
     if not options.image:
         started = time.monotonic()
-        build = [options.engine, "build", f"--file={FILE}", f"--tag={image}", *shlex.split(options.build_options)]
+        extras = ["--build-arg", f"EXTRAS={DOCS_EXTRAS}"] if "docs" in options.trials else []
+        build = [options.engine, "build", f"--file={FILE}", f"--tag={image}", *extras]
+        build += shlex.split(options.build_options)
         subprocess.run([*build, str(ROOT)], check=True)
         print(f"built in {time.monotonic() - started:.0f} s", flush=True)
     project = Path(tempfile.mkdtemp(prefix="imgcls-containers-"))

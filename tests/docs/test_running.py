@@ -1,7 +1,11 @@
-"""Every command of the pages that can run here runs, in the order of its page, on small data and for two steps."""
+"""Every command of the pages that can run here runs, in the order of its page, on small data and for two steps.
+
+IMGCLS_DOCS_PYTHON is a command that starts another Python for them, such as that of a container.
+"""
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,11 +20,13 @@ from .small import copy_weights, first_runs, write_home
 
 pytestmark = pytest.mark.e2e
 
+PYTHON = shlex.split(os.environ.get("IMGCLS_DOCS_PYTHON", shlex.quote(sys.executable)))
 # One process runs all commands of a page, as Python and torch take seconds to start.
 DRIVER = """
 import contextlib, glob, io, json, os, pathlib, shutil, sys, traceback
 from imgcls.commands import main
 
+os.chdir(sys.argv[1])
 answers = []
 answers_file = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what a command starts writes there too
@@ -70,7 +76,7 @@ def run(home: Path, commands: list[list[str]]) -> list[tuple[int, str]]:
 
     text = json.dumps([[program, *map(here, words)] for program, *words in commands])
     environment = {**os.environ, "IMGCLS_CACHE": str(home.parent / "docs-cache"), "COLUMNS": "100"}
-    driver = [sys.executable, "-c", DRIVER]
+    driver = [*PYTHON, "-c", DRIVER, str(home)]
     done = subprocess.run(driver, cwd=home, env=environment, input=text, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
     return [(code, output) for code, output in json.loads(done.stdout)]
