@@ -154,7 +154,7 @@ class RecipeConfig:
     small_epochs: int = setting(10, least=1, incidental=True)
     small_lr_scaling: Any = setting("linear", incidental=True)
     small_patience_epochs: int = setting(2, least=1, incidental=True)
-    small_min_epochs: int = setting(0, least=0, incidental=True)
+    small_min_epochs: int | None = setting(None, least=0, incidental=True)
     epochs: int = MISSING
 
 

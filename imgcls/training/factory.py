@@ -447,7 +447,7 @@ def log_run(
         log.info("scale    of data=%s (and the recipe's): %s", config.data.name, _named(sizes))
     scale, schedule = config.data.scale, config.schedule
     patience = {key: getattr(scale, key) for key in ("patience_epochs", "min_gain", "min_epochs")}
-    if patience := {key: value for key, value in patience.items() if value and schedule.get(key) == value}:
+    if patience := {key: value for key, value in patience.items() if value is not None and schedule.get(key) == value}:
         log.info("scale    of the schedule, by data=%s: %s", config.data.name, _named(patience))
     if lr_scale(config) != 1:
         lr, at = config.optimizer["lr"], f"at batch {recipe.batch_size}"

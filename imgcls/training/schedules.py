@@ -130,26 +130,21 @@ class Plateau(Constant):
         self.min_lr = min_lr
         self.patience_epochs = patience_epochs
         self.min_gain = min_gain
-        self.min_epochs = min_epochs
         self.best_top1 = -math.inf
-        self.stalled_epochs = 0
+        self.stalled_epochs = -min_epochs  # below 0 an epoch counts as no stall
         self.num_drops = 0
-        self.num_epochs = 0
 
     def factor(self, epoch: float, *, epochs: int) -> float:
         return super().factor(epoch, epochs=epochs) * self.step_factor**self.num_drops
 
     def epoch_ended(self, val_top1: float | None) -> str | None:
-        self.num_epochs += 1
-        counts = self.num_epochs > self.min_epochs
+        self.stalled_epochs += 1
         if val_top1 is None:  # it counts, and the next one that is validated decides
-            self.stalled_epochs += counts
             return None
         if val_top1 > self.best_top1 and val_top1 >= self.best_top1 + self.min_gain:
             self.best_top1 = val_top1
-            self.stalled_epochs = 0
+            self.stalled_epochs = min(self.stalled_epochs, 0)
             return None
-        self.stalled_epochs += counts
         if self.stalled_epochs < self.patience_epochs:
             return None
         self.stalled_epochs = 0
@@ -165,14 +160,12 @@ class Plateau(Constant):
         return f"validation top-1 stalled, and lr would drop to {dropped:.3g} (schedule.min_lr={self.min_lr:g})"
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best_top1", "stalled_epochs", "num_drops", "num_epochs")
-        return {name: getattr(self, name) for name in names}
+        return {"best_top1": self.best_top1, "stalled_epochs": self.stalled_epochs, "num_drops": self.num_drops}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_top1 = state["best_top1"]
         self.stalled_epochs = state["stalled_epochs"]
         self.num_drops = state["num_drops"]
-        self.num_epochs = state.get("num_epochs", 0)  # a checkpoint of before there was min_epochs has none
 
 
 def _check_factor(factor: float) -> None:

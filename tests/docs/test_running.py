@@ -77,7 +77,7 @@ def run(home: Path, commands: list[list[str]]) -> list[tuple[int, str]]:
     text = json.dumps([[program, *map(here, words)] for program, *words in commands])
     environment = {**os.environ, "IMGCLS_CACHE": str(home.parent / "docs-cache"), "COLUMNS": "100"}
     driver = [*PYTHON, "-c", DRIVER, str(home)]
-    done = subprocess.run(driver, cwd=home, env=environment, input=text, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(driver, env=environment, input=text, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
     return [(code, output) for code, output in json.loads(done.stdout)]
 
