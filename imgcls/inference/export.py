@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -280,7 +281,10 @@ def open_exported(file: Path, form: ExportForm) -> Callable[[Tensor], Tensor]:
 
         return aoti_load_package(str(file.absolute()))
     if file.suffix == ".pt2":
-        return torch.export.load(file).module()
+        with warnings.catch_warnings():
+            # torch 2.11 warns of how it reads its own file.
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+            return torch.export.load(file).module()
     runtime = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {IMAGES: images.numpy()})[0])
