@@ -51,6 +51,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let precision=auto be fp32 whatever the CPU: with AMX a timing decides, and bfloat16 rounds."""
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def _quiet_root_logger() -> Iterator[None]:
     """Take back what a command that a test calls does to the root logger: its handlers write to a closed stream."""
     root = logging.getLogger()

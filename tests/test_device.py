@@ -145,6 +145,15 @@ def test_auto_on_a_cpu_is_bf16_only_where_it_was_measured_as_faster(
     assert autocast_dtype("auto", cpu) == torch.bfloat16  # what was measured is kept
 
 
+def test_a_step_that_another_program_slows_does_not_decide(
+    speed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed(amx=True, bf16=0.5)
+    steps = iter([9.0, 0.5, 1.0, 9.0, 3.0, 0.6, 1.1, 0.5, 1.0, 8.0])  # float32 and bf16 take turns
+    monkeypatch.setattr(devices, "_seconds_of_a_step", lambda dtype: next(steps))
+    assert devices.bf16_speed() == 2.0
+
+
 def test_bf16_that_is_slow_on_a_cpu_is_taken_with_a_warning(
     speed: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:

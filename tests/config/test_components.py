@@ -55,7 +55,7 @@ def test_alexnet_takes_raw_pixels_less_their_mean() -> None:
     assert input_statistics(compose(["model=resnet18"]))["std"] == [0.21, 0.21, 0.21]
 
 
-def test_precision_auto_is_plain_on_a_cpu_and_fp16_is_refused_there() -> None:
+def test_precision_auto_is_plain_on_a_cpu_without_amx_and_fp16_is_refused_there() -> None:
     assert autocast_dtype("auto", CPU) is None
     assert autocast_dtype("bf16", CPU) is torch.bfloat16
     with pytest.raises(ConfigError, match="precision=fp16 needs a CUDA or Intel GPU, and the device here is cpu"):
