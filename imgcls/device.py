@@ -25,6 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 CPU = torch.device("cpu")
 KINDS = {"cuda": "CUDA device", "xpu": "Intel GPU (xpu)", "mps": "Apple GPU (mps)"}  # as auto looks for them
 WORTH_BF16 = 1.2  # times as fast as float32: less is not worth its rounding
+# Pixels on the shorter side from which a CPU's bf16 is tried: with AMX it gained at 224, and nothing at 72 and below.
+BF16_SIDE = 128
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
@@ -70,17 +72,18 @@ def _has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype of mixed precision on `device`, or None for plain float32.
+def autocast_dtype(precision: str, device: torch.device, size: tuple[int, int]) -> torch.dtype | None:
+    """Return the dtype of mixed precision on `device` for images of `size` (H, W), or None for plain float32.
 
     auto is bfloat16 where the device computes in it, else float16 on CUDA and float32 elsewhere. A CPU may have
-    instructions for bfloat16 and be slower with it than in float32 all the same: there a measurement decides.
+    instructions for bfloat16 and be slower with it than in float32 all the same: there a measurement decides, for
+    images of 128 px or more; the passes over smaller ones are too short to gain by it.
 
     Raises:
         ConfigError: fp16 on a device that has no scaled float16 training.
     """
     if precision == "auto":
-        return _automatic_dtype(device)
+        return _automatic_dtype(device, size)
     if precision == "fp16" and device.type not in ("cuda", "xpu"):
         raise ConfigError(
             f"precision=fp16 needs a CUDA or Intel GPU, and the device here is {device.type}; "
@@ -95,13 +98,13 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _automatic_dtype(device: torch.device) -> torch.dtype | None:
+def _automatic_dtype(device: torch.device, size: tuple[int, int]) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "xpu":
         return torch.bfloat16 if torch.xpu.is_bf16_supported(including_emulation=False) else None
     # Without AMX no CPU that was measured gained by it, and those with AVX512-BF16 lost.
-    if device.type != "cpu" or not torch.cpu._is_amx_tile_supported():
+    if device.type != "cpu" or min(size) < BF16_SIDE or not torch.cpu._is_amx_tile_supported():
         return None
     speed = bf16_speed()
     faster = speed >= WORTH_BF16

@@ -136,13 +136,14 @@ def test_auto_on_a_cpu_is_bf16_only_where_it_was_measured_as_faster(
     caplog.set_level("INFO")
     cpu = torch.device("cpu")
     speed(amx=False, bf16=0.1)
-    assert autocast_dtype("auto", cpu) is None
+    assert autocast_dtype("auto", cpu, (224, 224)) is None
     assert not caplog.text  # nothing was measured
     speed(amx=True, bf16=0.5)
-    assert autocast_dtype("auto", cpu) == torch.bfloat16
+    assert autocast_dtype("auto", cpu, (224, 224)) == torch.bfloat16
     assert "bf16, as a convolution is 2.0 times as fast" in caplog.text
+    assert autocast_dtype("auto", cpu, (127, 224)) is None  # small images gain nothing
     speed(amx=True, bf16=9.0)
-    assert autocast_dtype("auto", cpu) == torch.bfloat16  # what was measured is kept
+    assert autocast_dtype("auto", cpu, (224, 224)) == torch.bfloat16  # what was measured is kept
 
 
 def test_a_step_that_another_program_slows_does_not_decide(
@@ -159,8 +160,8 @@ def test_bf16_that_is_slow_on_a_cpu_is_taken_with_a_warning(
 ) -> None:
     cpu = torch.device("cpu")
     speed(amx=True, bf16=10.0)
-    assert autocast_dtype("auto", cpu) is None
-    assert autocast_dtype("bf16", cpu) == torch.bfloat16
+    assert autocast_dtype("auto", cpu, (224, 224)) is None
+    assert autocast_dtype("bf16", cpu, (32, 32)) == torch.bfloat16
     assert "takes 10.0 times as long in it as in float32; precision=fp32 or auto is faster" in caplog.text
 
 
@@ -173,7 +174,7 @@ def test_a_step_of_the_measurement_takes_time_and_leaves_the_draws(monkeypatch: 
 def test_fp16_is_refused_where_it_has_no_scaled_training() -> None:
     for device in ("cpu", "mps"):
         with pytest.raises(ValueError, match=f"precision=fp16 needs a CUDA or Intel GPU, .* is {device}; use "):
-            autocast_dtype("fp16", torch.device(device))
+            autocast_dtype("fp16", torch.device(device), (32, 32))
         with pytest.raises(ValueError, match="precision=fp16 needs a CUDA or Intel GPU"):
             compose([f"device={device}", "precision=fp16"])
 

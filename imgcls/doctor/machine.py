@@ -29,7 +29,7 @@ def look_at_machine(config: Config) -> Generator[Finding, None, torch.device | N
     try:
         device = choose_device(config.device, 0)
         set_num_threads(config.threads)
-        dtype = autocast_dtype(config.precision, device)
+        dtype = autocast_dtype(config.precision, device, config.input_size)
     except ValueError as error:
         why = f"; the driver {driver} is there, but torch was built {'for' if build else 'without'} CUDA {build or ''}"
         yield fail("device", f"{error}{why if driver else ''}")

@@ -194,7 +194,7 @@ def _predict_split(
     common: dict[str, Any] = {
         "prepare": prepare,
         "device": device,
-        "autocast": autocast_dtype(config.precision, device),
+        "autocast": autocast_dtype(config.precision, device, size),
         "flip": protocol.flip,
         "average": protocol.average,
     }

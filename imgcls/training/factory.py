@@ -146,7 +146,7 @@ def build_trainer(
         network = network.to(device)
         if config.channels_last:
             network = network.to(memory_format=torch.channels_last)
-    metrics, dtype = metrics_of(config.topk), autocast_dtype(config.precision, device)
+    metrics, dtype = metrics_of(config.topk), autocast_dtype(config.precision, device, config.input_size)
     check_precision(config, dtype)
     distributed.check_same({f"what precision={config.precision} takes": precision_name(dtype)})
     statistics = input_statistics(config)

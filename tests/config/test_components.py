@@ -56,10 +56,10 @@ def test_alexnet_takes_raw_pixels_less_their_mean() -> None:
 
 
 def test_precision_auto_is_plain_on_a_cpu_without_amx_and_fp16_is_refused_there() -> None:
-    assert autocast_dtype("auto", CPU) is None
-    assert autocast_dtype("bf16", CPU) is torch.bfloat16
+    assert autocast_dtype("auto", CPU, (224, 224)) is None
+    assert autocast_dtype("bf16", CPU, (224, 224)) is torch.bfloat16
     with pytest.raises(ConfigError, match="precision=fp16 needs a CUDA or Intel GPU, and the device here is cpu"):
-        autocast_dtype("fp16", CPU)
+        autocast_dtype("fp16", CPU, (224, 224))
 
 
 def test_initial_weights_are_the_seeds() -> None:
