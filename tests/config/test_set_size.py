@@ -56,7 +56,8 @@ def test_a_tiny_set_brings_the_sizes_of_the_recipe_and_a_shorter_patience() -> N
     assert compose(["model=vgg16"]).image_size == 32
     assert compose(["model=alexnet"]).image_size == 72
     vgg16 = compose(["model=vgg16"])
-    assert (vgg16.schedule["patience_epochs"], vgg16.lr_scaling) == (2, "linear")
+    assert (vgg16.schedule["patience_epochs"], vgg16.lr_scaling) == (1, "linear")
+    assert compose(["model=alexnet"]).schedule["patience_epochs"] == 2
     assert compose(["model=vgg16_bn"]).lr_scaling == 0.03
     assert compose(["model=vgg16_bn", "data=imagenet"]).lr_scaling == "auto"
     assert compose(["model=vgg16", "data=imagenet"]).schedule["patience_epochs"] == 5
