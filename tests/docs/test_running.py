@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,13 @@ from .small import copy_weights, first_runs, write_home
 pytestmark = pytest.mark.e2e
 
 PYTHON = shlex.split(os.environ.get("IMGCLS_DOCS_PYTHON", shlex.quote(sys.executable)))
-# One process runs all commands of a page, as Python and torch take seconds to start.
+# One process imports torch, which takes seconds, and forks for each page, which so leaves nothing to the next.
 DRIVER = """
-import contextlib, glob, io, json, os, pathlib, shutil, sys, traceback
+import contextlib, glob, io, json, os, pathlib, shutil, signal, sys, traceback
 from imgcls.commands import main
+import imgcls.training, imgcls.evaluation, torch
 
-os.chdir(sys.argv[1])
-answers = []
-answers_file = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what a command starts writes there too
-for program, *words in json.load(sys.stdin):
+def run(program, words):
     out, code = io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
@@ -46,26 +44,62 @@ for program, *words in json.load(sys.stdin):
         except BaseException:
             traceback.print_exc(file=out)
             code = -1
-    answers.append([code, out.getvalue()[-3000:]])
     for file in pathlib.Path().rglob("*.pt"):
         if file.stat().st_size > 300e6:  # those of VGG have 1 GB, and no later command reads them
             file.unlink()
-json.dump(answers, answers_file)
+    return code, out.getvalue()[-3000:]
+
+os.fsync = lambda file: None  # nothing here has to outlive a power cut, and VGG's checkpoints have gigabytes
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what a command starts writes there too
+for line in sys.stdin:
+    home, commands = json.loads(line)
+    if child := os.fork():
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != 0:
+            print(json.dumps([[status, "the process of this page ended"]] * len(commands)), file=answers, flush=True)
+        continue
+    signal.alarm(600)
+    sys.stdin = open(os.devnull)  # in its place a command may set an encoding, before anything is read
+    os.chdir(home)
+    print(json.dumps([run(program, words) for program, *words in commands]), file=answers, flush=True)
+    os._exit(0)
 """
+
+Answers = list[tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """The process that runs the commands."""
+    folder = tmp_path_factory.mktemp("driver")
+    environment = {**os.environ, "IMGCLS_CACHE": str(folder / "docs-cache"), "COLUMNS": "100"}
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            [*PYTHON, "-c", DRIVER],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as driver,
+    ):
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def home(driver: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages name."""
     home = tmp_path_factory.mktemp("home")
     write_home(home)
-    for code, text in run(home, [[command.program, *small_words(command)] for command in first_runs()]):
+    for code, text in run(driver, home, [[command.program, *small_words(command)] for command in first_runs()]):
         assert code == 0, text
     copy_weights(home)
     return home
 
 
-def run(home: Path, commands: list[list[str]]) -> list[tuple[int, str]]:
+def run(driver: subprocess.Popen[str], home: Path, commands: list[list[str]]) -> Answers:
     """Run commands in `home` and return the exit code and the output of each."""
     places = {"/data/": f"{home}/data/", "/my/": f"{home}/my/", "=DIR": f"={home}/data/imagenet"}
 
@@ -74,12 +108,16 @@ def run(home: Path, commands: list[list[str]]) -> list[tuple[int, str]]:
             word = word.replace(place, path)
         return f"{home}/{word}" if word == "photo.jpg" else word  # a page may have gone to another folder
 
-    text = json.dumps([[program, *map(here, words)] for program, *words in commands])
-    environment = {**os.environ, "IMGCLS_CACHE": str(home.parent / "docs-cache"), "COLUMNS": "100"}
-    driver = [*PYTHON, "-c", DRIVER, str(home)]
-    done = subprocess.run(driver, env=environment, input=text, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [(code, output) for code, output in json.loads(done.stdout)]
+    assert driver.stdin
+    assert driver.stdout
+    print(
+        json.dumps([str(home), [[program, *map(here, words)] for program, *words in commands]]),
+        file=driver.stdin,
+        flush=True,
+    )
+    line = driver.stdout.readline()
+    assert line, "the process that runs the commands has ended; its log is beside its cache"
+    return [(code, output) for code, output in json.loads(line)]
 
 
 def runnable(page: Path) -> list[Command]:
@@ -102,10 +140,10 @@ def _run_name(command: Command) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.name)
-def test_the_commands_of_a_page_run(page: Path, home: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_run(page: Path, driver: subprocess.Popen[str], home: Path, tmp_path: Path) -> None:
     shutil.copytree(home, tmp_path / "home")
     commands = runnable(page)
-    answers = run(tmp_path / "home", [[command.program, *small_words(command)] for command in commands])
+    answers = run(driver, tmp_path / "home", [[command.program, *small_words(command)] for command in commands])
     shutil.rmtree(tmp_path / "home")
     failed = [f"{command.line}\n{text}" for command, (code, text) in zip(commands, answers, strict=True) if code != 0]
     assert not failed, "\n\n".join(failed)
