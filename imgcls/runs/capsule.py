@@ -52,8 +52,9 @@ def describe_start(words: Sequence[str], device: str) -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Return the version of every installed package, by its name."""
-    found = importlib.metadata.distributions()
-    named = {(each.metadata["Name"] or "").lower(): each.version for each in found}
+    # Each access to `metadata` reads the file and parses it.
+    found = [each.metadata for each in importlib.metadata.distributions()]
+    named = {(each["Name"] or "").lower(): each["Version"] for each in found}
     return dict(sorted((name, version) for name, version in named.items() if name))
 
 
