@@ -12,7 +12,6 @@ from types import FrameType
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override
 
 from imgcls import __version__
@@ -99,8 +98,6 @@ def command_line(
             run(cfg, hydra)
 
     def run(cfg: DictConfig, hydra: HydraConf) -> None:
-        if hydra.mode == RunMode.MULTIRUN:
-            raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
         folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
         config = to_config(cfg, kind, hydra.overrides.task, folders)
         trust_packages(config.trust)
@@ -138,8 +135,6 @@ def command_line(
             if "--help" in words or "-h" in words:
                 print(help_text(config_name, config_dir))
                 return
-            if "hydra.mode=MULTIRUN" in words and not read.multirun:
-                raise ConfigError("hydra.mode=MULTIRUN: a sweep is asked for on the command line, with -m")
             if not read.multirun and any(word.startswith("sweep.file=") for word in words):
                 raise ConfigError("sweep.file: a CSV of jobs is of a sweep, which is asked for with -m")
             if read.multirun and not _is_showing(words):

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import hydra
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from imgcls.config import compose
@@ -20,9 +23,11 @@ from imgcls.config.hydra_internals import (
     hydra_options,
     read_words,
     refused_override,
+    run_main,
     unknown_key,
     without_types,
 )
+from imgcls.errors import ConfigError
 
 
 def error_of(override: str) -> BaseException:
@@ -92,3 +97,37 @@ def test_composing_within_a_job_leaves_hydras_state_as_it_was() -> None:
         assert GlobalHydra.instance().hydra is state
     finally:
         GlobalHydra.instance().hydra = before
+
+
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
+def test_hydras_main_composes_the_config_once_and_for_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    composed, modes = [], []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, *args: object, **settings: object) -> object:
+        composed.append(settings)
+        return load(self, *args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", *QUIET])
+    assert run_main(lambda cfg: modes.append(HydraConfig.get().mode), "config") is None
+    assert len(composed) == 1
+    assert modes == [RunMode.RUN]
+
+
+@pytest.mark.parametrize("words", [["hydra.mode=MULTIRUN"], ["+own=mode"], ["hydra.mode=MULTIRUN", "--cfg", "job"]])
+def test_a_sweep_that_is_not_asked_for_by_its_option_is_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/mode.yaml").write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", *QUIET, *words, f"--config-dir={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"hydra\.mode=MULTIRUN: a sweep is asked for on the command line, with -m"):
+        run_main(lambda cfg: pytest.fail("it ran"), "config")
+    assert not (tmp_path / "runs").exists()
