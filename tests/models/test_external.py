@@ -45,7 +45,17 @@ PARAMETERS = {
 
 
 VGG_WITH_BATCH_NORM = {"vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"}
-EPOCHS_OF_THEIR_OWN = {"vgg16", "vgg16_1x1", "vgg16_bn", "vgg19", "vgg19_bn", "resnet50", "resnet101", "resnet152"}
+EPOCHS_OF_THEIR_OWN = {
+    "vgg16",
+    "vgg16_1x1",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+}
 
 
 def test_conf_model_has_a_file_for_each_network() -> None:
@@ -61,7 +71,7 @@ def test_a_model_config_lists_every_option_with_its_default_and_no_other(path: p
     # some a lower lr.
     brings = {"small_image_size"} if path.stem == "resnet152" else set()
     brings |= {"small_epochs"} if path.stem in EPOCHS_OF_THEIR_OWN else set()
-    brings |= {"small_patience_epochs"} if path.stem in {"resnet101", "resnet152"} else set()
+    brings |= {"small_patience_epochs"} if path.stem in {"resnet34", "resnet101", "resnet152"} else set()
     brings |= {"small_min_epochs"} if path.stem == "vgg19" else set()
     brings |= {"small_lr_scaling"} if path.stem in {"resnet152", *VGG_WITH_BATCH_NORM} else set()
     assert config.keys() == {"defaults", "model"} | ({"recipe"} if brings else set())
