@@ -34,7 +34,9 @@ def test_what_the_user_sets_is_kept() -> None:
     assert fit_to_set(compose(["data=folder", "epochs=3"]), 129).epochs == 3
 
 
-@pytest.mark.parametrize("model, lr_scaling", [("lenet5", "sqrt"), ("alexnet", "linear"), ("vgg11_bn", "linear")])
+@pytest.mark.parametrize(
+    "model, lr_scaling", [("lenet5", "sqrt"), ("alexnet", "linear"), ("vgg16", "linear"), ("vgg11_bn", "linear")]
+)
 def test_a_small_set_scales_lr_by_the_rule_of_the_recipe_and_not_by_a_tiny_sets_number(
     model: str, lr_scaling: str
 ) -> None:
@@ -56,7 +58,8 @@ def test_a_tiny_set_brings_the_sizes_of_the_recipe_and_a_shorter_patience() -> N
     assert compose(["model=vgg16"]).image_size == 32
     assert compose(["model=alexnet"]).image_size == 72
     vgg16 = compose(["model=vgg16"])
-    assert (vgg16.schedule["patience_epochs"], vgg16.lr_scaling) == (1, "linear")
+    assert (vgg16.schedule["patience_epochs"], vgg16.lr_scaling) == (1, 0.0625)
+    assert compose(["model=resnet50"]).lr_scaling == "linear"
     assert compose(["model=alexnet"]).schedule["patience_epochs"] == 2
     assert compose(["model=vgg16_bn"]).lr_scaling == 0.03
     assert compose(["model=vgg16_bn", "data=imagenet"]).lr_scaling == "auto"
