@@ -151,8 +151,6 @@ class RunLog:
     def epoch(self, trainer: "Trainer", train: Scores, val: Scores | None, *, note: str | None, improved: bool) -> None:
         """Log the scores of the epoch that just ended, or of a validation within it, and the schedule's note."""
         state, lr, epochs = trainer.state, trainer.optimizer.param_groups[0]["lr"], trainer.config.epochs
-        if note:
-            log.info(note)
         epoch = state.epoch + (state.batch > 0)
         name = f"epoch {epoch}/{epochs}"
         took = f"took {duration_text(time.monotonic() - self._epoch_started)}"
@@ -165,6 +163,8 @@ class RunLog:
             log.info("%s val   %s  %s%s", " " * len(name), val, took, "  best" if improved else "")
         if raw is not None:
             log.info("%s val of the raw weights %s", " " * len(name), raw)
+        if note and epoch < epochs:  # below its epoch, whose lr is still the old one; after the last it changes nothing
+            log.info("%s %s", " " * len(name), note)
         if state.batch:
             self.events.write(epoch=epoch, step=state.step, lr=lr, val=val, raw=raw)
             return

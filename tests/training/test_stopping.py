@@ -123,6 +123,23 @@ def test_a_plateau_ends_the_run_where_lr_would_drop_below_min_lr(
         train(tiny_config("schedule=plateau", "schedule.min_lr=0.02"), "other")
 
 
+def test_a_drop_of_lr_is_said_below_the_epoch_that_stalled_and_not_after_the_last(
+    tiny_config: Make, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train(tiny_config("schedule=plateau", "schedule.patience_epochs=1", "epochs=3"), before=scores(50, 40, 40))
+    lines = [message.split()[:2] for message in caplog.messages if "epoch " in message or "val  " in message]
+    assert lines[-7:] == [
+        ["epoch", "1/3"],
+        ["val", "loss"],
+        ["epoch", "2/3"],
+        ["val", "loss"],
+        ["validation", "top-1"],
+        ["epoch", "3/3"],
+        ["val", "loss"],
+    ]
+
+
 def test_epochs_without_a_validation_count_towards_a_plateau() -> None:
     schedule = Plateau(patience_epochs=3)
     assert [schedule.epoch_ended(top1) is not None for top1 in (50.0, None, None, 50.0, None, None, None)] == [
