@@ -163,7 +163,7 @@ class RunLog:
             log.info("%s val   %s  %s%s", " " * len(name), val, took, "  best" if improved else "")
         if raw is not None:
             log.info("%s val of the raw weights %s", " " * len(name), raw)
-        if note and epoch < epochs:  # below its epoch, whose lr is still the old one; after the last it changes nothing
+        if note and not trainer.finished():  # below its epoch, whose lr is still the old one
             log.info("%s %s", " " * len(name), note)
         if state.batch:
             self.events.write(epoch=epoch, step=state.step, lr=lr, val=val, raw=raw)

@@ -119,6 +119,7 @@ def test_a_plateau_ends_the_run_where_lr_would_drop_below_min_lr(
     results = train(tiny_config(*words), before=scores(50, 40, 40, 90))
     assert results["epochs"] == 3  # lr 0.02, then 0.002, and 0.0002 would be next
     assert "lr would drop to 0.0002 (schedule.min_lr=0.002)" in caplog.text
+    assert caplog.text.count("lr x 0.1") == 1  # not of the drop that ends the run
     with pytest.raises(ConfigError, match=r"schedule.min_lr=0.02 ends the run at once, as lr is 0.02"):
         train(tiny_config("schedule=plateau", "schedule.min_lr=0.02"), "other")
 
