@@ -34,6 +34,12 @@ def fit_to_set(config: Config, num_images: int) -> Config:
     Raises:
         ConfigError: a setting does not fit what was chosen.
     """
+    fitted = _fitted(config, num_images)
+    check_config(fitted)
+    return fitted
+
+
+def _fitted(config: Config, num_images: int) -> Config:
     recipe, ranks = config.recipe, (launch() or (0, 1, 0))[1]
     small = num_images < MIN_STEPS_AN_EPOCH * recipe.batch_size
     batch_size = recipe.batch_size
@@ -46,14 +52,12 @@ def fit_to_set(config: Config, num_images: int) -> Config:
     epochs = min(max(-(-NUM_STEPS // steps), MIN_EPOCHS), recipe.epochs) if small else recipe.epochs
     rule = recipe.small_lr_scaling if isinstance(recipe.small_lr_scaling, str) else "linear"
     scaling = rule if small and config.batch_size == 0 else "none"
-    fitted = dataclasses.replace(
+    return dataclasses.replace(
         config,
         batch_size=batch_size,
         epochs=config.epochs or epochs,
         lr_scaling=scaling if config.lr_scaling == "auto" else config.lr_scaling,
     )
-    check_config(fitted)
-    return fitted
 
 
 def brought_by_set(config: Config, num_images: int) -> dict[str, int]:
@@ -61,7 +65,8 @@ def brought_by_set(config: Config, num_images: int) -> dict[str, int]:
     scale = config.data.scale
     own = {key: getattr(scale, key) for key in ("image_size", "batch_size", "epochs")}
     open_sizes = {key: 0 for key, value in own.items() if value == 0}
-    fitted = fit_to_set(dataclasses.replace(config, **open_sizes), num_images)
+    # It is not checked: other settings of the run are for its own sizes.
+    fitted = _fitted(dataclasses.replace(config, **open_sizes), num_images)
     sizes = {key: getattr(fitted if key in open_sizes else scale, key) for key in own}
     return {
         key: size

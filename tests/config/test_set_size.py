@@ -74,3 +74,5 @@ def test_the_sizes_that_a_set_brings_are_told_from_those_of_the_user() -> None:
     assert brought_by_set(folder, 129) == {"batch_size": 8}
     assert brought_by_set(fit_to_set(compose(["data=imagenet"]), 1_281_167), 1_281_167) == {}
     assert brought_by_set(dataclasses.replace(folder, batch_size=16), 129) == {}
+    microbatch = compose(["data=folder", "batch_size=64", "epochs=3", "microbatch=16"])
+    assert brought_by_set(microbatch, 129) == {}  # 16 is more than the 8 that the set would bring, which no run has
