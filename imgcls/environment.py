@@ -105,34 +105,22 @@ def num_cores() -> int:
 
 def default_num_threads() -> int:
     """Return the number of cores that this process may use, shared with the other ranks on this machine."""
-    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cores() // _ranks_here())
+
+
+def _ranks_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @functools.cache
 def container_quota(root: Path = Path("/")) -> float | None:
     """Return the cores' worth of time that Linux' control groups (v2 or v1) give this process, or None for no limit.
 
-    A limit holds for all groups below it, so the smallest of a group and those above it counts. Inside a container the
-    files may be those of the container's group, at a path that is the host's: then only the topmost group is seen.
-
     Args:
         root: of the file system.
     """
-    try:
-        groups = [line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines()]
-    except (OSError, UnicodeDecodeError):
-        return None
-    quotas = []
-    for controllers, path in (group for group in groups if len(group) == 2):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        # cgroup v2 has one tree for all controllers, v1 one each, and often a link from `cpu` to `cpu,cpuacct`.
-        tops = [root / "sys/fs/cgroup" / name for name in ((controllers, "cpu") if controllers else ("", "unified"))]
-        parts = [part for part in path.split("/") if part and part != ".."]
-        for top in tops:
-            folders = [top.joinpath(*parts[:number]) for number in range(len(parts) + 1)]
-            quotas += [quota for folder in folders if (quota := _quota_of(folder)) is not None]
-    return min(quotas, default=None)
+    quotas = [_quota_of(folder) for folder in _control_groups(root, "cpu")]
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _quota_of(group: Path) -> float | None:
@@ -144,6 +132,68 @@ def _quota_of(group: Path) -> float | None:
         return float(quota) / float(period) if quota.strip() not in ("max", "-1") and float(period) > 0 else None
     except (OSError, ValueError):
         return None
+
+
+def available_memory(root: Path = Path("/")) -> float | None:
+    """Return the bytes of memory that this process may still take, or None where Linux does not say.
+
+    They are free or hold nothing but cached files, and are within the limit of the process's control groups, above
+    which Linux kills it. Swap does not count: a training that needs it hardly moves. Each of the ranks on this machine
+    has its share.
+
+    Args:
+        root: of the file system.
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+        free = 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
+    rooms = [_room_of(folder) for folder in _control_groups(root, "memory")]
+    return min([free, *(room for room in rooms if room is not None)]) / _ranks_here()
+
+
+def _room_of(group: Path) -> float | None:
+    """Return the bytes that a control group leaves its processes, or None if it has no limit."""
+    v2 = (group / "memory.max").is_file()
+    limit, used, cached = (
+        ("memory.max", "memory.current", "inactive_file")
+        if v2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    try:
+        text = (group / limit).read_text().strip()
+        if text == "max":
+            return None
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0.0, float(text) - int((group / used).read_text()) + int(statistics.get(cached, 0)))
+    except (OSError, ValueError):
+        return None
+
+
+def _control_groups(root: Path, controller: str) -> list[Path]:
+    """Return the folders of this process's control groups of Linux, v2 or v1, and of those above them.
+
+    A limit holds for all groups below it. Inside a container the files may be those of the container's group, at a path
+    that is the host's: then only the topmost group is seen.
+    """
+    try:
+        groups = [line.split(":", 2)[1:] for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return []
+    folders = []
+    for controllers, path in (group for group in groups if len(group) == 2):
+        if controllers and controller not in controllers.split(","):
+            continue
+        # cgroup v2 has one tree for all controllers, v1 one each, and often a link from `cpu` to `cpu,cpuacct`.
+        names = (controllers, controller) if controllers else ("", "unified")
+        parts = [part for part in path.split("/") if part and part != ".."]
+        folders += [
+            (root / "sys/fs/cgroup" / name).joinpath(*parts[:number])
+            for name in names
+            for number in range(len(parts) + 1)
+        ]
+    return folders
 
 
 def processor_name() -> str:

@@ -1,4 +1,4 @@
-"""How many cores a process may use: the machine's, its affinity, and a container's quota, from simulated files."""
+"""How many cores and how much memory a process may use: the machine's, and a container's, from simulated files."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgcls import environment
-from imgcls.environment import container_quota, default_num_threads, num_cores
+from imgcls.environment import available_memory, container_quota, default_num_threads, num_cores
 
 
 def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -76,3 +76,47 @@ def test_cores_are_those_of_the_machine_where_affinity_is_unknown(monkeypatch: p
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     monkeypatch.setattr(environment, "container_quota", lambda: None)
     assert num_cores() == 12
+
+
+STAT = "anon 100\ninactive_file 30\ntotal_inactive_file 40\n"
+
+
+@pytest.mark.parametrize(
+    "groups, files, free",
+    [
+        ("0::/\n", {}, 1024000),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "500\n", "memory.stat": STAT}, 1024000),
+        ("0::/\n", {"memory.max": "2000\n", "memory.current": "500\n", "memory.stat": STAT}, 1530),  # the cache counts
+        ("0::/\n", {"memory.max": "9000000\n", "memory.current": "500\n", "memory.stat": STAT}, 1024000),
+        (
+            "0::/job/step\n",  # Slurm's limit is the job's
+            {
+                **{"job/memory.max": "2000\n", "job/memory.current": "700\n", "job/memory.stat": STAT},
+                **{"job/step/memory.max": "max\n", "job/step/memory.current": "100\n", "job/step/memory.stat": STAT},
+            },
+            1330,
+        ),
+        (
+            V1,
+            {
+                "memory/docker/1/memory.limit_in_bytes": "2000\n",
+                "memory/docker/1/memory.usage_in_bytes": "500\n",
+                "memory/docker/1/memory.stat": STAT,
+            },
+            1540,
+        ),
+        ("0::/\n", {"memory.max": "2000\n", "memory.current": "damaged\n", "memory.stat": STAT}, 1024000),
+    ],
+)
+def test_memory_is_what_the_machine_and_the_groups_of_a_process_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], free: float
+) -> None:
+    simulated = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    simulated["proc/meminfo"] = "MemTotal:  4000 kB\nMemFree:  100 kB\nMemAvailable:  1000 kB\nSwapFree:  9000 kB\n"
+    assert available_memory(machine(tmp_path, groups, simulated)) == free
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert available_memory(tmp_path) == free / 2
+
+
+def test_memory_is_unknown_where_the_system_does_not_say(tmp_path: Path) -> None:
+    assert available_memory(tmp_path) is None

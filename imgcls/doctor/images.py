@@ -18,7 +18,7 @@ from imgcls.data.sets import (
     files_of,
 )
 from imgcls.doctor.findings import Finding, bytes_text, fail, note
-from imgcls.environment import command
+from imgcls.environment import available_memory, command
 
 SAMPLE = 64  # images of each split that are decoded
 SECONDS_TO_DECODE = 8.0
@@ -179,16 +179,6 @@ def _bytes_of(split: Split) -> float:
         return 0.0
     sizes = files.num_bytes(places[_spread(len(places), 500)])
     return float(np.mean(sizes[sizes >= 0])) * len(split) if (sizes >= 0).any() else 0.0
-
-
-def available_memory() -> float | None:
-    """Return the bytes of memory that are free or hold nothing but cached files, or None where Linux does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return 1024.0 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 def _spread(num: int, most: int) -> list[int]:

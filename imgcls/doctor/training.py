@@ -129,6 +129,13 @@ def _measure_step(trainer: Trainer) -> tuple[float, Finding | None]:
     wait_for(trainer.device)
     rate = (num - begun) * len(batch.labels) / (time.monotonic() - first)
     total, used = total_memory(trainer.device), most_memory_used(trainer.device, reserved=True)
+    num, host = trainer.train_loader.local_size, trainer.host
+    if host is not None:
+        least, free = bytes_text(host.least(trainer.state.microbatch)), bytes_text(host.free)
+        parts = f", {trainer.state.microbatch} at a time," if trainer.state.microbatch < num else ""
+        return rate, Finding(
+            "memory", f"a step of {num} images{parts} takes {least} of memory or more, {free} are free"
+        )
     if total is None or used is None:
         return rate, None
     num = len(batch.labels)

@@ -12,7 +12,7 @@ from imgcls.models.paper_tables import TABLES, named_layers, paper_table, paper_
 from imgcls.models.pretrained_input import PretrainedInput, describe_input, pretrained_input, take_input
 from imgcls.models.resnet import DEPTHS, ResNet
 from imgcls.models.summary import Layer, NetworkSummary, folded, summarize_network
-from imgcls.models.trial import explained_sizes, parameters_without_gradient, try_out
+from imgcls.models.trial import explained_sizes, kept_bytes, parameters_without_gradient, try_out
 from imgcls.models.vgg import COLUMNS, VGG
 from imgcls.models.weights import (
     UnpublishedError,
@@ -49,6 +49,7 @@ __all__ = [
     "folded",
     "is_head",
     "is_published",
+    "kept_bytes",
     "linear_of_averages",
     "load_into",
     "local_response_norm",

@@ -149,6 +149,42 @@ def parameters_without_gradient(network: nn.Module, output: Tensor | tuple[Tenso
     return [name for name, gradient in zip(learning, gradients, strict=True) if gradient is None]
 
 
+def kept_bytes(
+    network: nn.Module,
+    *,
+    channels: int,
+    size: tuple[int, int],
+    autocast: torch.dtype | None = None,
+    in_eval: Collection[nn.Module] = (),
+) -> float:
+    """Return the bytes of an image that a forward pass in training keeps for the backward pass, without the weights.
+
+    Args:
+        size, autocast, in_eval: as of `try_out`, which has found that the network takes such images.
+
+    Raises:
+        RuntimeError: the network allows no look at what it keeps, as with torch.func's gradients within its forward.
+    """
+    weights = [*network.parameters(), *network.buffers()]
+    storages, shapes = {_storage(each) for each in weights}, {tuple(sorted(each.shape)) for each in weights}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        # Of a weight's shape: its copy in mixed precision, or a batch norm's statistics.
+        if _storage(tensor) not in storages and tuple(sorted(tensor.shape)) not in shapes:
+            kept[_storage(tensor)] = tensor.untyped_storage()  # held, so that no other one gets its number
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = _forward(network, (2, channels, *size), autocast=autocast, in_eval=in_eval)
+    del output
+    return sum(storage.nbytes() for storage in kept.values()) / 2
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
 def _forward(
     network: nn.Module, shape: Sequence[int], *, autocast: torch.dtype | None, in_eval: Collection[nn.Module]
 ) -> Tensor | tuple[Tensor, ...]:

@@ -1,14 +1,12 @@
 """What a training takes: the steps of its config, the memory and operations of its network, the rates of a GPU."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from imgcls.config import Config, ImageSize, fit_to_set, has_open_size
-from imgcls.models import outline_model
+from imgcls.models import kept_bytes, outline_model
 from imgcls.planning.hardware import Hardware, training_flops
 
 BYTES = 4  # of a weight, a gradient, a moment of the optimizer: float32
@@ -105,6 +103,7 @@ def make_plan(
     parameters = sum(parameter.numel() for parameter in network.parameters())
     moments = 2 if "Adam" in str(config.optimizer["_target_"]) else 1 if config.optimizer.get("momentum") else 0
     copies = 2 + moments + (config.ema_decay > 0)
+    kept = kept_bytes(network, channels=config.data.channels, size=config.input_size)
     steps = max(num_train // config.batch_size, 1)
     total = steps * config.epochs if config.max_steps is None else min(steps * config.epochs, config.max_steps)
     images_s = hardware.tflops * 1e12 * (hardware.mfu if mfu is None else mfu) / training_flops(macs)
@@ -114,7 +113,7 @@ def make_plan(
         parameters=parameters,
         macs=macs,
         image_size=config.input_size,
-        activation_bytes=saved_bytes(network, images) * SHARE_OF_FLOAT32,
+        activation_bytes=kept * SHARE_OF_FLOAT32,
         state_bytes=float(parameters * BYTES * copies),
         batch_size=config.batch_size,
         epochs=config.epochs,
@@ -125,28 +124,6 @@ def make_plan(
         seconds=(total * config.batch_size + validated / 3) / images_s,
         hardware=hardware,
     )
-
-
-def saved_bytes(network: nn.Module, images: torch.Tensor) -> float:
-    """Return the bytes in float32 that a forward pass in training keeps of each of the images (B, C, H, W)."""
-    weights = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, Any] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if _storage(tensor) not in weights:
-            kept[_storage(tensor)] = tensor.untyped_storage()  # held, so that no other one gets its number
-        return tensor
-
-    network.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(images)
-    network.eval()
-    del output
-    return sum(storage.nbytes() for storage in kept.values()) / len(images)
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 def scaling(plan: Plan, num_gpus: int, *, link_gb_s: float | None = None, usd_per_hour: float | None = None) -> Scaling:

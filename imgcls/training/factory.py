@@ -56,8 +56,10 @@ from imgcls.training.compiled_step import with_compiled_step
 from imgcls.training.compiling import check_compiler, compile_network, keep_compiled_code, repeated_blocks
 from imgcls.training.freezing import Freezing
 from imgcls.training.groups import lr_factors, lr_scale, optimizer_groups
+from imgcls.training.host_memory import host_memory
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
+from imgcls.training.microbatch import check_host_memory
 from imgcls.training.optim import WeightAverage, without_dynamo
 from imgcls.training.risks import log_risks
 from imgcls.training.schedules import Schedule
@@ -187,7 +189,9 @@ def build_trainer(
         repeated_blocks(network)
     if look_at_files:
         check_files(val_loader)
-    all_learn = try_network(config, network, Freezing(config, network), num_classes=num_classes, dtype=dtype)
+    freezing = Freezing(config, network)
+    all_learn = try_network(config, network, freezing, num_classes=num_classes, dtype=dtype)
+    host = host_memory(config, network, freezing, device=device, dtype=dtype)
     average = WeightAverage(network, decay=config.ema_decay) if config.ema_decay else None
     for each in (network, average and average.model) if sharded else ():
         if each is not None:
@@ -227,7 +231,9 @@ def build_trainer(
             "precision": precision_name(dtype),
             "code": code_version(),
         },
+        host=host,
     )
+    check_host_memory(trainer)
     position = resume(trainer) if resumed else None
     if not resumed and (shorter := shorter_run(run_dir.path, trainer.description["config"])):
         log.info("shorter  name=%s continue_run=true goes on with the same run of %d epochs instead", *shorter)

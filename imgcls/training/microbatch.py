@@ -1,6 +1,7 @@
 """Running out of the device's memory: the largest microbatch that fits, and what the error says."""
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -11,7 +12,7 @@ import torch
 from imgcls import distributed
 from imgcls.checkpoints import copy_to_host
 from imgcls.device import device_name, is_out_of_memory, return_freed_memory, total_memory
-from imgcls.errors import RunError
+from imgcls.errors import ConfigError, RunError
 from imgcls.training.compiled_step import step_uncompiled
 from imgcls.training.saving import saved_after
 from imgcls.training.state import load, snapshot
@@ -40,6 +41,34 @@ def set_microbatch(trainer: "Trainer") -> None:
             raise OutOfMemory(_advice(trainer, fits=None))
         trainer.state.microbatch = size
         log.info("microbatch=auto: %d images at a time fit on %s", size, trainer.device)
+
+
+def check_host_memory(trainer: "Trainer") -> None:
+    """Refuse a step that the host's memory cannot hold, and warn of one that it may not hold.
+
+    Raises:
+        ConfigError: on all ranks, if one of them has too little.
+    """
+    host, config, local_size = trainer.host, trainer.config, trainer.train_loader.local_size
+    if trainer.device.type != "cpu":
+        return
+    wanted = config.microbatch
+    size = 1 if wanted == "auto" else min(local_size, wanted or local_size)
+    least, free, fits = 0.0, math.inf, local_size
+    if host is not None:
+        least, free, fits = host.least(size), host.free, host.images_that_fit()
+    key = f"batch_size={trainer.train_loader.batch_size}" if wanted is None else f"microbatch={wanted}"
+    text = (
+        f"{key}: with {size} image{'s' * (size > 1)} of {config.input_size} px at a time a step needs "
+        f"{least / 2**30:.1f} GiB of memory or more, and {free / 2**30:.1f} GiB are free"
+    )
+    way_out = "use a smaller image_size or model"
+    if fits:
+        way_out = f"microbatch={1 << (fits.bit_length() - 1)} fits, which keeps the batch by adding gradients up"
+    if distributed.agree(int(least > free)):
+        raise ConfigError(f"{text}; {way_out}")
+    if size > max(fits, 1):
+        log.warning("memory   %s; if it does not fit, the system kills the run without a word. %s", text, way_out)
 
 
 def memory_advice(trainer: "Trainer") -> str:
@@ -74,8 +103,11 @@ def largest_microbatch(trainer: "Trainer") -> int | None:
         load(trainer, before)
 
     restore()  # the step that ran out of memory may be half done
+    most = trainer.train_loader.local_size
+    if trainer.host is not None:  # a try that is too large would not raise an error: Linux kills the process
+        most = min(most, max(trainer.host.images_that_fit(), 1))
     with step_uncompiled(trainer.optimizer):
-        fits = largest_that_fits(attempt, restore, most=trainer.train_loader.local_size, device=trainer.device)
+        fits = largest_that_fits(attempt, restore, most=most, device=trainer.device)
     trainer.train_model = train_model
     return -distributed.agree(-(fits or 0)) or None
 

@@ -27,6 +27,7 @@ from imgcls.training.bad_files import remember_bad_file
 from imgcls.training.compiling import kept_logits, uncompiled
 from imgcls.training.divergence import DivergedError, FiniteLossWatch, roll_back
 from imgcls.training.freezing import Freezing
+from imgcls.training.host_memory import HostMemory
 from imgcls.training.last_step import LastStep
 from imgcls.training.log import RunLog
 from imgcls.training.losses import ClassificationLoss
@@ -60,6 +61,7 @@ class Trainer:
         augment: a batch and its epoch to images (B, C, H, W) and targets, (B,) or (B, K).
         prepare: uint8 images (B, H, W, C) to the network's input, without augmentation.
         description: saved in every checkpoint: config, classes, data, precision, code version.
+        host: what a step takes of the host's memory, where that is known.
         before_step, after_step, before_validation: hooks that outside code may add, called with this trainer.
     """
 
@@ -83,6 +85,7 @@ class Trainer:
     checkpoints: Checkpoints
     run_log: RunLog
     description: dict[str, Any]
+    host: HostMemory | None = None
     before_step: list[Hook] = field(default_factory=list)
     after_step: list[Hook] = field(default_factory=list)
     before_validation: list[Hook] = field(default_factory=list)

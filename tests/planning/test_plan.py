@@ -6,9 +6,8 @@ import pytest
 
 from imgcls.commands.plan import plan
 from imgcls.config import Config, compose
-from imgcls.models import outline_model
+from imgcls.models import kept_bytes, outline_model
 from imgcls.planning import hardware_names, make_plan, read_hardware, scaling
-from imgcls.planning.cost import saved_bytes
 from imgcls.planning.hardware import RESNET50_MACS, TABLE, training_flops
 
 
@@ -45,10 +44,8 @@ def test_adam_the_average_and_max_steps_count() -> None:
 
 
 def test_the_maps_that_are_kept_grow_with_the_pixels_and_hold_every_convolutions_input() -> None:
-    import torch
-
     network = outline_model(resnet18(), num_classes=1000)
-    small, large = (saved_bytes(network, torch.zeros(2, 3, side, side, device="meta")) for side in (112, 224))
+    small, large = (kept_bytes(network, channels=3, size=(side, side)) for side in (112, 224))
     assert large / small == pytest.approx(4, rel=0.02)
     assert large > 4 * 2 * (112 * 112 * 64)  # of the first convolution's output and of its batch norm's
 
