@@ -1,6 +1,9 @@
 """Signals that ask a run to stop: recorded at once, acted on between two batches."""
 
+import contextlib
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from types import FrameType
@@ -38,11 +41,13 @@ class StopSignals:
     Args:
         max_hours: from now on; once they have passed, `request` is TIME_IS_UP without a signal.
         more: signals to record besides SIGNALS, if they are not ignored, as `nohup` ignores SIGHUP.
+        notice: what the first Ctrl-C shows on the terminal at once: a step may take minutes.
     """
 
-    def __init__(self, *, max_hours: float | None = None, more: Iterable[int] = ()) -> None:
+    def __init__(self, *, max_hours: float | None = None, more: Iterable[int] = (), notice: str = "") -> None:
         self.received = 0
         self.deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+        self._notice = notice
         self._numbers = [*SIGNALS, *(number for number in more if signal.getsignal(number) != signal.SIG_IGN)]
 
     @property
@@ -56,6 +61,11 @@ class StopSignals:
         self.received = number
         for each, before in self._before.items():
             signal.signal(each, before)
+        if number == signal.SIGINT and self._notice:
+            with contextlib.suppress(OSError, ValueError):  # no stderr, or one that is no file
+                file = sys.stderr.fileno()
+                if os.isatty(file):
+                    os.write(file, f"\n{self._notice}\n".encode())  # print may be in the middle of a line of its own
 
     def __enter__(self) -> "StopSignals":
         # Only in this context: elsewhere nothing looks at `received`, and a signal must end the process.

@@ -42,6 +42,7 @@ from imgcls.training.stopping import epoch_is_over, reason_to_end, validation_du
 from imgcls.training.validation import validate
 
 log = logging.getLogger(__name__)
+CTRL_C = "Ctrl-C: the run ends after this step and is saved; a second one ends it at once, unsaved"
 Hook = Callable[["Trainer"], None]
 
 
@@ -272,7 +273,7 @@ class Trainer:
         self.meter = self.new_meter()
         self.watch = FiniteLossWatch()
         self.last_step = LastStep(self.model)
-        self.signals = StopSignals(max_hours=self.config.max_hours)
+        self.signals = StopSignals(max_hours=self.config.max_hours, notice=CTRL_C if distributed.is_main() else "")
         self.resumed_at: int | None = None  # the step of the checkpoint that the run was resumed from
         self.agreement = Agreement()
         self.failure: str | None = None  # why this rank ends all ranks, when they have saved

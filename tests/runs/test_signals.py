@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,34 @@ def test_the_first_signal_is_remembered_and_the_second_ends_at_once(
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert {each: signal.getsignal(each) for each in SIGNALS} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminal to open here")
+@pytest.mark.parametrize("number, shown", [(signal.SIGINT, "\r\nit stops soon\r\n"), (signal.SIGTERM, "")])
+def test_ctrl_c_at_a_terminal_is_answered_at_once(
+    number: int, shown: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+    terminal, end = os.openpty()
+    with os.fdopen(end, "w") as stderr, StopSignals(notice="it stops soon"):
+        monkeypatch.setattr("sys.stderr", stderr)
+        os.kill(os.getpid(), number)
+        os.write(end, b".")
+        assert os.read(terminal, 1000).decode() == f"{shown}."
+    os.close(terminal)
+
+
+def test_ctrl_c_shows_nothing_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+    with (tmp_path / "log").open("w") as stderr, StopSignals(notice="it stops soon") as signals:
+        monkeypatch.setattr("sys.stderr", stderr)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_schedulers_get_a_code_to_requeue_on_and_a_shell_that_of_ctrl_c() -> None:
