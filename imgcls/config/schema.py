@@ -142,6 +142,7 @@ class RecipeConfig:
         small_epochs: passes over such a set.
         small_lr_scaling: `lr_scaling` on such a set, and on a folder of few images.
         small_patience_epochs: of the schedule `plateau` on such a set.
+        small_min_gain: of the schedule `plateau` on such a set, if not the set's own.
         small_min_epochs: of the schedule `plateau` on such a set.
         epochs: passes over the data.
     """
@@ -154,6 +155,7 @@ class RecipeConfig:
     small_epochs: int = setting(10, least=1, incidental=True)
     small_lr_scaling: Any = setting("linear", incidental=True)
     small_patience_epochs: int = setting(2, least=1, incidental=True)
+    small_min_gain: float | None = setting(None, least=0, incidental=True)
     small_min_epochs: int | None = setting(None, least=0, incidental=True)
     epochs: int = MISSING
 

@@ -150,8 +150,10 @@ class Plateau(Constant):
         self.stalled_epochs = 0
         self.num_drops += 1
         plural = "s" * (self.patience_epochs > 1)
-        stalled = f"validation top-1 stalled for {self.patience_epochs} epoch{plural} at {self.best_top1:.2f} %"
-        return f"{stalled}: lr x {self.step_factor:g}"
+        return (
+            f"validation top-1 rose by less than {self.min_gain:g} points from {self.best_top1:.2f} % in "
+            f"{self.patience_epochs} epoch{plural}: lr x {self.step_factor:g}"
+        )
 
     def reason_to_end(self, lr: float) -> str | None:
         dropped = lr * self.step_factor**self.num_drops

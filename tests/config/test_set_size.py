@@ -64,6 +64,8 @@ def test_a_tiny_set_brings_the_sizes_of_the_recipe_and_a_shorter_patience() -> N
     assert compose(["model=vgg16_bn"]).lr_scaling == 0.03
     assert compose(["model=vgg16_bn", "data=imagenet"]).lr_scaling == "auto"
     assert compose(["model=vgg16", "data=imagenet"]).schedule["patience_epochs"] == 5
+    gains = [compose([f"model={name}"]).schedule["min_gain"] for name in ("resnet152", "resnet101")]
+    assert [*gains, compose(["model=resnet152", "data=imagenet"]).schedule["min_gain"]] == [9, 3, 0.1]
     assert compose(["model=vgg16", "schedule.patience_epochs=3"]).schedule["patience_epochs"] == 3
 
 

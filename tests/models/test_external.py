@@ -72,7 +72,8 @@ def test_a_model_config_lists_every_option_with_its_default_and_no_other(path: p
     brings = {"small_image_size"} if path.stem == "resnet152" else set()
     brings |= {"small_epochs"} if path.stem in EPOCHS_OF_THEIR_OWN else set()
     brings |= {"small_patience_epochs"} if path.stem in {"resnet34", "resnet101", "resnet152"} else set()
-    brings |= {"small_min_epochs"} if path.stem in {"vgg19", "vgg19_bn"} else set()
+    brings |= {"small_min_gain"} if path.stem == "resnet152" else set()
+    brings |= {"small_min_epochs"} if path.stem in {"vgg19", "vgg19_bn", "resnet152"} else set()
     brings |= {"small_lr_scaling"} if path.stem in {"resnet152", *VGG_WITH_BATCH_NORM} else set()
     assert config.keys() == {"defaults", "model"} | ({"recipe"} if brings else set())
     assert config.get("recipe", {}).keys() == brings
