@@ -1,7 +1,6 @@
 """Running out of the device's memory: the largest microbatch that fits, and what the error says."""
 
 import logging
-import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -52,21 +51,21 @@ def check_host_memory(trainer: "Trainer") -> None:
     host, config, local_size = trainer.host, trainer.config, trainer.train_loader.local_size
     if trainer.device.type != "cpu":
         return
+    if host is None:
+        distributed.check_errors(None)  # of the other ranks
+        return
     wanted = config.microbatch
     size = 1 if wanted == "auto" else min(local_size, wanted or local_size)
-    least, free, fits = 0.0, math.inf, local_size
-    if host is not None:
-        least, free, fits = host.least(size), host.free, host.images_that_fit()
+    least, fits = host.least(size), host.images_that_fit()
     key = f"batch_size={trainer.train_loader.batch_size}" if wanted is None else f"microbatch={wanted}"
     text = (
         f"{key}: with {size} image{'s' * (size > 1)} of {config.input_size} px at a time a step needs "
-        f"{least / 2**30:.1f} GiB of memory or more, and {free / 2**30:.1f} GiB are free"
+        f"{least / 2**30:.1f} GiB of memory or more, and {host.free / 2**30:.1f} GiB are free"
     )
     way_out = "use a smaller image_size or model"
     if fits:
         way_out = f"microbatch={1 << (fits.bit_length() - 1)} fits, which keeps the batch by adding gradients up"
-    if distributed.agree(int(least > free)):
-        raise ConfigError(f"{text}; {way_out}")
+    distributed.check_errors(ConfigError(f"{text}; {way_out}") if least > host.free else None)
     if size > max(fits, 1):
         log.warning("memory   %s; if it does not fit, the system kills the run without a word. %s", text, way_out)
 
