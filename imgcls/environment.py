@@ -156,17 +156,16 @@ def available_memory(root: Path = Path("/")) -> float | None:
 def _room_of(group: Path) -> float | None:
     """Return the bytes that a control group leaves its processes, or None if it has no limit."""
     v2 = (group / "memory.max").is_file()
-    limit, used, cached = (
-        ("memory.max", "memory.current", "inactive_file")
-        if v2
-        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    )
+    limit, used = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    # What the system drops first; MemAvailable counts both of them too.
+    cached = [f"{'' if v2 else 'total_'}{kind}_file" for kind in ("inactive", "active")]
     try:
         text = (group / limit).read_text().strip()
         if text == "max":
             return None
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0.0, float(text) - int((group / used).read_text()) + int(statistics.get(cached, 0)))
+        in_cache = sum(int(statistics.get(kind, 0)) for kind in cached)
+        return max(0.0, float(text) - int((group / used).read_text()) + in_cache)
     except (OSError, ValueError):
         return None
 

@@ -78,7 +78,7 @@ def test_cores_are_those_of_the_machine_where_affinity_is_unknown(monkeypatch: p
     assert num_cores() == 12
 
 
-STAT = "anon 100\ninactive_file 30\ntotal_inactive_file 40\n"
+STAT = "anon 100\ninactive_file 20\nactive_file 10\ntotal_inactive_file 25\ntotal_active_file 15\n"
 
 
 @pytest.mark.parametrize(
