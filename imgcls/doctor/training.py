@@ -128,20 +128,15 @@ def _measure_step(trainer: Trainer) -> tuple[float, Finding | None]:
         num += 1
     wait_for(trainer.device)
     rate = (num - begun) * len(batch.labels) / (time.monotonic() - first)
-    total, used = total_memory(trainer.device), most_memory_used(trainer.device, reserved=True)
-    num, host = trainer.train_loader.local_size, trainer.host
+    num, microbatch, host = trainer.train_loader.local_size, trainer.state.microbatch, trainer.host
+    step = f"a step of {num} images{f', {microbatch} at a time,' if microbatch < num else ''} takes"
     if host is not None:
-        least, free = bytes_text(host.least(trainer.state.microbatch)), bytes_text(host.free)
-        parts = f", {trainer.state.microbatch} at a time," if trainer.state.microbatch < num else ""
-        return rate, Finding(
-            "memory", f"a step of {num} images{parts} takes {least} of memory or more, {free} are free"
-        )
+        least, free = bytes_text(host.least(microbatch)), bytes_text(host.free)
+        return rate, Finding("memory", f"{step} {least} of memory or more, {free} are free")
+    total, used = total_memory(trainer.device), most_memory_used(trainer.device, reserved=True)
     if total is None or used is None:
         return rate, None
-    num = len(batch.labels)
-    parts = f", {trainer.state.microbatch} at a time," if trainer.state.microbatch < num else ""
-    text = f"a step of {num} images{parts} takes {bytes_text(used)} of the GPU's {bytes_text(total)}"
-    return rate, Finding("memory", text)
+    return rate, Finding("memory", f"{step} {bytes_text(used)} of the GPU's {bytes_text(total)}")
 
 
 def _measure_loader(config: Config, images: ImageSet, device: torch.device) -> float:

@@ -65,7 +65,7 @@ class StopSignals:
             with contextlib.suppress(OSError, ValueError):  # no stderr, or one that is no file
                 file = sys.stderr.fileno()
                 if os.isatty(file):
-                    os.write(file, f"\n{self._notice}\n".encode())  # print may be in the middle of a line of its own
+                    os.write(file, f"\n{self._notice}\n".encode())  # the signal may have come within a print
 
     def __enter__(self) -> "StopSignals":
         # Only in this context: elsewhere nothing looks at `received`, and a signal must end the process.

@@ -298,7 +298,7 @@ def try_network(
         size=config.input_size,
         num_classes=num_classes,
         autocast=dtype,
-        in_eval=freezing.norms if freezing.until_epoch is None else (),
+        in_eval=freezing.norms_for_good,
     )
     if distributed.world_size() == 1:
         return True

@@ -1,6 +1,6 @@
 """Layers that do not learn, for good or in the first epochs: their weights and their batch-norm statistics stay."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -84,6 +84,23 @@ class Freezing:
         """Put the frozen batch norms into eval mode, after the whole network was put into training mode."""
         for norm in self.norms if self._applied else ():
             norm.eval()
+
+    @property
+    def norms_for_good(self) -> Sequence[nn.Module]:
+        """The batch norms that are in eval mode in every step of the run."""
+        return self.norms if self.until_epoch is None else []
+
+    @contextmanager
+    def for_good(self) -> Iterator[None]:
+        """Within this context the parameters that learn in no step of the run need no gradient."""
+        parameters = self.parameters if self.until_epoch is None else []
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(not self._applied)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

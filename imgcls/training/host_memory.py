@@ -49,19 +49,20 @@ def host_memory(
     None on other devices, whose own error says it; where the system does not say what is free; and of compiled
     networks, which keep other tensors than the network as it is written.
     """
-    free = available_memory()
-    if device.type != "cpu" or config.compile or free is None:
+    if device.type != "cpu" or config.compile or (free := available_memory()) is None:
         return None
-    try:
-        of_image = kept_bytes(
-            network,
-            channels=config.data.channels,
-            size=config.input_size,
-            autocast=dtype,
-            in_eval=freezing.norms if freezing.until_epoch is None else (),
-        )
-    except RuntimeError as error:
-        log.info("memory   what a step takes is not known before it: %s", str(error).partition("\n")[0])
-        return None
-    of_weights = sum(each.numel() * each.element_size() for each in network.parameters() if each.requires_grad)
+    with freezing.for_good():
+        of_weights = sum(each.numel() * each.element_size() for each in network.parameters() if each.requires_grad)
+        try:
+            # A pass of its own: within the trial pass, a network that allows no look at it could not be tried.
+            of_image = kept_bytes(
+                network,
+                channels=config.data.channels,
+                size=config.input_size,
+                autocast=dtype,
+                in_eval=freezing.norms_for_good,
+            )
+        except RuntimeError as error:
+            log.info("memory   what a step takes is not known before it: %s", str(error).partition("\n")[0])
+            return None
     return HostMemory(free, of_image, float(of_weights))

@@ -32,8 +32,8 @@ def set_microbatch(trainer: "Trainer") -> None:
     Raises:
         OutOfMemory: not even one image fits.
     """
-    wanted, local_size = trainer.config.microbatch, trainer.train_loader.local_size
-    trainer.state.microbatch = min(local_size, wanted) if isinstance(wanted, int) else local_size
+    wanted = trainer.config.microbatch
+    trainer.state.microbatch = _asked_for(trainer)
     if wanted == "auto":
         size = largest_microbatch(trainer)
         if size is None:
@@ -48,14 +48,14 @@ def check_host_memory(trainer: "Trainer") -> None:
     Raises:
         ConfigError: on all ranks, if one of them has too little.
     """
-    host, config, local_size = trainer.host, trainer.config, trainer.train_loader.local_size
+    host, config = trainer.host, trainer.config
     if trainer.device.type != "cpu":
         return
     if host is None:
         distributed.check_errors(None)  # of the other ranks
         return
     wanted = config.microbatch
-    size = 1 if wanted == "auto" else min(local_size, wanted or local_size)
+    size = 1 if wanted == "auto" else _asked_for(trainer)
     least, fits = host.least(size), host.images_that_fit()
     key = f"batch_size={trainer.train_loader.batch_size}" if wanted is None else f"microbatch={wanted}"
     text = (
@@ -68,6 +68,12 @@ def check_host_memory(trainer: "Trainer") -> None:
     distributed.check_errors(ConfigError(f"{text}; {way_out}") if least > host.free else None)
     if size > max(fits, 1):
         log.warning("memory   %s; if it does not fit, the system kills the run without a word. %s", text, way_out)
+
+
+def _asked_for(trainer: "Trainer") -> int:
+    """Return config.microbatch within this rank's share of the batch, which null and auto begin with."""
+    wanted, local_size = trainer.config.microbatch, trainer.train_loader.local_size
+    return min(local_size, wanted) if isinstance(wanted, int) else local_size
 
 
 def memory_advice(trainer: "Trainer") -> str:

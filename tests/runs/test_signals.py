@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ from imgcls.errors import EXIT_REQUEUE
 from imgcls.runs import SIGNALS, Interrupted, StopSignals
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_is_remembered_and_the_second_ends_at_once(
-    number: signal.Signals, request: pytest.FixtureRequest
-) -> None:
-    # A shell starts what runs in the background with Ctrl-C ignored, and Python leaves it so.
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """Let Ctrl-C interrupt: a shell starts what runs in the background with it ignored, and Python leaves it so."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_remembered_and_the_second_ends_at_once(number: signal.Signals) -> None:
     before = {each: signal.getsignal(each) for each in SIGNALS}
     with StopSignals() as signals:
         assert signals.received == 0
@@ -31,11 +35,7 @@ def test_the_first_signal_is_remembered_and_the_second_ends_at_once(
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminal to open here")
 @pytest.mark.parametrize("number, shown", [(signal.SIGINT, "\r\nit stops soon\r\n"), (signal.SIGTERM, "")])
-def test_ctrl_c_at_a_terminal_is_answered_at_once(
-    number: int, shown: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+def test_ctrl_c_at_a_terminal_is_answered_at_once(number: int, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, end = os.openpty()
     with os.fdopen(end, "w") as stderr, StopSignals(notice="it stops soon"):
         monkeypatch.setattr("sys.stderr", stderr)
@@ -45,11 +45,7 @@ def test_ctrl_c_at_a_terminal_is_answered_at_once(
     os.close(terminal)
 
 
-def test_ctrl_c_shows_nothing_in_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+def test_ctrl_c_shows_nothing_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "log").open("w") as stderr, StopSignals(notice="it stops soon") as signals:
         monkeypatch.setattr("sys.stderr", stderr)
         os.kill(os.getpid(), signal.SIGINT)

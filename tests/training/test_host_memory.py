@@ -1,5 +1,6 @@
 """A step that the host's memory cannot hold is refused before anything is trained or written."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,21 @@ def test_what_is_kept_of_an_image_is_its_pixels_its_maps_and_no_weights() -> Non
     frozen = Keeps().requires_grad_(False)
     frozen.head.requires_grad_(True)
     assert kept_bytes(frozen, channels=3, size=(8, 8)) == averages
+
+
+@pytest.mark.parametrize("until, layer_learns", [(None, False), (1, True)])
+def test_layers_that_never_learn_keep_no_maps_and_have_no_gradients(
+    until: int | None, layer_learns: bool, tiny_config: Make
+) -> None:
+    network = Keeps()
+    config = dataclasses.replace(tiny_config(), freeze=["layer"], unfreeze_after_epochs=until)
+    freezing = host_memory.Freezing(config, network)
+    host = host_memory.host_memory(config, network, freezing, device=torch.device("cpu"), dtype=None)
+    assert host is not None
+    learning = network if layer_learns else network.head
+    assert host.of_weights == sum(each.numel() * 4 for each in learning.parameters())
+    assert (host.of_image > 4 * 4) is layer_learns  # of the head alone: the averages
+    assert all(each.requires_grad for each in network.parameters())
 
 
 class LooksAtItsGradient(nn.Module):
