@@ -426,10 +426,11 @@ def log_run(
         log.info("data     %s", line)
     left_out = len(images.train) - steps * config.batch_size
     log.info(
-        "recipe   %s (%s): %d epochs of %d steps, batch %d, %s px%s",
+        "recipe   %s (%s): %d epoch%s of %d steps, batch %d, %s px%s",
         recipe.name,
         recipe.paper,
         config.epochs,
+        "s" if config.epochs > 1 else "",
         steps,
         config.batch_size,
         config.input_size,

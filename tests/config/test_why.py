@@ -32,7 +32,7 @@ def test_what_holds_comes_first_and_below_it_what_would_hold_without_it() -> Non
     value, first, second, third = ask("--why=epochs", "experiment=smoke", "epochs=7")[:4]
     assert (value, first) == ("epochs=7", f"  {'7':<40}  the command line: epochs=7")
     assert second.split() == [
-        "${if_equal:${data.name},shapes,2,25}",
+        "${if_equal:${data.name},shapes,1,25}",
         "conf/experiment/smoke.yaml,",
         "chosen",
         "by",

@@ -77,7 +77,7 @@ def test_the_smoke_run_learns_64_photos_by_heart(tmp_path: Path) -> None:
 
 def test_the_smoke_run_takes_all_shapes_and_64_images_of_any_other_set() -> None:
     shapes = compose(["experiment=smoke"])
-    assert (shapes.data.memorise, shapes.epochs, shapes.min_val_top1) == (None, 2, 80)
+    assert (shapes.data.memorise, shapes.epochs, shapes.min_val_top1) == (None, 1, 70)
     other = compose(["experiment=smoke", "data=imagenet", "data.root=x"])
     assert (other.data.memorise, other.epochs, other.min_val_top1) == (64, 25, 90)
     assert other.data.num_classes is None
