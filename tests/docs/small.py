@@ -52,10 +52,10 @@ def write_home(home: Path) -> None:
 
 
 def _write_labels(home: Path) -> None:
-    """Kaggle's labels of the validation images, a CSV file of the photos, and the jobs of a sweep."""
+    """Kaggle's labels of the validation images, a CSV file of the photos, and the one job of a sweep."""
     rows = [f"ILSVRC2012_val_{place + 1:08},{WNIDS[place % 4]} 1 1 2 2" for place in range(NUM_VAL)]
     (home / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]) + "\n")
-    (home / "jobs.csv").write_text("model,optimizer.lr,recipe\nresnet18,0.05,\nalexnet,,modern\n")
+    (home / "jobs.csv").write_text("model,optimizer.lr,recipe\nresnet18,0.05,\n")
     files = sorted((home / "my/photos").glob("*/*/*"))
     lines = [f"{file.relative_to(home / 'my')},{file.parent.name},{file.parent.parent.name}" for file in files]
     (home / "my/labels.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")

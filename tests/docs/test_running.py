@@ -22,11 +22,13 @@ from .small import copy_weights, first_runs, write_home
 pytestmark = pytest.mark.e2e
 
 PYTHON = shlex.split(os.environ.get("IMGCLS_DOCS_PYTHON", shlex.quote(sys.executable)))
-# One process imports torch, which takes seconds, and forks for each page, which so leaves nothing to the next.
+# One process imports torch and timm, which takes seconds, and forks for each page, which so leaves nothing to the next.
 DRIVER = """
 import contextlib, glob, io, json, os, pathlib, shutil, signal, sys, traceback
 from imgcls.commands import main
 import imgcls.training, imgcls.evaluation, torch
+with contextlib.suppress(ImportError):  # an extra
+    import timm
 
 def run(program, words):
     out, code = io.StringIO(), 0
