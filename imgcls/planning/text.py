@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from imgcls.planning.cost import WORKSPACE_GIB, Plan, Scaling
-from imgcls.runs import duration_text
+from imgcls.runs import duration_text, epochs_text
 
 
 def plan_text(plan: Plan, rows: Sequence[Scaling], *, mfu: float | None, link_gb_s: float | None, priced: bool) -> str:
@@ -21,8 +21,8 @@ def plan_text(plan: Plan, rows: Sequence[Scaling], *, mfu: float | None, link_gb
     lines = [
         f"model      {plan.name}: {plan.parameters:,} parameters, {plan.macs / 1e9:.2f} GMACs an image at "
         f"{plan.image_size} px",
-        f"run        {plan.epochs} epochs of {plan.steps:,} steps of {plan.batch_size} images: {plan.num_images:,} "
-        f"images forward and backward, {plan.num_val:,} forward",
+        f"run        {epochs_text(plan.epochs)} of {plan.steps:,} steps of {plan.batch_size} images: "
+        f"{plan.num_images:,} images forward and backward, {plan.num_val:,} forward",
         f"hardware   {gpu.title}: {gpu.tflops:g} TFLOP/s, used to {100 * (gpu.mfu if mfu is None else mfu):.1f} % "
         f"({source}): {plan.images_s:,.0f} images/s",
         *_memory(plan, share, last.num_gpus),

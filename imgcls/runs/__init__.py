@@ -39,6 +39,7 @@ from imgcls.runs.statistics import bootstrap_interval, confidence_interval, mcne
 from imgcls.runs.tables import (
     TooLowError,
     duration_text,
+    epochs_text,
     find_runs,
     relative_to_here,
     require_top1,
@@ -94,6 +95,7 @@ __all__ = [
     "differences",
     "durable_file",
     "duration_text",
+    "epochs_text",
     "estimate_text",
     "explain_disk_errors",
     "find_runs",

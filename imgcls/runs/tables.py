@@ -88,3 +88,8 @@ def duration_text(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def epochs_text(number: int) -> str:
+    """Return `1 epoch`, `2 epochs`."""
+    return f"{number} epoch{'' if number == 1 else 's'}"

@@ -8,7 +8,7 @@ import torch
 from imgcls.checkpoints import CheckpointError
 from imgcls.config import Config, compared, consequential, from_flat
 from imgcls.errors import ConfigError
-from imgcls.runs import config_differences
+from imgcls.runs import config_differences, epochs_text
 from imgcls.training.groups import optimizer_groups
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def fit_to_changes(trainer: "Trainer", saved: dict[str, Any]) -> dict[str, Any]:
 
 def _check_position(config: Config, before: Config, state: dict[str, Any]) -> None:
     if state["epoch"] > config.epochs:
-        raise ConfigError(f"epochs={config.epochs}: the run has trained {state['epoch']} epochs already; give more")
+        trained = epochs_text(state["epoch"])
+        raise ConfigError(f"epochs={config.epochs}: the run has trained {trained} already; give more")
     # What decides which images the rest of an epoch has.
     of_an_epoch = {
         "batch_size": (config.batch_size, before.batch_size),

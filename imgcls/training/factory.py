@@ -47,6 +47,7 @@ from imgcls.runs import (
     RunDirectory,
     build_loggers,
     code_version,
+    epochs_text,
     explain_disk_errors,
     shorter_run,
 )
@@ -426,11 +427,10 @@ def log_run(
         log.info("data     %s", line)
     left_out = len(images.train) - steps * config.batch_size
     log.info(
-        "recipe   %s (%s): %d epoch%s of %d steps, batch %d, %s px%s",
+        "recipe   %s (%s): %s of %d steps, batch %d, %s px%s",
         recipe.name,
         recipe.paper,
-        config.epochs,
-        "s" if config.epochs > 1 else "",
+        epochs_text(config.epochs),
         steps,
         config.batch_size,
         config.input_size,
@@ -473,7 +473,7 @@ def log_learning(config: Config, network: nn.Module, freezing: Freezing) -> None
     """Log which part of the network does not learn, and how lr differs between its layers."""
     if freezing.parameters:
         of_all = sum(each.numel() for each in freezing.parameters) / sum(each.numel() for each in network.parameters())
-        until = "" if freezing.until_epoch is None else f" in the first {freezing.until_epoch} epochs"
+        until = "" if freezing.until_epoch is None else f" in the first {epochs_text(freezing.until_epoch)}"
         what = config.freeze if isinstance(config.freeze, str) else ", ".join(config.freeze)
         log.info("freeze   %s: %.1f %% of the weights do not learn%s", what, 100 * of_all, until)
     names: dict[float, list[str]] = {}

@@ -7,6 +7,8 @@ must remember is in `state_dict`.
 import math
 from typing import Any, Protocol
 
+from imgcls.runs import epochs_text
+
 
 class Schedule(Protocol):
     """What the loop asks of a schedule."""
@@ -149,10 +151,9 @@ class Plateau(Constant):
             return None
         self.stalled_epochs = 0
         self.num_drops += 1
-        plural = "s" * (self.patience_epochs > 1)
         return (
             f"validation top-1 rose by less than {self.min_gain:g} points from {self.best_top1:.2f} % in "
-            f"{self.patience_epochs} epoch{plural}: lr x {self.step_factor:g}"
+            f"{epochs_text(self.patience_epochs)}: lr x {self.step_factor:g}"
         )
 
     def reason_to_end(self, lr: float) -> str | None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from imgcls.metrics import metrics_of
+from imgcls.runs import epochs_text
 
 if TYPE_CHECKING:
     from imgcls.training.trainer import Trainer
@@ -32,7 +33,7 @@ def reason_to_end(trainer: "Trainer") -> str | None:
     metric = metrics_of(config.topk)[config.checkpoint.best_metric].title
     stalled = state.epoch - state.best_epoch
     if patience is not None and stalled >= patience:
-        return f"no better {metric} for {stalled} epochs (early_stopping.patience_epochs={patience})"
+        return f"no better {metric} for {epochs_text(stalled)} (early_stopping.patience_epochs={patience})"
     group = trainer.optimizer.param_groups[0]
     if "lr" not in group:
         return None
